@@ -1,0 +1,64 @@
+"""Settings: every name an operator can set, with its default. The list with explanations is .env.example."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SVD_XT = "stabilityai/stable-video-diffusion-img2vid-xt"
+SVD_XT_REVISION = "9e43909513c6714f1bc78bcb44d96e733cd242aa"
+
+
+class Settings(BaseSettings):
+    """Read from the environment, then from `.env`. An empty value counts as not set."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    # Where the service listens
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=8000, ge=1, le=65535)
+    api_workers: PositiveInt = 1
+    public_url: str = ""
+    worker_metrics_host: str = "127.0.0.1"
+    worker_metrics_port: int = Field(default=9101, ge=1, le=65000)
+
+    # The four stores
+    data_dir: Path = Path("data")
+    database_url: str = ""
+    storage_url: str = ""
+    redis_host: str = "127.0.0.1"
+    redis_port: int = Field(default=6379, ge=1, le=65535)
+    redis_db: int = Field(default=0, ge=0)
+    redis_password: str = ""
+
+    # Engines and what a clip is when a request does not say
+    engine: str = "auto"
+    model_id: str = SVD_XT
+    model_revision: str = SVD_XT_REVISION
+    video_width: int | None = None
+    video_height: int | None = None
+    video_frames: int | None = None
+    video_fps: int | None = None
+
+    # What is accepted
+    max_upload_mb: PositiveInt = 20
+    max_image_megapixels: PositiveInt = 50
+
+    # How promises are kept
+    lease_seconds: PositiveFloat = 10.0
+    max_attempts: PositiveInt = 3
+    retention_hours: PositiveFloat = 168.0
+
+    log_format: Literal["json", "console"] = "json"
+
+    @property
+    def resolved_database_url(self) -> str:
+        """`DATABASE_URL`, or a SQLite file under `DATA_DIR`; PostgreSQL through psycopg 3."""
+        url = self.database_url or f"sqlite:///{self.data_dir.resolve() / 'kinora.db'}"
+        return url.replace("postgres://", "postgresql://", 1).replace("postgresql://", "postgresql+psycopg://", 1)
+
+    @property
+    def resolved_storage_url(self) -> str:
+        """`STORAGE_URL`, or a folder under `DATA_DIR`."""
+        return self.storage_url or f"file://{self.data_dir.resolve() / 'storage'}"

@@ -1,0 +1,151 @@
+"""The engines Kinora knows, as data. docs/engines.md says how to add one."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.config import Settings
+from core.errors import InvalidParameter
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included, in steps of `step` where it is given."""
+
+    low: float
+    high: float
+    step: int | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and (self.step is None or value % self.step == 0)
+
+    def __str__(self) -> str:
+        multiple = f", a multiple of {self.step}" if self.step else ""
+        return f"from {self.low:g} to {self.high:g}{multiple}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    values: tuple[str, ...]
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.values
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(self.values)
+
+
+Limit = Range | Choice
+
+SEED = Range(0, 2**32 - 1)
+QUALITY = Range(0, 51)
+FIT = Choice(("cover", "contain", "stretch"))
+MOTIONS = ("auto", "zoom_in", "zoom_out", "pan_left", "pan_right", "pan_up", "pan_down", "orbit")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine: `limits` names the parameters it uses and what each may be, `defaults` their values.
+
+    `class_path` is "module:Class" of a `worker.engines.base.Renderer`; only a worker imports it.
+    """
+
+    name: str
+    summary: str
+    class_path: str
+    queue: str
+    licence: str
+    limits: dict[str, Limit]
+    defaults: dict[str, Any]
+    model: str | None = None
+    revision: str | None = None
+    gpu_memory_gb: float | None = None
+    needs_cuda: bool = field(default=False)
+    """Too slow to be chosen by `ENGINE=auto` without a GPU."""
+
+
+COMMON_LIMITS: dict[str, Limit] = {"seed": SEED, "fit": FIT, "quality": QUALITY}
+COMMON_DEFAULTS: dict[str, Any] = {"fit": "cover", "quality": 18}
+
+# The UNet halves its latents three times (8 × 8 = 64 pixels), as the VAE's factor of 8 stands before it.
+SVD_LIMITS: dict[str, Limit] = COMMON_LIMITS | {
+    "width": Range(64, 1024, 64),
+    "height": Range(64, 1024, 64),
+    "num_frames": Range(2, 25),
+    "fps": Range(1, 30),
+    "num_inference_steps": Range(1, 50),
+    "motion_bucket_id": Range(1, 255),
+    "noise_aug_strength": Range(0, 1),
+    "min_guidance_scale": Range(1, 10),
+    "max_guidance_scale": Range(1, 10),
+    "decode_chunk_size": Range(1, 25),
+}
+SVD_DEFAULTS: dict[str, Any] = COMMON_DEFAULTS | {
+    "width": 1024,
+    "height": 576,
+    "num_frames": 25,
+    "fps": 7,
+    "num_inference_steps": 25,
+    "motion_bucket_id": 127,
+    "noise_aug_strength": 0.02,
+    "min_guidance_scale": 1.0,
+    "max_guidance_scale": 3.0,
+    "decode_chunk_size": 8,
+}
+
+
+def known_engines(settings: Settings) -> dict[str, Engine]:
+    """All entries by name; `MODEL_ID` and `MODEL_REVISION` apply to `svd-xt`."""
+    entries = (
+        Engine(
+            name="svd-xt",
+            summary="Stable Video Diffusion XT, 25 frames at 1024×576",
+            class_path="worker.engines.svd:Svd",
+            queue="gpu",
+            licence="Stability AI Community License",
+            model=settings.model_id,
+            revision=settings.model_revision,
+            gpu_memory_gb=16,
+            needs_cuda=True,
+            limits=SVD_LIMITS,
+            defaults=SVD_DEFAULTS,
+        ),
+        Engine(
+            name="svd",
+            summary="Stable Video Diffusion, trained for 14 frames at 1024×576",
+            class_path="worker.engines.svd:Svd",
+            queue="gpu",
+            licence="Stability AI Community License",
+            model="stabilityai/stable-video-diffusion-img2vid",
+            revision="9cf024d5bfa8f56622af86c884f26a52f6676f2e",
+            gpu_memory_gb=16,
+            needs_cuda=True,
+            limits=SVD_LIMITS,
+            defaults=SVD_DEFAULTS | {"num_frames": 14},
+        ),
+        Engine(
+            name="preview",
+            summary="A moving camera over the still, on the CPU, in about a second",
+            class_path="worker.engines.preview:Preview",
+            queue="cpu",
+            licence="Apache-2.0",
+            limits=COMMON_LIMITS
+            | {
+                "width": Range(64, 1920, 2),
+                "height": Range(64, 1920, 2),
+                "num_frames": Range(2, 600),
+                "fps": Range(1, 60),
+                "motion": Choice(MOTIONS),
+            },
+            defaults=COMMON_DEFAULTS | {"width": 1024, "height": 576, "num_frames": 25, "fps": 7, "motion": "auto"},
+        ),
+    )
+    return {entry.name: entry for entry in entries}
+
+
+def find_engine(name: str, settings: Settings) -> Engine:
+    """Raises InvalidParameter that lists the choices."""
+    engines = known_engines(settings)
+    if name not in engines:
+        choices = ", ".join(["auto", *engines])
+        raise InvalidParameter(f"engine must be one of {choices}; {name!r} is not known", param="engine")
+    return engines[name]

@@ -1,0 +1,151 @@
+"""Every error that Kinora tells a caller about, with its stable code.
+
+KinoraError
+├── InvalidRequest            the caller can mend it
+│   ├── InvalidParameter      invalid_parameter
+│   ├── FileMissing           file_missing
+│   ├── UploadTooLarge        upload_too_large
+│   ├── ImageUnsupported      image_unsupported
+│   ├── ImageUnreadable       image_unreadable
+│   ├── ImageTooLarge         image_too_large
+│   └── ImageTooSmall         image_too_small
+├── TaskNotFound              task_not_found
+├── ArtifactNotFound          artifact_not_found
+├── NotReady                  not_ready
+├── TaskGone                  the task's own error, task_canceled or result_expired
+├── Unavailable               worth another try later
+│   ├── LedgerUnavailable     ledger_unavailable
+│   ├── StorageUnavailable    storage_unavailable
+│   └── QueueUnavailable      redis_unavailable
+├── EngineUnavailable         engine_unavailable
+└── StepFailed                what a task can end with
+    ├── AttemptsExhausted     attempts_exhausted
+    ├── EngineFailed          engine_failed
+    ├── OutOfMemory           gpu_out_of_memory
+    ├── InputMissing          input_missing
+    ├── EncodingFailed        encoding_failed
+    └── InternalError         internal_error
+
+What each means to a caller stands in docs/api.md; how each becomes an HTTP answer in app/errors.py.
+"""
+
+from typing import ClassVar
+
+
+class KinoraError(Exception):
+    """`message` is for a person, `code` for a program, `param` names the field at fault."""
+
+    code: ClassVar[str]
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(KinoraError):
+    code = "invalid_request"
+
+
+class InvalidParameter(InvalidRequest):
+    code = "invalid_parameter"
+
+
+class FileMissing(InvalidRequest):
+    code = "file_missing"
+
+
+class UploadTooLarge(InvalidRequest):
+    code = "upload_too_large"
+
+
+class ImageUnsupported(InvalidRequest):
+    code = "image_unsupported"
+
+
+class ImageUnreadable(InvalidRequest):
+    code = "image_unreadable"
+
+
+class ImageTooLarge(InvalidRequest):
+    code = "image_too_large"
+
+
+class ImageTooSmall(InvalidRequest):
+    code = "image_too_small"
+
+
+class TaskNotFound(KinoraError):
+    code = "task_not_found"
+
+
+class ArtifactNotFound(KinoraError):
+    code = "artifact_not_found"
+
+
+class NotReady(KinoraError):
+    """The task still runs; `retry_after` is in seconds."""
+
+    code = "not_ready"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TaskGone(KinoraError):
+    """There is no video and there will be none; `code` is the reason the task ended with."""
+
+    code = "task_gone"
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Unavailable(KinoraError):
+    code = "unavailable"
+
+
+class LedgerUnavailable(Unavailable):
+    code = "ledger_unavailable"
+
+
+class StorageUnavailable(Unavailable):
+    code = "storage_unavailable"
+
+
+class QueueUnavailable(Unavailable):
+    code = "redis_unavailable"
+
+
+class EngineUnavailable(KinoraError):
+    code = "engine_unavailable"
+
+
+class StepFailed(KinoraError):
+    code = "step_failed"
+
+
+class AttemptsExhausted(StepFailed):
+    code = "attempts_exhausted"
+
+
+class EngineFailed(StepFailed):
+    code = "engine_failed"
+
+
+class OutOfMemory(StepFailed):
+    code = "gpu_out_of_memory"
+
+
+class InputMissing(StepFailed):
+    code = "input_missing"
+
+
+class EncodingFailed(StepFailed):
+    code = "encoding_failed"
+
+
+class InternalError(StepFailed):
+    code = "internal_error"

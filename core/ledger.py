@@ -1,0 +1,317 @@
+"""The only code that changes state. Each move is one transaction that locks the task's row first, so that two
+moves of one task never cross, and whatever must happen with a move (event, tally) happens inside it."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from core import tallies
+from core.database import migrate, reading, writing
+from core.errors import TaskNotFound
+from core.reader import Reader, step_from, task_from
+from core.tables import attempts, events, needs, now, steps, tasks, workers
+from core.tallies import Count, Duration
+from core.task import Claim, ErrorInfo, NewTask, Status, Task, Worker, new_id, sources
+
+# Seconds a step rests after its first, second, … lost attempt.
+RETRY_PAUSES = (1.0, 5.0, 30.0)
+WORKER_FORGOTTEN_SECONDS = 24 * 3600.0
+
+EXHAUSTED = ErrorInfo("attempts_exhausted", "every attempt died before it could finish")
+
+
+class Ledger(Reader):
+    def migrate(self) -> None:
+        """Bring the tables up to date; every process does so when it starts."""
+        migrate(self.database)
+
+    # --- a task begins ---
+
+    def create(self, task: NewTask) -> list[str]:
+        """Record the task and its steps. Returns the ids of the steps that may start at once."""
+        ids = [new_id() for _ in task.steps]
+        with writing(self.database) as tx:
+            tx.execute(
+                tasks.insert().values(
+                    task_id=task.task_id,
+                    status=Status.QUEUED,
+                    engine=task.engine,
+                    params=task.params,
+                    input_key=task.input_key,
+                    input_sha256=task.input_sha256,
+                    warnings=task.warnings,
+                    created_at=now(),
+                    artifacts={},
+                )
+            )
+            for position, (step_id, step) in enumerate(zip(ids, task.steps, strict=True)):
+                tx.execute(
+                    steps.insert().values(
+                        step_id=step_id,
+                        task_id=task.task_id,
+                        position=position,
+                        verb=step.verb,
+                        queue=step.queue,
+                        status=Status.QUEUED,
+                        attempt=0,
+                        params=step.params,
+                        waits_for=len(step.needs),
+                        progress=0,
+                        queued_at=now(),
+                        not_before=now(),
+                        artifacts={},
+                    )
+                )
+                for needed in step.needs:
+                    tx.execute(needs.insert().values(step_id=step_id, needed_id=ids[needed]))
+            self._record(tx, task.task_id, "queued")
+            tallies.add(tx, Count("tasks_created", task.engine))
+        return [step_id for step_id, step in zip(ids, task.steps, strict=True) if not step.needs]
+
+    # --- an attempt runs ---
+
+    def claim(self, step_id: str, worker_id: str, lease_seconds: float) -> Claim | None:
+        """Take the step, at a new attempt number. None: it is not there to be taken, do nothing."""
+        with writing(self.database) as tx:
+            task = self._lock_task_of(tx, step_id)
+            if task is None or task.status.is_final:
+                return None
+            row = tx.execute(
+                steps.update()
+                .where(steps.c.step_id == step_id, steps.c.status == Status.QUEUED)
+                .where(steps.c.waits_for == 0, steps.c.not_before <= now())
+                .values(
+                    status=Status.STARTED,
+                    attempt=steps.c.attempt + 1,
+                    worker_id=worker_id,
+                    started_at=now(),
+                    lease_until=now() + lease_seconds,
+                    progress=0,
+                    phase=None,
+                )
+                .returning(steps)
+            ).one_or_none()
+            if row is None:
+                return None
+            tx.execute(
+                attempts.insert().values(
+                    step_id=step_id, attempt=row.attempt, worker_id=worker_id, started_at=row.started_at
+                )
+            )
+            waited = max(0.0, row.started_at - row.queued_at)
+            if task.status == Status.QUEUED:
+                self._move_task(tx, task, Status.STARTED, started_at=row.started_at)
+                tallies.add(tx, Duration("task_waiting_seconds", task.engine, waited))
+            return Claim(step_from(row), task, waited)
+
+    def renew(self, claim: Claim, lease_seconds: float, progress: int, phase: str | None) -> bool:
+        """Say that the attempt lives, and how far it is. False: canceled or taken over, the attempt must end."""
+        with writing(self.database) as tx:
+            renewed = tx.execute(
+                steps.update()
+                .where(self._is_mine(claim))
+                .values(lease_until=now() + lease_seconds, progress=progress, phase=phase)
+            )
+            return bool(renewed.rowcount)
+
+    def finish(
+        self, claim: Claim, artifacts: dict[str, str], receipt: dict[str, Any], phases: dict[str, float]
+    ) -> list[str] | None:
+        """Record what the attempt made (name → storage key).
+
+        Returns the ids of the steps that became ready, or None where the attempt was no longer the newest:
+        then nothing was written.
+        """
+        with writing(self.database) as tx:
+            task = self._lock_task_of(tx, claim.step.step_id)
+            if task is None or not self._end_step(
+                tx, claim, Status.FINISHED, "finished", progress=100, artifacts=artifacts
+            ):
+                return None
+            tallies.add(
+                tx, *(Duration(f"phase_seconds:{name}", task.engine, seconds) for name, seconds in phases.items())
+            )
+            ready = self._release_dependants(tx, claim.step.step_id)
+            open_steps = sa.select(sa.func.count()).where(
+                steps.c.task_id == task.task_id, steps.c.status != Status.FINISHED
+            )
+            if tx.execute(open_steps).scalar_one() == 0:
+                self._end_task(tx, task, Status.FINISHED, artifacts=artifacts, receipt=receipt)
+            return ready
+
+    def fail(self, claim: Claim, error: ErrorInfo) -> bool:
+        """End the step and its task with `error`. False where the attempt was no longer the newest."""
+        with writing(self.database) as tx:
+            task = self._lock_task_of(tx, claim.step.step_id)
+            if task is None or not self._end_step(tx, claim, Status.FAILED, "failed", error=error):
+                return False
+            self._fail_task(tx, task, error)
+            return True
+
+    def give_back(self, claim: Claim) -> bool:
+        """Queue the step again at once, without using up an attempt."""
+        with writing(self.database) as tx:
+            self._lock_task_of(tx, claim.step.step_id)
+            return self._end_step(tx, claim, Status.QUEUED, "given_back", queued_at=steps.c.queued_at)
+
+    # --- from outside ---
+
+    def cancel(self, task_id: str) -> Task:
+        """The task is canceled from now on, unless it had ended before. Raises TaskNotFound."""
+        with writing(self.database) as tx:
+            task = self._lock_task(tx, task_id)
+            if task is None:
+                raise TaskNotFound(f"there is no task {task_id!r}", param="task_id")
+            if not task.status.is_final:
+                self._close_steps(tx, task_id, Status.CANCELED)
+                self._end_task(tx, task, Status.CANCELED)
+        return self.task(task_id)
+
+    def expire_leases(self, max_attempts: int) -> list[str]:
+        """Take every step whose attempt gave no sign in time from its worker.
+
+        It is queued again after a growing pause, or fails its task when `max_attempts` were lost.
+        Returns the ids of these steps.
+        """
+        expired = sa.and_(steps.c.status == Status.STARTED, steps.c.lease_until < now())
+        with reading(self.database) as connection:
+            found = connection.execute(sa.select(steps.c.step_id).where(expired)).scalars().all()
+        return [step_id for step_id in found if self._take_over(step_id, expired, max_attempts)]
+
+    def _take_over(self, step_id: str, expired: sa.ColumnElement[bool], max_attempts: int) -> bool:
+        with writing(self.database) as tx:
+            task = self._lock_task_of(tx, step_id)
+            row = tx.execute(sa.select(steps).where(steps.c.step_id == step_id, expired)).one_or_none()
+            if task is None or row is None:
+                return False
+            claim = Claim(step_from(row), task, 0.0)
+            lost_before = tx.execute(
+                sa.select(sa.func.count()).where(attempts.c.step_id == step_id, attempts.c.outcome == "lost")
+            ).scalar_one()
+            if lost_before + 1 >= max_attempts:
+                self._end_step(tx, claim, Status.FAILED, "lost", error=EXHAUSTED)
+                self._fail_task(tx, task, EXHAUSTED)
+            else:
+                pause = RETRY_PAUSES[min(lost_before, len(RETRY_PAUSES) - 1)]
+                self._end_step(tx, claim, Status.QUEUED, "lost", not_before=now() + pause)
+            return True
+
+    def mark_expired(self, task_id: str) -> None:
+        with writing(self.database) as tx:
+            tx.execute(tasks.update().where(tasks.c.task_id == task_id).values(expired_at=now()))
+
+    # --- workers ---
+
+    def report_worker(self, worker: Worker) -> None:
+        """Record that this worker lives and what it holds."""
+        values = {
+            name: getattr(worker, name)
+            for name in Worker.__dataclass_fields__
+            if name not in ("seen_at", "started_at", "alive")
+        }
+        with writing(self.database) as tx:
+            mine = workers.c.worker_id == worker.worker_id
+            if not tx.execute(workers.update().where(mine).values(**values, seen_at=now())).rowcount:
+                tx.execute(workers.insert().values(**values, started_at=now(), seen_at=now()))
+
+    def forget_worker(self, worker_id: str) -> None:
+        with writing(self.database) as tx:
+            tx.execute(workers.delete().where(workers.c.worker_id == worker_id))
+
+    def forget_old_workers(self) -> None:
+        """Drop those not heard of for a day."""
+        with writing(self.database) as tx:
+            tx.execute(workers.delete().where(workers.c.seen_at < now() - WORKER_FORGOTTEN_SECONDS))
+
+    # --- parts of moves; each runs inside the caller's transaction ---
+
+    def _lock_task(self, tx: sa.Connection, task_id: str) -> Task | None:
+        row = tx.execute(sa.select(tasks).where(tasks.c.task_id == task_id).with_for_update()).one_or_none()
+        return task_from(row) if row else None
+
+    def _lock_task_of(self, tx: sa.Connection, step_id: str) -> Task | None:
+        task_id = tx.execute(sa.select(steps.c.task_id).where(steps.c.step_id == step_id)).scalar_one_or_none()
+        return self._lock_task(tx, task_id) if task_id else None
+
+    def _is_mine(self, claim: Claim) -> sa.ColumnElement[bool]:
+        """The fence: true only while this attempt is the newest and nobody ended it."""
+        return sa.and_(
+            steps.c.step_id == claim.step.step_id,
+            steps.c.attempt == claim.step.attempt,
+            steps.c.status == Status.STARTED,
+        )
+
+    def _end_step(
+        self,
+        tx: sa.Connection,
+        claim: Claim,
+        status: Status,
+        outcome: str,
+        error: ErrorInfo | None = None,
+        **values: Any,
+    ) -> bool:
+        if status == Status.QUEUED:
+            values = {"queued_at": now(), "not_before": now(), "progress": 0, "phase": None} | values
+        else:
+            values |= {"finished_at": now()}
+        ended = tx.execute(
+            steps.update()
+            .where(self._is_mine(claim))
+            .values(status=status, lease_until=None, worker_id=None, **values)
+            .returning(steps.c.started_at, now().label("ended_at"))
+        ).one_or_none()
+        if ended is None:
+            return False
+        this_attempt = sa.and_(attempts.c.step_id == claim.step.step_id, attempts.c.attempt == claim.step.attempt)
+        tx.execute(
+            attempts.update()
+            .where(this_attempt)
+            .values(
+                ended_at=ended.ended_at,
+                outcome=outcome,
+                error_code=error and error.code,
+                error_message=error and error.message,
+            )
+        )
+        return True
+
+    def _release_dependants(self, tx: sa.Connection, step_id: str) -> list[str]:
+        dependants = sa.select(needs.c.step_id).where(needs.c.needed_id == step_id)
+        released = tx.execute(
+            steps.update()
+            .where(steps.c.step_id.in_(dependants))
+            .values(waits_for=steps.c.waits_for - 1, queued_at=now(), not_before=now())
+            .returning(steps.c.step_id, steps.c.waits_for)
+        )
+        return [row.step_id for row in released if row.waits_for == 0]
+
+    def _fail_task(self, tx: sa.Connection, task: Task, error: ErrorInfo) -> None:
+        # One failed step ends the task: what else of it waits or runs is of no use any more.
+        self._close_steps(tx, task.task_id, Status.CANCELED)
+        self._end_task(tx, task, Status.FAILED, error_code=error.code, error_message=error.message)
+
+    def _close_steps(self, tx: sa.Connection, task_id: str, status: Status) -> None:
+        still_open = sa.and_(steps.c.task_id == task_id, steps.c.status.in_(sources(status)))
+        running = sa.select(steps.c.step_id).where(still_open, steps.c.status == Status.STARTED)
+        tx.execute(
+            attempts.update()
+            .where(attempts.c.step_id.in_(running), attempts.c.ended_at.is_(None))
+            .values(ended_at=now(), outcome=str(status))
+        )
+        tx.execute(steps.update().where(still_open).values(status=status, lease_until=None, finished_at=now()))
+
+    def _end_task(self, tx: sa.Connection, task: Task, status: Status, **values: Any) -> None:
+        finished_at = self._move_task(tx, task, status, finished_at=now(), **values)
+        tallies.add(tx, Count(f"tasks_{status}", task.engine))
+        if task.started_at is not None and finished_at is not None:
+            tallies.add(tx, Duration("task_running_seconds", task.engine, finished_at - task.started_at))
+
+    def _move_task(self, tx: sa.Connection, task: Task, status: Status, **values: Any) -> float | None:
+        allowed = sa.and_(tasks.c.task_id == task.task_id, tasks.c.status.in_(sources(status)))
+        move = tasks.update().where(allowed).values(status=status, **values).returning(tasks.c.finished_at)
+        finished_at: float | None = tx.execute(move).scalar_one()
+        self._record(tx, task.task_id, status)
+        return finished_at
+
+    def _record(self, tx: sa.Connection, task_id: str, kind: str) -> None:
+        tx.execute(events.insert().values(task_id=task_id, kind=kind, created_at=now()))

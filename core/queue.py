@@ -1,0 +1,71 @@
+"""RQ as a bell: one kind of job, which says that a step may be ready. What is lost here, the keeper rings again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from core.config import Settings
+from core.errors import QueueUnavailable
+
+STEP_FUNCTION = "worker.runner.run_step"
+SERIALIZER = JSONSerializer
+
+# A frozen Redis must not hold an upload for long: the keeper rings for the task later.
+TIMEOUT_SECONDS = 1.0
+
+
+def connect_redis(settings: Settings, **options: Any) -> Redis:
+    return Redis(
+        host=settings.redis_host,
+        port=settings.redis_port,
+        db=settings.redis_db,
+        password=settings.redis_password or None,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        **options,
+    )
+
+
+class StepQueue:
+    def __init__(self, settings: Settings) -> None:
+        self.redis = connect_redis(settings, socket_timeout=TIMEOUT_SECONDS)
+
+    def wake(self, step_id: str, queue: str) -> None:
+        """Ring for a step. Raises QueueUnavailable; whoever recorded the step in the ledger may go on."""
+        with _translated():
+            # Stored as JSON and answered by worker/rq_worker.py, which takes the id and deletes the job.
+            Queue(queue, connection=self.redis, serializer=SERIALIZER).enqueue_call(
+                STEP_FUNCTION, args=(step_id,), job_id=step_id, timeout=-1, result_ttl=0, failure_ttl=0
+            )
+
+    def rung_for(self, queue: str) -> set[str]:
+        """The ids of the steps that a job stands for. Raises QueueUnavailable."""
+        with _translated():
+            return set(Queue(queue, connection=self.redis, serializer=SERIALIZER).get_job_ids())
+
+    def forget(self, step_id: str) -> None:
+        """Take back the bell of a step that ended before anyone answered it."""
+        with _translated():
+            if Job.exists(step_id, connection=self.redis):
+                Job.fetch(step_id, connection=self.redis, serializer=SERIALIZER).delete()
+
+    def ping(self) -> None:
+        """Raises QueueUnavailable."""
+        with _translated():
+            self.redis.ping()
+
+    def close(self) -> None:
+        self.redis.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise QueueUnavailable(f"Redis does not answer: {error}") from error

@@ -1,0 +1,128 @@
+"""What can be read from the ledger. Nothing here changes anything; the moves are in core/ledger.py."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from core import tallies
+from core.database import connect, reading
+from core.errors import TaskNotFound
+from core.tables import now, steps, tasks, workers
+from core.task import ErrorInfo, Status, Step, Task, Worker
+
+# A worker reports every two seconds; after this many without word it counts as gone.
+WORKER_ALIVE_SECONDS = 15.0
+
+READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
+
+
+def task_from(row: sa.Row[Any]) -> Task:
+    error = ErrorInfo(row.error_code, row.error_message) if row.error_code else None
+    fields = {name: getattr(row, name) for name in Task.__dataclass_fields__ if name not in ("error", "status")}
+    return Task(**fields, status=Status(row.status), error=error)
+
+
+def step_from(row: sa.Row[Any]) -> Step:
+    fields = {name: getattr(row, name) for name in Step.__dataclass_fields__ if name != "status"}
+    return Step(**fields, status=Status(row.status))
+
+
+def page_of_tasks(status: Status | None, after: str | None, limit: int) -> sa.Select[Any]:
+    query = sa.select(tasks).order_by(tasks.c.task_id.desc()).limit(limit)
+    if status:
+        query = query.where(tasks.c.status == status)
+    if after:
+        query = query.where(tasks.c.task_id < after)
+    return query
+
+
+class Reader:
+    def __init__(self, database_url: str) -> None:
+        self.database = connect(database_url)
+
+    def close(self) -> None:
+        self.database.dispose()
+
+    def ping(self) -> None:
+        """Raises LedgerUnavailable."""
+        with reading(self.database) as connection:
+            connection.execute(sa.select(sa.func.count()).select_from(workers))
+
+    def task(self, task_id: str) -> Task:
+        """Raises TaskNotFound."""
+        with reading(self.database) as connection:
+            row = connection.execute(sa.select(tasks).where(tasks.c.task_id == task_id)).one_or_none()
+        if row is None:
+            raise TaskNotFound(f"there is no task {task_id!r}", param="task_id")
+        return task_from(row)
+
+    def task_with_steps(self, task_id: str) -> tuple[Task, list[Step]]:
+        """The task and its steps in order. Raises TaskNotFound."""
+        task = self.task(task_id)
+        with reading(self.database) as connection:
+            rows = connection.execute(sa.select(steps).where(steps.c.task_id == task_id).order_by(steps.c.position))
+            return task, [step_from(row) for row in rows]
+
+    def tasks(self, *, status: Status | None, after: str | None, limit: int) -> list[Task]:
+        """Newest first, those older than the task `after`. Costs the same however many tasks there are."""
+        with reading(self.database) as connection:
+            return [task_from(row) for row in connection.execute(page_of_tasks(status, after, limit))]
+
+    def steps_ahead(self, step: Step) -> list[str]:
+        """The engines of the tasks whose steps wait before this one in its queue."""
+        before = sa.tuple_(steps.c.queued_at, steps.c.step_id) < sa.tuple_(
+            sa.literal(step.queued_at), sa.literal(step.step_id)
+        )
+        query = (
+            sa.select(tasks.c.engine)
+            .join(steps, steps.c.task_id == tasks.c.task_id)
+            .where(steps.c.queue == step.queue, READY, before)
+        )
+        with reading(self.database) as connection:
+            return list(connection.execute(query).scalars())
+
+    def waiting(self) -> dict[str, tuple[int, float]]:
+        """For each queue with ready steps: how many wait, and for how many seconds the oldest has."""
+        query = (
+            sa.select(steps.c.queue, sa.func.count(), now() - sa.func.min(steps.c.queued_at))
+            .where(READY)
+            .group_by(steps.c.queue)
+        )
+        with reading(self.database) as connection:
+            return {queue: (count, max(0.0, oldest)) for queue, count, oldest in connection.execute(query)}
+
+    def steps_to_wake(self, older_than: float) -> Sequence[tuple[str, str]]:
+        """(step id, queue) of each step that has been ready to run for `older_than` seconds."""
+        due = sa.and_(READY, steps.c.not_before <= now() - older_than)
+        query = sa.select(steps.c.step_id, steps.c.queue).where(due).order_by(steps.c.queued_at)
+        with reading(self.database) as connection:
+            return [(row.step_id, row.queue) for row in connection.execute(query)]
+
+    def expired_tasks(self, retention_seconds: float, limit: int = 100) -> list[str]:
+        """Ended tasks whose bytes are due to be deleted, the oldest first."""
+        due = sa.and_(tasks.c.expired_at.is_(None), tasks.c.finished_at < now() - retention_seconds)
+        query = sa.select(tasks.c.task_id).where(due).order_by(tasks.c.finished_at).limit(limit)
+        with reading(self.database) as connection:
+            return list(connection.execute(query).scalars())
+
+    def queues_of(self, step_ids: Sequence[str]) -> Sequence[tuple[str, str]]:
+        """(step id, queue) of these steps."""
+        with reading(self.database) as connection:
+            rows = connection.execute(sa.select(steps.c.step_id, steps.c.queue).where(steps.c.step_id.in_(step_ids)))
+            return [(row.step_id, row.queue) for row in rows]
+
+    def workers(self) -> list[Worker]:
+        """Every worker heard of in the last day, with whether it is alive now."""
+        query = sa.select(workers, (workers.c.seen_at > now() - WORKER_ALIVE_SECONDS).label("alive"))
+        with reading(self.database) as connection:
+            rows = connection.execute(query.order_by(workers.c.queue, workers.c.started_at))
+            return [Worker(**{name: getattr(row, name) for name in Worker.__dataclass_fields__}) for row in rows]
+
+    def counters(self) -> dict[tuple[str, str], int]:
+        with reading(self.database) as connection:
+            return tallies.counters(connection)
+
+    def histograms(self) -> dict[tuple[str, str], tallies.Histogram]:
+        with reading(self.database) as connection:
+            return tallies.histograms(connection)

@@ -1,0 +1,94 @@
+"""What can be asked for, and what a request becomes once every default is filled in."""
+
+import secrets
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.config import Settings
+from core.engines import SEED, Engine, Range
+from core.errors import InvalidParameter
+
+# The engine's entry says what the native size and length is; an operator may set others for all engines.
+OPERATOR_DEFAULTS = {"width": "video_width", "height": "video_height", "num_frames": "video_frames", "fps": "video_fps"}
+
+
+class ClipRequest(BaseModel):
+    """The optional fields of a request. What is not given is filled from the engine's entry."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    engine: Annotated[str | None, Field(description="`svd-xt`, `svd`, `preview`, or `auto`")] = None
+    prompt: Annotated[
+        str | None, Field(max_length=4000, description="Kept on the task; no engine here reads it yet")
+    ] = None
+    width: Annotated[int | None, Field(description="Pixels")] = None
+    height: Annotated[int | None, Field(description="Pixels")] = None
+    num_frames: Annotated[int | None, Field(description="Frames in the clip")] = None
+    fps: Annotated[int | None, Field(description="Frames a second")] = None
+    num_inference_steps: Annotated[int | None, Field(description="Denoising steps")] = None
+    motion_bucket_id: Annotated[int | None, Field(description="How much moves, 1–255")] = None
+    noise_aug_strength: Annotated[
+        float | None, Field(description="Noise added to the picture; more means freer motion")
+    ] = None
+    min_guidance_scale: Annotated[float | None, Field(description="Guidance at the first frame")] = None
+    max_guidance_scale: Annotated[float | None, Field(description="Guidance at the last frame")] = None
+    seed: Annotated[int | None, Field(description="Same seed, same clip; drawn and reported when not given")] = None
+    decode_chunk_size: Annotated[int | None, Field(description="Frames decoded at once; fewer need less memory")] = None
+    fit: Annotated[str | None, Field(description="`cover` crops, `contain` adds bars, `stretch` distorts")] = None
+    motion: Annotated[str | None, Field(description="The preview engine's camera")] = None
+    quality: Annotated[int | None, Field(description="x264's crf: 0 is lossless, 51 the worst")] = None
+
+
+class Clip(BaseModel):
+    """A clip with every parameter settled; None where the engine has no such parameter."""
+
+    model_config = ConfigDict(frozen=True)
+
+    engine: str
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    seed: int
+    fit: str
+    quality: int
+    prompt: str | None = None
+    num_inference_steps: int | None = None
+    motion_bucket_id: int | None = None
+    noise_aug_strength: float | None = None
+    min_guidance_scale: float | None = None
+    max_guidance_scale: float | None = None
+    decode_chunk_size: int | None = None
+    motion: str | None = None
+
+
+def resolve(request: ClipRequest, engine: Engine, settings: Settings) -> tuple[Clip, list[str]]:
+    """The clip that `request` means on `engine`, and a warning for each field that this engine does not use.
+
+    Raises InvalidParameter for the first value outside the engine's limits; nothing is clamped.
+    """
+    given = request.model_dump(exclude_none=True, exclude={"engine", "prompt"})
+    warnings = [f"{name} is not used by the engine {engine.name}" for name in given if name not in engine.limits]
+    if request.prompt:
+        warnings.append(f"prompt is not used by the engine {engine.name}")
+    values: dict[str, Any] = engine.defaults | operator_defaults(engine, settings)
+    values |= {name: value for name, value in given.items() if name in engine.limits}
+    values.setdefault("seed", secrets.randbelow(int(SEED.high) + 1))
+    check_limits(values, engine)
+    return Clip(engine=engine.name, prompt=request.prompt, **values), warnings
+
+
+def operator_defaults(engine: Engine, settings: Settings) -> dict[str, Any]:
+    values = {name: getattr(settings, setting) for name, setting in OPERATOR_DEFAULTS.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def check_limits(values: dict[str, Any], engine: Engine) -> None:
+    for name, value in values.items():
+        if value not in engine.limits[name]:
+            raise InvalidParameter(f"{name} must be {engine.limits[name]}; got {value}", param=name)
+    low, high = values.get("min_guidance_scale"), values.get("max_guidance_scale")
+    if low is not None and high is not None and low > high:
+        allowed = Range(low, 10)
+        raise InvalidParameter(f"max_guidance_scale must be {allowed}; got {high:g}", param="max_guidance_scale")

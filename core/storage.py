@@ -1,0 +1,84 @@
+"""Bytes by key: a folder by default, an object store by `STORAGE_URL`. Inputs and artifacts, nothing else."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from core.errors import ArtifactNotFound, StorageUnavailable
+
+if TYPE_CHECKING:  # obstore keeps this type out of the running module
+    from obstore.store import RetryConfig
+
+CHUNK_BYTES = 1 << 20
+RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+
+
+def input_key(task_id: str) -> str:
+    return f"{task_prefix(task_id)}input"
+
+
+def artifact_key(task_id: str, step_id: str, attempt: int, name: str) -> str:
+    """Every attempt writes to a place of its own, so that a late one cannot overwrite a newer one's bytes."""
+    return f"{task_prefix(task_id)}{step_id}/{attempt}/{name}"
+
+
+def task_prefix(task_id: str) -> str:
+    return f"tasks/{task_id}/"
+
+
+class Storage:
+    def __init__(self, url: str) -> None:
+        if url.startswith("file://"):
+            self._store: ObjectStore = LocalStore(url.removeprefix("file://"), mkdir=True)
+        else:
+            # Keys, endpoint and region of an object store come from its usual variables (AWS_…, GOOGLE_…, AZURE_…).
+            self._store = from_url(url, retry_config=RETRY)
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        """Visible as a whole or not at all."""
+        with _translated(key):
+            self._store.put(key, data)
+
+    def read(self, key: str) -> bytes:
+        """Raises ArtifactNotFound."""
+        with _translated(key):
+            return bytes(self._store.get(key).bytes())
+
+    def size(self, key: str) -> int:
+        """Bytes. Raises ArtifactNotFound."""
+        with _translated(key):
+            return self._store.head(key)["size"]
+
+    def stream(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from `start` up to, not including, `end`. Raises ArtifactNotFound before the first chunk."""
+        with _translated(key):
+            found = self._store.get(key, options={"range": (start, end)})
+        return map(bytes, found.stream(min_chunk_size=CHUNK_BYTES))
+
+    def delete_task(self, task_id: str) -> None:
+        """Delete all that a task ever stored; no error where there is nothing."""
+        with _translated(task_id):
+            keys = [found["path"] for page in self._store.list(task_prefix(task_id)) for found in page]
+            for key in keys:
+                with suppress(FileNotFoundError):
+                    self._store.delete(key)
+
+    def ping(self) -> None:
+        """Raises StorageUnavailable."""
+        with _translated("health"), suppress(FileNotFoundError):
+            self._store.head("health")
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ArtifactNotFound(f"there is nothing stored as {key}") from error
+    except (BaseError, OSError) as error:
+        raise StorageUnavailable(f"the storage does not answer: {str(error).splitlines()[0]}") from error

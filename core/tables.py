@@ -1,0 +1,141 @@
+"""The ledger's tables. A change here needs a migration in core/migrations/versions/; a test compares the two."""
+
+from typing import Any
+
+from sqlalchemy import JSON, Column, Double, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+class now(FunctionElement[float]):
+    """Seconds since the epoch by the database's clock, so that hosts need not agree on the time."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(_element: now, _compiler: Any, **_: Any) -> str:
+    # unixepoch('subsec') would say it shorter but needs SQLite 3.42; 2440587.5 is 1970-01-01 as a Julian day.
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(_element: now, _compiler: Any, **_: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("task_id", String(32), primary_key=True),
+    Column("status", String(8), nullable=False),
+    Column("engine", String(64), nullable=False),
+    Column("params", JSON, nullable=False),
+    Column("input_key", String(255), nullable=False),
+    Column("input_sha256", String(64), nullable=False),
+    Column("warnings", JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("expired_at", Double),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("artifacts", JSON, nullable=False),
+    Column("receipt", JSON),
+    # The ids sort by time, so one index gives a page of any status, newest first.
+    Index(None, "status", "task_id"),
+    Index(None, "expired_at", "finished_at"),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("step_id", String(32), primary_key=True),
+    Column("task_id", ForeignKey("tasks.task_id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("verb", String(32), nullable=False),
+    Column("queue", String(32), nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("params", JSON, nullable=False),
+    Column("waits_for", Integer, nullable=False),
+    Column("progress", Integer, nullable=False),
+    Column("phase", String(32)),
+    Column("queued_at", Double, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("lease_until", Double),
+    Column("worker_id", String(64)),
+    Column("artifacts", JSON, nullable=False),
+    Index(None, "task_id", "position", unique=True),
+    Index(None, "queue", "status", "queued_at"),
+    Index(None, "status", "lease_until"),
+)
+
+needs = Table(
+    "needs",
+    metadata,
+    Column("step_id", ForeignKey("steps.step_id", ondelete="CASCADE"), primary_key=True),
+    Column("needed_id", ForeignKey("steps.step_id", ondelete="CASCADE"), primary_key=True),
+    Index(None, "needed_id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("step_id", ForeignKey("steps.step_id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("worker_id", String(64), nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("outcome", String(16)),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("event_id", Integer, primary_key=True),
+    Column("task_id", ForeignKey("tasks.task_id", ondelete="CASCADE"), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "task_id", "event_id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", String(64), primary_key=True),
+    Column("queue", String(32), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("machine", String(64), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("engines", JSON, nullable=False),
+    Column("step_id", String(32)),
+    Column("metrics_port", Integer),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
+
+# What /metrics counts. A row is one counter, or one bucket of a histogram (`bound` is its upper edge).
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("engine", String(64), primary_key=True),
+    Column("bound", String(16), primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("total", Double, nullable=False),
+)

@@ -1,0 +1,88 @@
+"""What /metrics counts: rows that are raised in the very transaction that moves a task, so that they survive
+restarts and are the same from every API process. core/tables.py has the table, app/routes/metrics.py shows it."""
+
+from bisect import bisect_left
+from collections import defaultdict
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from core.tables import tallies
+
+COUNTER = ""  # a counter's `bound`
+SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+BOUNDS = [*map(str, SECONDS), "+Inf"]
+
+
+@dataclass(frozen=True)
+class Count:
+    name: str
+    engine: str
+    amount: int = 1
+
+
+@dataclass(frozen=True)
+class Duration:
+    """`seconds` to add to the histogram `name`."""
+
+    name: str
+    engine: str
+    seconds: float
+
+
+def add(connection: sa.Connection, *observations: Count | Duration) -> None:
+    """Raise the tallies in one statement."""
+    sums: dict[tuple[str, str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    for seen in observations:
+        bound, amount, total = COUNTER, 1, 0.0
+        if isinstance(seen, Duration):
+            bound, total = BOUNDS[bisect_left(SECONDS, seen.seconds)], max(0.0, seen.seconds)
+        else:
+            amount = seen.amount
+        key = (seen.name, seen.engine, bound)
+        sums[key] = (sums[key][0] + amount, sums[key][1] + total)
+    # Sorted, so that two transactions lock their rows in the same order.
+    rows = [
+        {"name": name, "engine": engine, "bound": bound, "count": count, "total": total}
+        for (name, engine, bound), (count, total) in sorted(sums.items())
+    ]
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(tallies).values(rows)
+    raised = {
+        "count": tallies.c.count + statement.excluded.count,
+        "total": tallies.c.total + statement.excluded.total,
+    }
+    connection.execute(statement.on_conflict_do_update(index_elements=list(tallies.primary_key), set_=raised))
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Observations per bucket (not cumulative) by upper bound, and the sum of all in seconds."""
+
+    counts: dict[str, int]
+    total: float
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.count if self.count else None
+
+
+def counters(connection: sa.Connection) -> dict[tuple[str, str], int]:
+    """Every counter by (name, engine)."""
+    columns = sa.select(tallies.c.name, tallies.c.engine, tallies.c.count)
+    rows = connection.execute(columns.where(tallies.c.bound == COUNTER))
+    return {(name, engine): count for name, engine, count in rows}
+
+
+def histograms(connection: sa.Connection) -> dict[tuple[str, str], Histogram]:
+    """Every histogram by (name, engine)."""
+    found: dict[tuple[str, str], Histogram] = {}
+    for name, engine, bound, count, total in connection.execute(sa.select(tallies).where(tallies.c.bound != COUNTER)):
+        before = found.get((name, engine), Histogram(dict.fromkeys(BOUNDS, 0), 0.0))
+        found[name, engine] = Histogram(before.counts | {bound: count}, before.total + total)
+    return found

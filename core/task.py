@@ -1,0 +1,139 @@
+"""Tasks and steps: their states, and which moves between states are allowed. Pure: no I/O."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import uuid_utils
+
+
+class Status(StrEnum):
+    """The states of a task and of a step. The last three are final, and final is sticky."""
+
+    QUEUED = "queued"
+    STARTED = "started"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = frozenset({Status.FINISHED, Status.FAILED, Status.CANCELED})
+
+# `started → queued` is a step whose attempt was lost or given back.
+MOVES: dict[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.STARTED, Status.FAILED, Status.CANCELED}),
+    Status.STARTED: frozenset({Status.QUEUED, Status.FINISHED, Status.FAILED, Status.CANCELED}),
+    Status.FINISHED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELED: frozenset(),
+}
+
+
+def sources(target: Status) -> list[Status]:
+    """The states from which `target` may be reached."""
+    return [status for status, targets in MOVES.items() if target in targets]
+
+
+def new_id() -> str:
+    """32 lowercase hex digits that sort by the time they were made (UUIDv7, RFC 9562)."""
+    return uuid_utils.uuid7().hex
+
+
+@dataclass(frozen=True)
+class NewStep:
+    """A step to record. `needs` holds the positions of earlier steps in the same task whose artifacts it uses."""
+
+    verb: str
+    queue: str
+    params: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class NewTask:
+    task_id: str
+    engine: str
+    params: dict[str, Any]
+    input_key: str
+    input_sha256: str
+    warnings: list[str]
+    steps: list[NewStep]
+
+
+@dataclass(frozen=True)
+class ErrorInfo:
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as the ledger holds it. Times are seconds since the epoch by the database's clock."""
+
+    task_id: str
+    status: Status
+    engine: str
+    params: dict[str, Any]
+    input_key: str
+    input_sha256: str
+    warnings: list[str]
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    expired_at: float | None
+    error: ErrorInfo | None
+    artifacts: dict[str, str]
+    receipt: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step as the ledger holds it. `attempt` is the fencing token: only the newest attempt may write."""
+
+    step_id: str
+    task_id: str
+    position: int
+    verb: str
+    queue: str
+    status: Status
+    attempt: int
+    params: dict[str, Any]
+    progress: int
+    phase: str | None
+    queued_at: float
+    waits_for: int
+    worker_id: str | None
+    artifacts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A step that this worker may work on, with what it needs to know of its task."""
+
+    step: Step
+    task: Task
+    waited: float
+    """Seconds from becoming ready to this claim."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker as it last reported. `engines` maps each engine it serves to {"ready": bool, "reason": str | None}."""
+
+    worker_id: str
+    queue: str
+    host: str
+    machine: str
+    """The same for all containers of one machine, other than `host`."""
+    pid: int
+    device: str
+    engines: dict[str, dict[str, Any]]
+    step_id: str | None
+    metrics_port: int | None
+    started_at: float
+    seen_at: float
+    alive: bool

@@ -1,0 +1,98 @@
+"""Fixtures that every test may use: real servers, started once, and clean stores for each test."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from core.config import Settings
+from core.ledger import Ledger
+from core.storage import Storage
+from core.task import NewStep, NewTask, new_id
+from tests.servers import RedisServer, postgres_server, s3_server
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.client.close()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, on each backend in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/kinora.db"
+    server = request.getfixturevalue("postgres_url").replace("postgresql://", "postgresql+psycopg://")
+    name = f"test_{uuid.uuid4().hex}"
+    admin = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    return server.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(database_url)
+    ledger.migrate()
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """An empty storage, on each backend in turn."""
+    if request.param == "folder":
+        return Storage(f"file://{tmp_path}/storage")
+    endpoint = request.getfixturevalue("s3_endpoint")
+    for name, value in {
+        "AWS_ENDPOINT": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"test-{uuid.uuid4().hex}"
+    import boto3
+
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
+    return Storage(f"s3://{bucket}/kinora")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
+    """A whole installation of its own: a fresh folder, an emptied Redis."""
+    redis_server.client.flushall()
+    return Settings(_env_file=None, data_dir=tmp_path / "data", redis_port=redis_server.port)
+
+
+def new_task(engine: str = "preview", steps: list[NewStep] | None = None) -> NewTask:
+    return NewTask(
+        task_id=new_id(),
+        engine=engine,
+        params={"width": 64},
+        input_key="tasks/x/input",
+        input_sha256="0" * 64,
+        warnings=[],
+        steps=steps or [NewStep(verb="clip", queue="cpu")],
+    )

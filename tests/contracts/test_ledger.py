@@ -1,0 +1,318 @@
+"""The ledger's contract, on SQLite and on PostgreSQL."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from core.errors import TaskNotFound
+from core.ledger import Ledger
+from core.reader import Reader, page_of_tasks
+from core.tables import attempts, events, metadata
+from core.task import Claim, ErrorInfo, NewStep, Status, Worker
+from tests.conftest import new_task
+
+BROKEN = ErrorInfo("engine_failed", "it broke")
+
+
+def begin(ledger: Ledger, lease: float = 60.0) -> Claim:
+    """A task whose only step is claimed."""
+    (step_id,) = ledger.create(new_task())
+    claim = ledger.claim(step_id, "w1", lease)
+    assert claim is not None
+    return claim
+
+
+def finish(ledger: Ledger, claim: Claim) -> list[str] | None:
+    return ledger.finish(claim, {"video": "k"}, {"seed": 1}, {"render": 0.3})
+
+
+def test_migrations_make_exactly_the_tables_that_the_code_uses(ledger: Ledger) -> None:
+    with ledger.database.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_migrating_from_many_processes_at_once_is_safe(database_url: str) -> None:
+    ledgers = [Ledger(database_url) for _ in range(4)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Ledger.migrate, ledgers))
+    ledgers[0].ping()
+    for ledger in ledgers:
+        ledger.close()
+
+
+def test_a_new_task_is_queued_and_its_step_can_be_claimed_once(ledger: Ledger) -> None:
+    new = new_task()
+    (step_id,) = ledger.create(new)
+    assert ledger.task(new.task_id).status == Status.QUEUED
+
+    claim = ledger.claim(step_id, "w1", 60)
+    assert claim is not None
+    assert claim.step.attempt == 1
+    assert ledger.task(new.task_id).status == Status.STARTED
+    assert ledger.claim(step_id, "w2", 60) is None
+
+
+def test_of_twenty_workers_that_claim_at_once_one_gets_the_step(ledger: Ledger) -> None:
+    (step_id,) = ledger.create(new_task())
+    barrier = threading.Barrier(20)
+
+    def claim(number: int) -> Claim | None:
+        barrier.wait()
+        return ledger.claim(step_id, f"w{number}", 60)
+
+    with ThreadPoolExecutor(20) as pool:
+        claims = [claim for claim in pool.map(claim, range(20)) if claim]
+    assert len(claims) == 1
+
+
+def test_finishing_the_only_step_finishes_the_task(ledger: Ledger) -> None:
+    claim = begin(ledger)
+    assert finish(ledger, claim) == []
+    task = ledger.task(claim.task.task_id)
+    assert task.status == Status.FINISHED
+    assert task.artifacts == {"video": "k"}
+    assert task.receipt == {"seed": 1}
+    assert task.created_at <= task.started_at <= task.finished_at
+
+
+def test_renewing_carries_the_progress(ledger: Ledger) -> None:
+    claim = begin(ledger)
+    assert ledger.renew(claim, 60, progress=40, phase="denoise")
+    _, (step,) = ledger.task_with_steps(claim.task.task_id)
+    assert (step.progress, step.phase) == (40, "denoise")
+
+
+def test_a_lease_that_ran_out_is_taken_over_after_a_pause(ledger: Ledger) -> None:
+    claim = begin(ledger, lease=-1)
+    assert ledger.expire_leases(max_attempts=3) == [claim.step.step_id]
+    _, (step,) = ledger.task_with_steps(claim.task.task_id)
+    assert step.status == Status.QUEUED
+    assert ledger.claim(step.step_id, "w2", 60) is None, "it rests before the next attempt"
+
+
+def test_a_lease_that_holds_is_left_alone(ledger: Ledger) -> None:
+    begin(ledger)
+    assert ledger.expire_leases(max_attempts=3) == []
+
+
+def test_a_zombie_attempt_cannot_write(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    zombie = begin(ledger, lease=-1)
+    ledger.expire_leases(max_attempts=3)
+    heir = ledger.claim(zombie.step.step_id, "w2", 60)
+    assert heir is not None
+    assert heir.step.attempt == 2
+
+    assert not ledger.renew(zombie, 60, 50, None)
+    assert finish(ledger, zombie) is None
+    assert not ledger.fail(zombie, BROKEN)
+    assert not ledger.give_back(zombie)
+    assert ledger.task(zombie.task.task_id).status == Status.STARTED
+    assert finish(ledger, heir) == []
+
+
+def test_a_step_that_loses_every_attempt_fails_its_task(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    (step_id,) = ledger.create(new := new_task())
+    for _ in range(3):
+        assert ledger.claim(step_id, "w", -1)
+        ledger.expire_leases(max_attempts=3)
+    task = ledger.task(new.task_id)
+    assert task.status == Status.FAILED
+    assert task.error is not None
+    assert task.error.code == "attempts_exhausted"
+
+
+def test_a_step_given_back_uses_up_no_attempt(ledger: Ledger) -> None:
+    claim = begin(ledger)
+    for _ in range(5):
+        assert ledger.give_back(claim)
+        claim = ledger.claim(claim.step.step_id, "w", 60)
+        assert claim is not None
+    ledger.renew(claim, -1, 0, None)
+    ledger.expire_leases(max_attempts=2)
+    assert ledger.task(claim.task.task_id).status == Status.STARTED, "one attempt was lost, one is left"
+
+
+def test_a_failed_step_fails_its_task_with_the_same_error(ledger: Ledger) -> None:
+    claim = begin(ledger)
+    assert ledger.fail(claim, BROKEN)
+    task = ledger.task(claim.task.task_id)
+    assert (task.status, task.error) == (Status.FAILED, BROKEN)
+
+
+@pytest.mark.parametrize("when", ["queued", "started", "finished", "failed", "canceled"])
+def test_cancel_ends_a_task_that_runs_and_leaves_one_that_ended(ledger: Ledger, when: str) -> None:
+    (step_id,) = ledger.create(new := new_task())
+    claim = None if when == "queued" else ledger.claim(step_id, "w", 60)
+    if when == "finished":
+        finish(ledger, claim)
+    elif when == "failed":
+        ledger.fail(claim, BROKEN)
+    elif when == "canceled":
+        ledger.cancel(new.task_id)
+    expected = when if when in ("finished", "failed") else "canceled"
+    assert ledger.cancel(new.task_id).status == expected
+    if claim and expected == "canceled":
+        assert not ledger.renew(claim, 60, 50, None)
+        assert finish(ledger, claim) is None
+    assert ledger.task(new.task_id).status == expected
+
+
+def test_canceling_and_finishing_at_once_has_one_winner(ledger: Ledger) -> None:
+    for _ in range(20):
+        claim = begin(ledger)
+        with ThreadPoolExecutor(2) as pool:
+            done = pool.submit(finish, ledger, claim)
+            canceled = pool.submit(ledger.cancel, claim.task.task_id)
+        won = done.result() is not None
+        assert canceled.result().status == (Status.FINISHED if won else Status.CANCELED)
+        assert kinds(ledger, claim.task.task_id)[2:] == ["finished" if won else "canceled"]
+
+
+def kinds(ledger: Ledger, task_id: str) -> list[str]:
+    with ledger.database.connect() as connection:
+        query = sa.select(events.c.kind).where(events.c.task_id == task_id).order_by(events.c.event_id)
+        return list(connection.execute(query).scalars())
+
+
+def test_every_move_writes_its_event_once(ledger: Ledger) -> None:
+    claim = begin(ledger)
+    finish(ledger, claim)
+    ledger.cancel(claim.task.task_id)
+    assert kinds(ledger, claim.task.task_id) == ["queued", "started", "finished"]
+
+
+def test_steps_become_ready_when_all_they_need_is_finished(ledger: Ledger) -> None:
+    fan = [NewStep("clip", "cpu"), NewStep("clip", "cpu"), NewStep("join", "cpu", needs=(0, 1))]
+    first, second = ledger.create(new := new_task(steps=fan))
+    _, (_, _, join) = ledger.task_with_steps(new.task_id)
+    assert ledger.claim(join.step_id, "w", 60) is None
+
+    assert finish(ledger, ledger.claim(first, "w", 60)) == []
+    assert finish(ledger, ledger.claim(second, "w", 60)) == [join.step_id]
+    assert ledger.task(new.task_id).status == Status.STARTED
+    assert finish(ledger, ledger.claim(join.step_id, "w", 60)) == []
+    assert ledger.task(new.task_id).status == Status.FINISHED
+
+
+def test_a_failed_step_stops_the_others_of_its_task(ledger: Ledger) -> None:
+    first, second = ledger.create(new_task(steps=[NewStep("clip", "cpu"), NewStep("clip", "cpu")]))
+    running = ledger.claim(second, "w", 60)
+    ledger.fail(ledger.claim(first, "w", 60), BROKEN)
+    assert not ledger.renew(running, 60, 1, None)
+
+
+def test_the_ledger_keeps_each_attempt(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    lost = begin(ledger, lease=-1)
+    ledger.expire_leases(max_attempts=3)
+    finish(ledger, ledger.claim(lost.step.step_id, "w2", 60))
+    with ledger.database.connect() as connection:
+        rows = connection.execute(sa.select(attempts.c.attempt, attempts.c.worker_id, attempts.c.outcome)).all()
+    assert sorted(rows) == [(1, "w1", "lost"), (2, "w2", "finished")]
+
+
+def test_an_unknown_task_is_not_found(ledger: Ledger) -> None:
+    with pytest.raises(TaskNotFound):
+        ledger.task("nope")
+    with pytest.raises(TaskNotFound):
+        ledger.cancel("nope")
+    assert ledger.claim("nope", "w", 60) is None
+
+
+def test_pages_are_newest_first_and_do_not_overlap(ledger: Ledger) -> None:
+    made = []
+    for _ in range(7):
+        ledger.create(new := new_task())
+        made.append(new.task_id)
+    pages, after = [], None
+    while page := ledger.tasks(status=None, after=after, limit=3):
+        pages += [task.task_id for task in page]
+        after = page[-1].task_id
+    assert pages == made[::-1]
+    ledger.cancel(made[3])
+    assert [task.task_id for task in ledger.tasks(status=Status.CANCELED, after=None, limit=3)] == [made[3]]
+
+
+@pytest.mark.parametrize("status", [None, Status.QUEUED])
+def test_a_page_of_a_hundred_thousand_tasks_is_read_from_an_index(ledger: Ledger, status: Status | None) -> None:
+    on_sqlite = ledger.database.dialect.name == "sqlite"
+    fill, explain = (FILL_SQLITE, "EXPLAIN QUERY PLAN ") if on_sqlite else (FILL_POSTGRESQL, "EXPLAIN ")
+    with ledger.database.begin() as connection:
+        connection.execute(sa.text(fill))
+        connection.execute(sa.text("ANALYZE"))
+        query = page_of_tasks(status, after=f"{50_000:032d}", limit=20)
+        literal = query.compile(ledger.database, compile_kwargs={"literal_binds": True})
+        plan = str(connection.execute(sa.text(explain + str(literal))).all()).lower()
+    assert "using index" in plan or "index scan" in plan
+    assert not any(word in plan for word in ("seq scan", "scan tasks", "sort key", "temp b-tree"))
+    assert [task.task_id for task in ledger.tasks(status=status, after=f"{50_000:032d}", limit=2)] == [
+        f"{49_999:032d}",
+        f"{49_998:032d}",
+    ]
+
+
+FILL = """INSERT INTO tasks (task_id, status, engine, params, input_key, input_sha256, warnings, created_at, artifacts)
+    SELECT {id}, 'queued', 'preview', '{{}}', '', '', '[]', 0, '{{}}' FROM {numbers}"""
+FILL_SQLITE = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) " + FILL.format(
+    id="printf('%032d', i)", numbers="n"
+)
+FILL_POSTGRESQL = FILL.format(id="lpad(i::text, 32, '0')", numbers="generate_series(1, 100000) AS n(i)")
+
+
+def test_what_waits_is_counted_by_queue(ledger: Ledger) -> None:
+    for _ in range(3):
+        ledger.create(new_task())
+    begin(ledger)
+    count, oldest = ledger.waiting()["cpu"]
+    assert count == 3
+    assert oldest >= 0
+
+
+def test_steps_that_wait_can_be_woken_again(ledger: Ledger) -> None:
+    (step_id,) = ledger.create(new_task())
+    begin(ledger)
+    assert list(ledger.steps_to_wake(older_than=0)) == [(step_id, "cpu")]
+    assert list(ledger.steps_to_wake(older_than=60)) == []
+
+
+def test_tallies_survive_a_restart_and_add_up(ledger: Ledger, database_url: str) -> None:
+    for _ in range(3):
+        finish(ledger, begin(ledger))
+    ledger.cancel(begin(ledger).task.task_id)
+    again = Reader(database_url)
+    assert again.counters()["tasks_created", "preview"] == 4
+    assert again.counters()["tasks_finished", "preview"] == 3
+    assert again.counters()["tasks_canceled", "preview"] == 1
+    rendering = again.histograms()["phase_seconds:render", "preview"]
+    assert rendering.counts["0.5"] == 3
+    assert rendering.total == pytest.approx(0.9)
+    again.close()
+
+
+def test_a_worker_that_reports_is_alive_and_one_that_left_is_forgotten(ledger: Ledger) -> None:
+    engines = {"preview": {"ready": True, "reason": None}}
+    worker = Worker("w1", "cpu", "here", "this machine", 1, "cpu", engines, None, 9101, 0.0, 0.0, alive=True)
+    ledger.report_worker(worker)
+    ledger.report_worker(worker)
+    (seen,) = ledger.workers()
+    assert seen.alive
+    assert seen.engines == engines
+    ledger.forget_worker("w1")
+    assert ledger.workers() == []
+
+
+def test_ended_tasks_expire_after_their_retention(ledger: Ledger) -> None:
+    claim = begin(ledger)
+    finish(ledger, claim)
+    begin(ledger)
+    assert ledger.expired_tasks(3600) == []
+    assert ledger.expired_tasks(-1) == [claim.task.task_id]
+    ledger.mark_expired(claim.task.task_id)
+    assert ledger.expired_tasks(-1) == []
+    assert ledger.task(claim.task.task_id).expired_at is not None

@@ -1,0 +1,61 @@
+"""Storage's contract, on a folder and on S3."""
+
+from pathlib import Path
+
+import pytest
+
+from core.errors import ArtifactNotFound, StorageUnavailable
+from core.storage import Storage, artifact_key, input_key
+
+
+def test_what_is_put_is_read_back(storage: Storage) -> None:
+    storage.put(input_key("t"), b"picture")
+    assert storage.read(input_key("t")) == b"picture"
+    assert storage.size(input_key("t")) == 7
+
+
+def test_a_file_is_put_from_its_path(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"x" * 100_000)
+    storage.put("tasks/t/s/1/video.mp4", tmp_path / "clip.mp4")
+    assert storage.size("tasks/t/s/1/video.mp4") == 100_000
+
+
+def test_a_range_is_streamed(storage: Storage) -> None:
+    data = bytes(range(256)) * 10_000
+    storage.put("tasks/t/big", data)
+    assert b"".join(storage.stream("tasks/t/big", 1_000, 2_000_000)) == data[1_000:2_000_000]
+    assert b"".join(storage.stream("tasks/t/big", 0, len(data))) == data
+
+
+def test_what_is_not_there_is_not_found(storage: Storage) -> None:
+    for look in (storage.read, storage.size, lambda key: storage.stream(key, 0, 1)):
+        with pytest.raises(ArtifactNotFound):
+            look("tasks/nobody/input")
+
+
+def test_deleting_a_task_leaves_the_others(storage: Storage) -> None:
+    storage.put(input_key("gone"), b"1")
+    storage.put(artifact_key("gone", "s", 1, "video.mp4"), b"2")
+    storage.put(input_key("kept"), b"3")
+    storage.delete_task("gone")
+    storage.delete_task("gone")
+    with pytest.raises(ArtifactNotFound):
+        storage.read(artifact_key("gone", "s", 1, "video.mp4"))
+    assert storage.read(input_key("kept")) == b"3"
+
+
+def test_two_attempts_never_share_a_key() -> None:
+    assert artifact_key("t", "s", 1, "video.mp4") != artifact_key("t", "s", 2, "video.mp4")
+
+
+def test_a_storage_that_answers_can_be_pinged(storage: Storage) -> None:
+    storage.ping()
+
+
+def test_a_store_that_is_away_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with pytest.raises(StorageUnavailable):
+        Storage("s3://bucket").read("x")

@@ -1,0 +1,40 @@
+import pytest
+from redis import Redis
+from rq import Queue, Worker
+
+from core.config import Settings
+from core.errors import QueueUnavailable
+from core.queue import SERIALIZER, StepQueue
+from tests.servers import free_port
+
+
+@pytest.fixture
+def queue(settings: Settings):
+    queue = StepQueue(settings)
+    yield queue
+    queue.close()
+
+
+def test_a_bell_stands_for_its_step_until_it_is_forgotten(queue: StepQueue) -> None:
+    queue.wake("s1", "cpu")
+    queue.wake("s2", "cpu")
+    assert queue.rung_for("cpu") == {"s1", "s2"}
+    assert queue.rung_for("gpu") == set()
+    queue.forget("s1")
+    queue.forget("s1")
+    assert queue.rung_for("cpu") == {"s2"}
+
+
+def test_rqs_own_tools_see_the_queue(queue: StepQueue, settings: Settings) -> None:
+    queue.wake("s1", "cpu")
+    with Redis(port=settings.redis_port) as connection:
+        assert len(Queue("cpu", connection=connection, serializer=SERIALIZER)) == 1
+        assert Worker.count(connection=connection) == 0
+
+
+def test_a_redis_that_is_away_is_said_to_be_within_seconds() -> None:
+    queue = StepQueue(Settings(_env_file=None, redis_port=free_port()))
+    for call in (queue.ping, lambda: queue.wake("s", "cpu"), lambda: queue.rung_for("cpu"), lambda: queue.forget("s")):
+        with pytest.raises(QueueUnavailable):
+            call()
+    queue.close()

@@ -1,0 +1,96 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.config import Settings
+from core.engines import Range, find_engine, known_engines
+from core.errors import InvalidParameter
+from core.spec import Clip, ClipRequest, resolve
+
+SETTINGS = Settings(_env_file=None)
+
+
+def resolved(engine: str, **values: object) -> tuple[Clip, list[str]]:
+    return resolve(ClipRequest(**values), find_engine(engine, SETTINGS), SETTINGS)
+
+
+def test_what_is_not_given_comes_from_the_engines_entry() -> None:
+    clip, warnings = resolved("svd-xt", seed=1)
+    assert (clip.width, clip.height, clip.num_frames, clip.num_inference_steps) == (1024, 576, 25, 25)
+    assert warnings == []
+    assert resolved("svd")[0].num_frames == 14
+
+
+def test_an_operators_defaults_win_over_the_entrys() -> None:
+    settings = Settings(_env_file=None, video_width=512, video_height=320, video_frames=8)
+    clip, _ = resolve(ClipRequest(), find_engine("svd-xt", settings), settings)
+    assert (clip.width, clip.height, clip.num_frames) == (512, 320, 8)
+
+
+def test_a_seed_is_drawn_and_another_one_each_time() -> None:
+    assert len({resolved("preview")[0].seed for _ in range(5)}) == 5
+    assert resolved("preview", seed=7)[0].seed == 7
+
+
+def test_fields_that_an_engine_does_not_use_are_said_and_left_out() -> None:
+    clip, warnings = resolved("preview", prompt="a cat", motion_bucket_id=100)
+    assert clip.motion_bucket_id is None
+    assert clip.prompt == "a cat"
+    assert sorted(warnings) == [
+        "motion_bucket_id is not used by the engine preview",
+        "prompt is not used by the engine preview",
+    ]
+
+
+NUMBERS = [
+    (engine.name, name)
+    for engine in known_engines(SETTINGS).values()
+    for name, limit in engine.limits.items()
+    if isinstance(limit, Range)
+]
+
+
+@pytest.mark.parametrize(("engine", "name"), NUMBERS)
+@pytest.mark.parametrize("side", ["below", "above"])
+def test_a_value_out_of_range_names_the_field_the_value_and_the_range(engine: str, name: str, side: str) -> None:
+    limit = find_engine(engine, SETTINGS).limits[name]
+    value = limit.low - 1 if side == "below" else limit.high + 1
+    with pytest.raises(InvalidParameter) as caught:
+        resolved(engine, **{name: value})
+    assert caught.value.param == name
+    assert str(limit) in caught.value.message
+    assert f"{value}" in caught.value.message
+
+
+def test_a_size_off_the_grid_is_refused_not_rounded() -> None:
+    with pytest.raises(InvalidParameter, match="a multiple of 64"):
+        resolved("svd-xt", width=1000)
+
+
+def test_an_unknown_choice_lists_the_choices() -> None:
+    with pytest.raises(InvalidParameter, match="cover, contain, stretch"):
+        resolved("preview", fit="squash")
+    with pytest.raises(InvalidParameter, match="auto, svd-xt, svd, preview"):
+        find_engine("sora", SETTINGS)
+
+
+def test_guidance_that_falls_from_first_to_last_frame_is_refused() -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        resolved("svd-xt", min_guidance_scale=4, max_guidance_scale=2)
+    assert caught.value.param == "max_guidance_scale"
+
+
+@given(st.integers(-(10**6), 10**6))
+def test_a_width_is_either_taken_as_it_is_or_refused(width: int) -> None:
+    try:
+        clip, _ = resolved("svd-xt", width=width)
+    except InvalidParameter:
+        assert width % 64 or not 64 <= width <= 1024
+    else:
+        assert clip.width == width
+
+
+def test_every_engines_defaults_are_within_its_own_limits() -> None:
+    for engine in known_engines(SETTINGS).values():
+        assert set(engine.defaults) <= set(engine.limits)
+        resolve(ClipRequest(), engine, SETTINGS)

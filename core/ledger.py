@@ -7,7 +7,6 @@ import sqlalchemy as sa
 
 from core import tallies
 from core.database import migrate, reading, writing
-from core.errors import TaskNotFound
 from core.reader import Reader, step_from, task_from
 from core.tables import attempts, events, needs, now, steps, tasks, workers
 from core.tallies import Count, Duration
@@ -158,11 +157,10 @@ class Ledger(Reader):
 
     def cancel(self, task_id: str) -> Task:
         """The task is canceled from now on, unless it had ended before. Raises TaskNotFound."""
+        self.task(task_id)
         with writing(self.database) as tx:
             task = self._lock_task(tx, task_id)
-            if task is None:
-                raise TaskNotFound(f"there is no task {task_id!r}", param="task_id")
-            if not task.status.is_final:
+            if task and not task.status.is_final:
                 self._close_steps(tx, task_id, Status.CANCELED)
                 self._end_task(tx, task, Status.CANCELED)
         return self.task(task_id)

@@ -1,5 +1,6 @@
 """What can be read from the ledger. Nothing here changes anything; the moves are in core/ledger.py."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from core import tallies
 from core.database import connect, reading
 from core.errors import TaskNotFound
 from core.tables import now, steps, tasks, workers
-from core.task import ErrorInfo, Status, Step, Task, Worker
+from core.task import ID_PATTERN, ErrorInfo, Status, Step, Task, Worker
 
 # A worker reports every two seconds; after this many without word it counts as gone.
 WORKER_ALIVE_SECONDS = 15.0
@@ -51,8 +52,10 @@ class Reader:
 
     def task(self, task_id: str) -> Task:
         """Raises TaskNotFound."""
-        with reading(self.database) as connection:
-            row = connection.execute(sa.select(tasks).where(tasks.c.task_id == task_id)).one_or_none()
+        row = None
+        if re.match(ID_PATTERN, task_id):  # anything else cannot be there, and a NUL would upset PostgreSQL
+            with reading(self.database) as connection:
+                row = connection.execute(sa.select(tasks).where(tasks.c.task_id == task_id)).one_or_none()
         if row is None:
             raise TaskNotFound(f"there is no task {task_id!r}", param="task_id")
         return task_from(row)

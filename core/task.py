@@ -38,6 +38,9 @@ def sources(target: Status) -> list[Status]:
     return [status for status, targets in MOVES.items() if target in targets]
 
 
+ID_PATTERN = "^[0-9a-f]{32}$"
+
+
 def new_id() -> str:
     """32 lowercase hex digits that sort by the time they were made (UUIDv7, RFC 9562)."""
     return uuid_utils.uuid7().hex

@@ -1,5 +1,6 @@
 """Fixtures that every test may use: real servers, started once, and clean stores for each test."""
 
+import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,15 @@ from core.task import NewStep, NewTask, new_id
 from tests.servers import RedisServer, postgres_server, s3_server
 
 SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Processes set up logging for themselves; a test that builds one in here must not leave it to the next."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture(scope="session")

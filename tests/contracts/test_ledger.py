@@ -218,10 +218,11 @@ def test_the_ledger_keeps_each_attempt(ledger: Ledger, monkeypatch: pytest.Monke
 
 
 def test_an_unknown_task_is_not_found(ledger: Ledger) -> None:
-    with pytest.raises(TaskNotFound):
-        ledger.task("nope")
-    with pytest.raises(TaskNotFound):
-        ledger.cancel("nope")
+    for unknown in ("nope", "0" * 32, "a\0b", "0" * 31 + "\0"):
+        with pytest.raises(TaskNotFound):
+            ledger.task(unknown)
+        with pytest.raises(TaskNotFound):
+            ledger.cancel(unknown)
     assert ledger.claim("nope", "w", 60) is None
 
 

@@ -1,0 +1,73 @@
+"""From a picture and a request to a recorded task: the one way in, whatever dialect the caller speaks."""
+
+import hashlib
+
+import structlog
+
+from app.deps import Services
+from core.engines import Engine, find_engine
+from core.errors import EngineUnavailable, QueueUnavailable
+from core.picture import read_picture
+from core.spec import ClipRequest, resolve
+from core.storage import input_key
+from core.task import NewStep, NewTask, Worker, new_id
+
+log = structlog.get_logger(__name__)
+
+NATIVE, FALLBACK = "svd-xt", "preview"
+
+
+def accept(services: Services, picture: bytes, request: ClipRequest) -> NewTask:
+    """When this returns, the picture is stored and the task is in the ledger: it will end one way or the other.
+
+    Raises InvalidRequest for what the caller can mend, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
+    """
+    workers = services.ledger.workers()
+    engine = choose_engine(services, request.engine or services.settings.engine, workers)
+    clip, warnings = resolve(request, engine, services.settings)
+    read_picture(picture, services.settings.max_image_megapixels)
+    task_id = new_id()
+    task = NewTask(
+        task_id=task_id,
+        engine=engine.name,
+        params=clip.model_dump(exclude_none=True),
+        input_key=input_key(task_id),
+        input_sha256=hashlib.sha256(picture).hexdigest(),
+        warnings=warnings,
+        steps=[NewStep(verb="clip", queue=engine.queue, params=clip.model_dump())],
+    )
+    services.storage.put(task.input_key, picture)
+    for step_id in services.ledger.create(task):
+        wake(services, step_id, engine.queue)
+    return task
+
+
+def wake(services: Services, step_id: str, queue: str) -> None:
+    try:
+        services.queue.wake(step_id, queue)
+    except QueueUnavailable as error:
+        log.warning("step_not_woken", step_id=step_id, reason=error.message)  # the keeper will
+
+
+def choose_engine(services: Services, name: str, workers: list[Worker]) -> Engine:
+    """Raises InvalidParameter for an unknown name, EngineUnavailable where every worker says that it cannot run."""
+    if name == "auto":
+        name = auto_engine(workers)
+    engine = find_engine(name, services.settings)
+    reason = unavailable_reason(engine, workers)
+    if reason:
+        raise EngineUnavailable(f"{engine.name} cannot run here: {reason}", param="engine")
+    return engine
+
+
+def auto_engine(workers: list[Worker]) -> str:
+    """The GPU's engine where a worker with CUDA was seen in the last day, alive or restarting; else the preview."""
+    return NATIVE if any(worker.device.startswith("cuda") for worker in workers) else FALLBACK
+
+
+def unavailable_reason(engine: Engine, workers: list[Worker]) -> str | None:
+    """None where a worker can run it, is about to, or none has reported yet: then the task waits for one."""
+    said = [worker.engines[engine.name] for worker in workers if worker.alive and engine.name in worker.engines]
+    if not said or any(report["ready"] or report["loading"] for report in said):
+        return None
+    return str(said[0]["reason"])

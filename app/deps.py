@@ -1,0 +1,27 @@
+"""What endpoints are given."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from core.config import Settings
+from core.ledger import Ledger
+from core.queue import StepQueue
+from core.storage import Storage
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    ledger: Ledger
+    storage: Storage
+    queue: StepQueue
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Given = Annotated[Services, Depends(_services)]

@@ -1,0 +1,106 @@
+"""Each error as an HTTP answer: one JSON shape, a status for each class, and the same for the OpenAPI document."""
+
+from collections import defaultdict
+from typing import Any, cast
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from core import errors
+from core.errors import KinoraError
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_SECONDS = 5
+
+STATUS: dict[type[KinoraError], int] = {
+    errors.InvalidParameter: 422,
+    errors.FileMissing: 422,
+    errors.UploadTooLarge: 413,
+    errors.ImageUnsupported: 415,
+    errors.ImageUnreadable: 422,
+    errors.ImageTooLarge: 422,
+    errors.ImageTooSmall: 422,
+    errors.TaskNotFound: 404,
+    errors.ArtifactNotFound: 404,
+    errors.NotReady: 409,
+    errors.TaskGone: 410,
+    errors.LedgerUnavailable: 503,
+    errors.StorageUnavailable: 503,
+    errors.EngineUnavailable: 503,
+}
+
+# What Starlette and FastAPI refuse by themselves.
+CODES = {404: "not_found", 405: "method_not_allowed", 413: errors.UploadTooLarge.code}
+
+
+class Error(BaseModel):
+    code: str
+    message: str
+    type: str
+    param: str | None
+
+
+class ErrorBody(BaseModel):
+    error: Error
+
+
+def answer(status: int, code: str, message: str, param: str | None = None, **headers: str) -> JSONResponse:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    body = ErrorBody(error=Error(code=code, message=message, type=kind, param=param))
+    return JSONResponse(
+        body.model_dump(), status, headers={name.replace("_", "-"): text for name, text in headers.items()}
+    )
+
+
+def documented(*kinds: type[KinoraError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that can answer with these errors."""
+    by_status: dict[int, list[type[KinoraError]]] = defaultdict(list)
+    for kind in kinds:
+        by_status[STATUS[kind]].append(kind)
+    return {
+        status: {"model": ErrorBody, "description": ", ".join(f"`{kind.code}`" for kind in found)}
+        for status, found in by_status.items()
+    }
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(KinoraError, _kinora)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _kinora(request: Request, error: Exception) -> JSONResponse:
+    error = cast(KinoraError, error)
+    status = STATUS.get(type(error), 500)
+    headers = {}
+    if isinstance(error, errors.NotReady):
+        headers = {"Retry_After": str(error.retry_after)}
+    elif isinstance(error, errors.Unavailable):
+        headers = {"Retry_After": str(RETRY_AFTER_SECONDS)}
+        log.warning("request_refused", path=request.url.path, code=error.code, reason=error.message)
+    code = error.reason if isinstance(error, errors.TaskGone) else error.code
+    return answer(status, code, error.message, error.param, **headers)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    first = cast(RequestValidationError, error).errors()[0]
+    param = str(first["loc"][-1])
+    what = "is not a known field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Input ")
+    got = "" if first["type"] in ("missing", "extra_forbidden") else f"; got {str(first['input'])[:80]!r}"
+    return answer(422, errors.InvalidParameter.code, f"{param} {what}{got}", param)
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    error = cast(HTTPException, error)
+    return answer(error.status_code, CODES.get(error.status_code, "bad_request"), error.detail)
+
+
+async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
+    # The server logs the trace; the caller learns nothing of our insides.
+    return answer(500, errors.InternalError.code, "an unexpected error; the server's log has it")

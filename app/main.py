@@ -1,0 +1,58 @@
+"""create_app(settings): the HTTP front, built whole; nothing happens on import."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+
+from app import errors
+from app.body_limit import ContentLengthLimit
+from app.deps import Services
+from app.http_metrics import CountRequests, HttpMetrics
+from app.routes import engines, generate, health, metrics, results, status
+from core.config import Settings
+from core.ledger import Ledger
+from core.logs import set_up_logs
+from core.queue import StepQueue
+from core.startup import wait_for_ledger
+from core.storage import Storage
+
+# What the other fields and the multipart wrapping may add to the picture.
+FORM_BYTES = 64 * 1024
+
+DESCRIPTION = """Kinora makes a video out of a picture, on your own machines.
+
+`POST /generate` with a picture answers at once with a `task_id`. Ask `GET /status/{task_id}` until it is `finished`,
+then get the MP4 from `GET /results/{task_id}`. Every error has the same shape, with a stable `code`."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    settings = settings or Settings()
+    # FastAPIOffline is FastAPI whose /docs loads nothing from other hosts.
+    app: FastAPI = FastAPIOffline(title="Kinora", version="0.1.0", description=DESCRIPTION, lifespan=_lifespan)
+    app.state.settings = settings
+    app.state.http_metrics = HttpMetrics()
+    errors.install(app)
+    max_bytes = settings.max_upload_mb * 1_000_000 + FORM_BYTES
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=max_bytes)
+    app.add_middleware(ContentLengthLimit, max_bytes=max_bytes)
+    app.add_middleware(CountRequests, metrics=app.state.http_metrics)
+    for module in (generate, status, results, engines, health, metrics):
+        app.include_router(module.router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    set_up_logs(settings.log_format)
+    ledger = Ledger(settings.resolved_database_url)
+    await run_in_threadpool(wait_for_ledger, ledger)
+    queue = StepQueue(settings)
+    app.state.services = Services(settings, ledger, Storage(settings.resolved_storage_url), queue)
+    yield
+    queue.close()
+    ledger.close()

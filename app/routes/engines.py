@@ -1,0 +1,74 @@
+"""GET /engines: what can be asked for here."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from app.accept import auto_engine, unavailable_reason
+from app.deps import Given
+from app.errors import documented
+from core import errors
+from core.engines import Engine, Limit, Range, known_engines
+from core.spec import operator_defaults
+from core.task import Worker
+
+router = APIRouter(tags=["service"])
+
+
+class EngineInfo(BaseModel):
+    name: str
+    summary: str
+    licence: str
+    model: str | None
+    revision: str | None
+    queue: str
+    gpu_memory_gb: float | None
+    limits: dict[str, dict[str, Any]] = Field(description="For each parameter its minimum and maximum, or its choices")
+    defaults: dict[str, Any]
+    available: bool
+    reason: str | None = Field(description="Why it cannot run here")
+
+
+class EngineList(BaseModel):
+    default: str = Field(description="What a request gets that names no engine")
+    engines: list[EngineInfo]
+
+
+@router.get("/engines", responses=documented(errors.LedgerUnavailable))
+def engines(services: Given) -> EngineList:
+    """Each engine with its limits, its defaults, and whether it can run here."""
+    workers = services.ledger.workers()
+    default = services.settings.engine
+    return EngineList(
+        default=auto_engine(workers) if default == "auto" else default,
+        engines=[
+            _describe(engine, engine.defaults | operator_defaults(engine, services.settings), workers)
+            for engine in known_engines(services.settings).values()
+        ],
+    )
+
+
+def _describe(engine: Engine, defaults: dict[str, Any], workers: list[Worker]) -> EngineInfo:
+    served = any(worker.alive and engine.name in worker.engines for worker in workers)
+    reason = unavailable_reason(engine, workers) if served else f"no worker on the queue {engine.queue} has reported"
+    return EngineInfo(
+        name=engine.name,
+        summary=engine.summary,
+        licence=engine.licence,
+        model=engine.model,
+        revision=engine.revision,
+        queue=engine.queue,
+        gpu_memory_gb=engine.gpu_memory_gb,
+        limits={name: _limit(limit) for name, limit in engine.limits.items()},
+        defaults=defaults,
+        available=reason is None,
+        reason=reason,
+    )
+
+
+def _limit(limit: Limit) -> dict[str, Any]:
+    if isinstance(limit, Range):
+        found = {"minimum": limit.low, "maximum": limit.high}
+        return found | ({"multiple_of": limit.step} if limit.step else {})
+    return {"choices": list(limit.values)}

@@ -1,0 +1,71 @@
+"""POST /generate: a picture in, a task id out."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, UploadFile
+from pydantic import BaseModel, Field
+
+from app.accept import accept
+from app.deps import Given
+from app.errors import documented
+from core import errors
+from core.spec import ClipRequest
+
+router = APIRouter(tags=["tasks"])
+
+
+class GenerateForm(ClipRequest):
+    file: Annotated[UploadFile | None, Field(description="The picture: JPEG, PNG or WebP")] = None
+    image: Annotated[UploadFile | None, Field(description="Another name for `file`")] = None
+
+
+class Accepted(BaseModel):
+    task_id: str
+    status: str = "queued"
+    status_url: str
+    result_url: str
+
+
+@router.post(
+    "/generate",
+    status_code=202,
+    summary="Make a clip from a picture",
+    responses=documented(
+        errors.InvalidParameter,
+        errors.FileMissing,
+        errors.UploadTooLarge,
+        errors.ImageUnsupported,
+        errors.ImageUnreadable,
+        errors.ImageTooLarge,
+        errors.ImageTooSmall,
+        errors.EngineUnavailable,
+        errors.LedgerUnavailable,
+        errors.StorageUnavailable,
+    ),
+)
+def generate(request: Request, form: Annotated[GenerateForm, Form()], services: Given) -> Accepted:
+    """Answers as soon as the picture is stored and the task recorded. What is not given comes from the engine's
+    entry (`GET /engines`); a value out of range is refused, never changed."""
+    picture = _read_upload(form, services.settings.max_upload_mb)
+    task = accept(services, picture, ClipRequest(**form.model_dump(exclude={"file", "image"}, exclude_none=True)))
+    base = services.settings.public_url or str(request.base_url)
+    base = base.rstrip("/")
+    return Accepted(
+        task_id=task.task_id,
+        status_url=f"{base}/status/{task.task_id}",
+        result_url=f"{base}/results/{task.task_id}",
+    )
+
+
+def _read_upload(form: GenerateForm, max_mb: int) -> bytes:
+    if form.file and form.image:
+        raise errors.InvalidParameter("give the picture as file or as image, not as both", param="image")
+    upload = form.file or form.image
+    if upload is None:
+        raise errors.FileMissing("no picture was sent: upload one as the form's field file", param="file")
+    picture = upload.file.read(max_mb * 1_000_000 + 1)
+    if len(picture) > max_mb * 1_000_000:
+        raise errors.UploadTooLarge(f"the picture may have at most {max_mb} MB", param="file")
+    if not picture:
+        raise errors.FileMissing("the file is empty", param="file")
+    return picture

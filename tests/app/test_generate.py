@@ -1,0 +1,149 @@
+import pytest
+from fastapi.testclient import TestClient
+
+from app.deps import Services
+from core.queue import StepQueue
+from tests.app.conftest import CAT, png, upload, worker_that_says
+from tests.servers import free_port
+
+
+def refusal(client: TestClient, data: bytes | None = CAT, **fields: object) -> tuple[int, dict[str, str]]:
+    response = client.post("/generate", files=data and {"file": data}, data=fields or {"fps": "7"})
+    return response.status_code, response.json()["error"]
+
+
+def test_an_upload_is_answered_with_a_task_id_and_where_to_look(client: TestClient) -> None:
+    response = client.post("/generate", files={"file": CAT})
+    assert response.status_code == 202
+    body = response.json()
+    assert body == {
+        "task_id": body["task_id"],
+        "status": "queued",
+        "status_url": f"http://testserver/status/{body['task_id']}",
+        "result_url": f"http://testserver/results/{body['task_id']}",
+    }
+
+
+def test_an_accepted_picture_is_in_the_storage_and_its_step_is_rung_for(client: TestClient, services: Services) -> None:
+    task_id = upload(client)
+    task, (step,) = services.ledger.task_with_steps(task_id)
+    assert services.storage.read(task.input_key) == CAT
+    assert services.queue.rung_for("cpu") == {step.step_id}
+
+
+def test_the_field_may_be_called_image_too(client: TestClient) -> None:
+    assert client.post("/generate", files={"image": CAT}).status_code == 202
+
+
+def test_two_pictures_at_once_are_refused(client: TestClient) -> None:
+    response = client.post("/generate", files={"image": CAT, "file": CAT})
+    assert response.json()["error"]["code"] == "invalid_parameter"
+
+
+def test_every_parameter_is_kept_on_the_task(client: TestClient) -> None:
+    given = {"width": 512, "height": 320, "num_frames": 10, "fps": 12, "seed": 5, "motion": "orbit", "fit": "contain"}
+    params = client.get(f"/status/{upload(client, **given, quality=30)}").json()["params"]
+    assert params == given | {"quality": 30, "engine": "preview"}
+
+
+def test_a_prompt_is_kept_and_said_to_be_unused(client: TestClient) -> None:
+    body = client.get(f"/status/{upload(client, prompt='a cat blinks')}").json()
+    assert body["params"]["prompt"] == "a cat blinks"
+    assert body["warnings"] == ["prompt is not used by the engine preview"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("width", "9999"),
+        ("width", "65"),
+        ("width", "many"),
+        ("fps", "0"),
+        ("num_frames", "1"),
+        ("quality", "52"),
+        ("seed", "-1"),
+        ("fit", "squash"),
+        ("motion", "moonwalk"),
+        ("engine", "sora"),
+        ("widht", "64"),
+    ],
+)
+def test_a_wrong_value_is_a_422_that_names_the_field(client: TestClient, field: str, value: str) -> None:
+    status, error = refusal(client, **{field: value})
+    assert status == 422
+    assert error["code"] == "invalid_parameter"
+    assert error["param"] == field
+    assert error["type"] == "invalid_request_error"
+    assert field in error["message"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1.5"])
+def test_a_float_that_is_no_amount_of_noise_is_refused(client: TestClient, value: str) -> None:
+    status, error = refusal(client, engine="svd-xt", noise_aug_strength=value)
+    assert (status, error["param"]) == (422, "noise_aug_strength")
+
+
+def test_a_missing_or_empty_file_is_said(client: TestClient) -> None:
+    assert refusal(client, None)[1]["code"] == "file_missing"
+    assert refusal(client, b"")[1]["code"] == "file_missing"
+
+
+def test_what_is_no_picture_is_refused(client: TestClient) -> None:
+    status, error = refusal(client, b"ffconcat version 1.0\nfile /etc/passwd\n")
+    assert (status, error["code"], error["param"]) == (415, "image_unsupported", "file")
+
+
+def test_a_truncated_picture_is_refused(client: TestClient) -> None:
+    assert refusal(client, CAT[: len(CAT) // 2])[1]["code"] == "image_unreadable"
+
+
+def test_a_picture_too_large_is_refused_before_it_is_decoded(client: TestClient) -> None:
+    assert refusal(client, png(12_000, 12_000))[1]["code"] == "image_too_large"
+    assert refusal(client, png(4, 4))[1]["code"] == "image_too_small"
+
+
+def test_an_upload_too_large_is_refused(client: TestClient) -> None:
+    status, error = refusal(client, CAT + bytes(20_000_001))
+    assert (status, error["code"]) == (413, "upload_too_large")
+
+
+def test_a_chunked_upload_too_large_is_refused_while_it_comes_in(client: TestClient) -> None:
+    sent = 0
+
+    def endless():
+        nonlocal sent
+        while sent < 100_000_000:
+            sent += 1_000_000
+            yield bytes(1_000_000)
+
+    response = client.post("/generate", content=endless(), headers={"content-type": "multipart/form-data; boundary=x"})
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "upload_too_large")
+
+
+def test_with_redis_away_a_task_is_accepted_all_the_same(client: TestClient, services: Services) -> None:
+    away = StepQueue(services.settings.model_copy(update={"redis_port": free_port()}))
+    client.app.state.services = Services(services.settings, services.ledger, services.storage, away)
+    assert client.get(f"/status/{upload(client)}").json()["status"] == "queued"
+    away.close()
+
+
+def test_auto_takes_the_gpu_engine_where_a_worker_has_cuda(client: TestClient, services: Services) -> None:
+    services.ledger.report_worker(worker_that_says("gpu", "cuda: H200", "svd-xt", None))
+    assert client.get(f"/status/{upload(client)}").json()["engine"] == "svd-xt"
+
+
+def test_auto_takes_the_preview_where_there_is_no_gpu(client: TestClient, services: Services) -> None:
+    services.ledger.report_worker(worker_that_says("gpu", "cpu", "svd-xt", None))
+    assert client.get(f"/status/{upload(client)}").json()["engine"] == "preview"
+
+
+def test_an_engine_that_cannot_run_here_says_why(client: TestClient, services: Services) -> None:
+    services.ledger.report_worker(worker_that_says("gpu", "none", "svd-xt", "torch is not installed"))
+    status, error = refusal(client, engine="svd-xt")
+    assert (status, error["code"]) == (503, "engine_unavailable")
+    assert "torch is not installed" in error["message"]
+
+
+def test_a_task_for_an_engine_that_still_loads_is_accepted(client: TestClient, services: Services) -> None:
+    services.ledger.report_worker(worker_that_says("gpu", "none", "svd-xt", None, loading=True))
+    upload(client, engine="svd-xt")

@@ -1,0 +1,112 @@
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.deps import Services
+from app.ranges import Unsatisfiable, parse_range
+from core.task import Claim, ErrorInfo
+from tests.app.conftest import THUMBNAIL, VIDEO, upload
+
+
+def test_the_video_is_served_whole(client: TestClient, finished: str) -> None:
+    response = client.get(f"/results/{finished}")
+    assert (response.status_code, response.content) == (200, VIDEO)
+    assert response.headers["content-type"] == "video/mp4"
+    assert response.headers["content-length"] == str(len(VIDEO))
+    assert response.headers["content-disposition"] == f'inline; filename="kinora-{finished}.mp4"'
+    assert response.headers["accept-ranges"] == "bytes"
+
+
+def test_the_thumbnail_is_a_jpeg(client: TestClient, finished: str) -> None:
+    response = client.get(f"/results/{finished}/thumbnail")
+    assert (response.status_code, response.content, response.headers["content-type"]) == (200, THUMBNAIL, "image/jpeg")
+
+
+def test_head_says_the_size_and_sends_nothing(client: TestClient, finished: str) -> None:
+    response = client.head(f"/results/{finished}")
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-length"] == str(len(VIDEO))
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "end"), [("0-99", 0, 100), ("100-", 100, None), ("-50", -50, None), ("0-999999999", 0, None)]
+)
+def test_a_range_is_served_in_part(client: TestClient, finished: str, asked: str, start: int, end: int | None) -> None:
+    response = client.get(f"/results/{finished}", headers={"Range": f"bytes={asked}"})
+    assert (response.status_code, response.content) == (206, VIDEO[start:end])
+    first = start % len(VIDEO)
+    assert response.headers["content-range"] == f"bytes {first}-{first + len(response.content) - 1}/{len(VIDEO)}"
+
+
+def test_a_range_beyond_the_end_is_a_416(client: TestClient, finished: str) -> None:
+    response = client.get(f"/results/{finished}", headers={"Range": f"bytes={len(VIDEO)}-"})
+    assert (response.status_code, response.headers["content-range"]) == (416, f"bytes */{len(VIDEO)}")
+
+
+def test_a_copy_that_is_still_good_is_not_sent_again(client: TestClient, finished: str) -> None:
+    etag = client.get(f"/results/{finished}").headers["etag"]
+    assert client.get(f"/results/{finished}", headers={"If-None-Match": etag}).status_code == 304
+    stale = {"Range": "bytes=0-1", "If-Range": '"another"'}
+    assert client.get(f"/results/{finished}", headers=stale).status_code == 200
+    fresh = {"Range": "bytes=0-1", "If-Range": etag}
+    assert client.get(f"/results/{finished}", headers=fresh).status_code == 206
+
+
+def test_a_task_that_runs_is_not_ready_and_says_when_to_ask_again(client: TestClient) -> None:
+    response = client.get(f"/results/{upload(client)}")
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "not_ready")
+    assert int(response.headers["retry-after"]) >= 1
+
+
+def test_a_task_that_failed_is_gone_with_its_own_error(
+    client: TestClient, services: Services, claim: Callable[[str], Claim]
+) -> None:
+    taken = claim(upload(client))
+    services.ledger.fail(taken, ErrorInfo("attempts_exhausted", "it died"))
+    response = client.get(f"/results/{taken.task.task_id}")
+    assert response.status_code == 410
+    assert response.json()["error"]["code"] == "attempts_exhausted"
+
+
+def test_a_canceled_task_is_gone(client: TestClient) -> None:
+    task_id = upload(client)
+    client.post(f"/cancel/{task_id}")
+    response = client.get(f"/results/{task_id}")
+    assert (response.status_code, response.json()["error"]["code"]) == (410, "task_canceled")
+
+
+def test_an_expired_result_is_gone(client: TestClient, services: Services, finished: str) -> None:
+    services.storage.delete_task(finished)
+    services.ledger.mark_expired(finished)
+    response = client.get(f"/results/{finished}")
+    assert (response.status_code, response.json()["error"]["code"]) == (410, "result_expired")
+
+
+@given(st.integers(1, 500), st.integers(0, 600), st.integers(0, 600))
+def test_a_range_is_what_a_slice_would_give(size: int, first: int, last: int) -> None:
+    whole = bytes(i % 256 for i in range(size))
+    try:
+        part = parse_range(f"bytes={first}-{last}", size)
+    except Unsatisfiable:
+        assert first >= size
+    else:
+        assert (part is None) == (last < first)
+        if part:
+            assert whole[slice(*part)] == whole[first : last + 1] != b""
+
+
+@given(st.text(max_size=60), st.integers(1, 100))
+def test_no_range_header_breaks_the_parser(header: str, size: int) -> None:
+    try:
+        part = parse_range(header, size)
+    except Unsatisfiable:
+        return
+    assert part is None or 0 <= part[0] < part[1] <= size
+
+
+@pytest.mark.parametrize("header", ["bytes=0-1,5-6", "items=0-1", "bytes=", "bytes=a-b", "bytes=-", "0-1"])
+def test_what_is_not_one_range_is_ignored(header: str) -> None:
+    assert parse_range(header, 100) is None

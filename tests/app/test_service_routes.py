@@ -1,0 +1,169 @@
+"""/engines, /health, /metrics, /docs and the shape of errors."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.deps import Services
+from app.main import create_app
+from core.config import Settings
+from core.machine import machine_id
+from core.queue import StepQueue
+from core.task import Claim
+from tests.app.conftest import upload, worker_that_says
+from tests.servers import free_port
+
+
+def test_engines_are_listed_with_limits_defaults_and_licence(client: TestClient) -> None:
+    body = client.get("/engines").json()
+    assert body["default"] == "preview"
+    by_name = {engine["name"]: engine for engine in body["engines"]}
+    assert list(by_name) == ["svd-xt", "svd", "preview"]
+    svd = by_name["svd-xt"]
+    assert svd["limits"]["width"] == {"minimum": 64, "maximum": 1024, "multiple_of": 64}
+    assert svd["limits"]["fit"] == {"choices": ["cover", "contain", "stretch"]}
+    assert svd["defaults"]["num_frames"] == 25
+    assert svd["licence"]
+    assert re.fullmatch("[0-9a-f]{40}", svd["revision"])
+
+
+def test_an_engine_without_a_worker_says_so(client: TestClient, services: Services) -> None:
+    services.ledger.report_worker(worker_that_says("cpu", "cpu", "preview", None))
+    services.ledger.report_worker(worker_that_says("gpu", "none", "svd-xt", "there are no weights"))
+    found = {
+        engine["name"]: (engine["available"], engine["reason"]) for engine in client.get("/engines").json()["engines"]
+    }
+    assert found["preview"] == (True, None)
+    assert found["svd-xt"] == (False, "there are no weights")
+    assert found["svd"] == (False, "no worker on the queue gpu has reported")
+
+
+def test_health_is_200_when_everything_is_there(client: TestClient, services: Services) -> None:
+    worker = worker_that_says("cpu", "cpu", "preview", None)
+    services.ledger.report_worker(replace(worker, machine=machine_id()))
+    response = client.get("/health")
+    assert response.status_code == 200
+    body = response.json()
+    assert body["status"] == "ok"
+    assert body["stores"] == {"ledger": "ok", "storage": "ok", "redis": "ok"}
+    assert body["queues"]["cpu"]["workers"][0]["engines"]["preview"]["ready"]
+
+
+def test_health_is_degraded_without_a_worker(client: TestClient) -> None:
+    response = client.get("/health")
+    assert (response.status_code, response.json()["status"]) == (503, "degraded")
+    assert response.json()["problems"] == ["no live worker is ready for the engine preview"]
+
+
+def test_health_says_that_redis_is_away(client: TestClient, services: Services) -> None:
+    away = StepQueue(services.settings.model_copy(update={"redis_port": free_port()}))
+    client.app.state.services = Services(services.settings, services.ledger, services.storage, away)
+    body = client.get("/health").json()
+    assert body["status"] == "degraded"
+    assert "does not answer" in body["stores"]["redis"]
+    away.close()
+
+
+def test_health_warns_of_sqlite_under_workers_on_two_machines(client: TestClient, services: Services) -> None:
+    services.ledger.report_worker(worker_that_says("cpu", "cpu", "preview", None))
+    assert any("SQLite" in problem for problem in client.get("/health").json()["problems"])
+
+
+def test_live_answers_whatever_else_is_wrong(client: TestClient) -> None:
+    assert client.get("/health/live").json() == {"status": "ok"}
+
+
+def samples(client: TestClient) -> dict[str, float]:
+    text = client.get("/metrics").text
+    return {
+        f"{sample.name}{sorted(sample.labels.values())}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_count_tasks_by_engine(client: TestClient, finished: str) -> None:
+    client.post(f"/cancel/{upload(client)}")
+    upload(client)
+    found = samples(client)
+    assert found["kinora_tasks_created_total['preview']"] == 3
+    assert found["kinora_tasks_finished_total['preview']"] == 1
+    assert found["kinora_tasks_canceled_total['preview']"] == 1
+    assert found["kinora_queue_depth['cpu']"] == 1
+    assert found["kinora_queue_oldest_seconds['cpu']"] > 0
+    assert found["kinora_workers['gpu']"] == 0
+    assert found["kinora_phase_seconds_sum['preview', 'render']"] == 1.0
+    assert found["kinora_phase_seconds_bucket['+Inf', 'preview', 'render']"] == 1
+    assert found["kinora_phase_seconds_bucket['0.5', 'preview', 'render']"] == 0
+    assert found["kinora_task_waiting_seconds_count['preview']"] == 1
+    assert found["kinora_store_up['ledger']"] == 1
+
+
+def test_metrics_are_right_after_a_restart_and_from_every_process(
+    client: TestClient, settings: Settings, claim: Callable[[str], Claim]
+) -> None:
+    claim(upload(client))
+    with TestClient(create_app(settings)) as another:
+        assert samples(another)["kinora_tasks_created_total['preview']"] == 1
+
+
+def test_requests_are_counted_by_route_and_not_by_path(client: TestClient) -> None:
+    for number in range(3):
+        client.get(f"/status/{number}")
+    client.get("/wp-login.php")
+    found = samples(client)
+    assert found["kinora_http_requests_total['/status/{task_id}', '404', 'GET']"] == 3
+    assert found["kinora_http_requests_total['404', 'none', 'none']"] == 1
+
+
+def test_the_docs_page_loads_nothing_from_other_hosts(client: TestClient) -> None:
+    page = client.get("/docs").text
+    assert "http" not in re.sub(r"http-equiv", "", page).replace("http://www.w3.org", "")
+    for path in re.findall(r'(?:src|href)="(/[^"]+)"', page):
+        assert client.get(path).status_code == 200
+
+
+def test_every_route_documents_its_errors_in_our_shape(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert "HTTPValidationError" not in str(document)
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                if status.startswith(("4", "5")) and path != "/health":
+                    assert response["content"]["application/json"]["schema"] == {
+                        "$ref": "#/components/schemas/ErrorBody"
+                    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"), [("GET", "/nope", "not_found"), ("PUT", "/tasks", "method_not_allowed")]
+)
+def test_what_no_route_answers_has_the_same_shape(client: TestClient, method: str, path: str, code: str) -> None:
+    error = client.request(method, path).json()["error"]
+    assert set(error) == {"code", "message", "type", "param"}
+    assert error["code"] == code
+
+
+def test_an_unexpected_error_tells_the_caller_nothing(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("core.reader.Reader.task", broken)
+    response = client.get("/status/x")
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+    assert "secret" not in response.text
+
+
+def test_with_the_ledger_away_callers_are_told_to_come_back(client: TestClient, services: Services) -> None:
+    services.ledger.close()
+    (services.settings.data_dir / "kinora.db").unlink()
+    (services.settings.data_dir / "kinora.db").mkdir()
+    response = client.get(f"/status/{'0' * 32}")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "ledger_unavailable")
+    assert int(response.headers["retry-after"]) > 0
+    assert client.get("/health").json()["status"] == "down"
+    assert "kinora_store_up" in client.get("/metrics").text

@@ -1,0 +1,91 @@
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.deps import Services
+from core.task import Claim, ErrorInfo
+from tests.app.conftest import upload, worker_that_says
+
+
+def test_a_queued_task_says_its_place(client: TestClient) -> None:
+    first, second = upload(client), upload(client)
+    assert client.get(f"/status/{first}").json()["queue_position"] == 1
+    body = client.get(f"/status/{second}").json()
+    assert (body["status"], body["progress"], body["queue_position"], body["step"]) == ("queued", 0, 2, None)
+
+
+def test_a_running_task_says_its_phase_and_progress(
+    client: TestClient, services: Services, claim: Callable[[str], Claim]
+) -> None:
+    taken = claim(upload(client))
+    services.ledger.renew(taken, 60, progress=42, phase="denoise")
+    body = client.get(f"/status/{taken.task.task_id}").json()
+    assert (body["status"], body["progress"], body["queue_position"]) == ("started", 42, None)
+    assert body["step"] == {"verb": "clip", "phase": "denoise", "number": 1, "of": 1, "attempt": 1}
+
+
+def test_a_finished_task_has_a_receipt_and_its_times(client: TestClient, finished: str) -> None:
+    body = client.get(f"/status/{finished}").json()
+    assert (body["status"], body["progress"], body["error"]) == ("finished", 100, None)
+    assert body["receipt"] == {"seed": 1}
+    assert body["created_at"] <= body["started_at"] <= body["finished_at"]
+    assert body["created_at"].endswith("Z")
+
+
+def test_a_failed_task_says_why(client: TestClient, services: Services, claim: Callable[[str], Claim]) -> None:
+    taken = claim(upload(client))
+    services.ledger.fail(taken, ErrorInfo("gpu_out_of_memory", "too big"))
+    body = client.get(f"/status/{taken.task.task_id}").json()
+    assert body["status"] == "failed"
+    assert body["error"] == {"code": "gpu_out_of_memory", "message": "too big"}
+
+
+def test_the_eta_comes_from_what_was_measured(client: TestClient, services: Services, finished: str) -> None:
+    services.ledger.report_worker(worker_that_says("cpu", "cpu", "preview", None))
+    mean = services.ledger.histograms()["task_running_seconds", "preview"].mean
+    upload(client)
+    eta = client.get(f"/status/{upload(client)}").json()["eta_seconds"]
+    assert eta == pytest.approx(2 * mean, abs=0.1)
+
+
+def test_with_nothing_measured_there_is_no_eta(client: TestClient) -> None:
+    assert client.get(f"/status/{upload(client)}").json()["eta_seconds"] is None
+
+
+def test_cancel_is_final_and_doing_it_twice_is_no_error(client: TestClient, services: Services) -> None:
+    task_id = upload(client)
+    for _ in range(2):
+        response = client.post(f"/cancel/{task_id}")
+        assert (response.status_code, response.json()["status"]) == (200, "canceled")
+    assert services.queue.rung_for("cpu") == set()
+
+
+def test_canceling_a_finished_task_changes_nothing(client: TestClient, finished: str) -> None:
+    assert client.post(f"/cancel/{finished}").json()["status"] == "finished"
+
+
+def test_tasks_are_listed_newest_first_and_page_by_page(client: TestClient) -> None:
+    made = [upload(client) for _ in range(5)]
+    first = client.get("/tasks", params={"limit": 3}).json()
+    second = client.get("/tasks", params={"limit": 3, "after": first["next_after"]}).json()
+    assert [task["task_id"] for task in first["tasks"] + second["tasks"]] == made[::-1]
+    assert second["next_after"] is None
+
+
+def test_tasks_can_be_listed_by_status(client: TestClient, finished: str) -> None:
+    upload(client)
+    listed = client.get("/tasks", params={"status": "finished"}).json()["tasks"]
+    assert [task["task_id"] for task in listed] == [finished]
+
+
+@pytest.mark.parametrize(("query", "param"), [("status=lost", "status"), ("limit=0", "limit"), ("limit=201", "limit")])
+def test_a_wrong_query_names_its_parameter(client: TestClient, query: str, param: str) -> None:
+    response = client.get(f"/tasks?{query}")
+    assert (response.status_code, response.json()["error"]["param"]) == (422, param)
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/status/x"), ("POST", "/cancel/x"), ("GET", "/results/x")])
+def test_an_unknown_task_is_a_404_with_a_code(client: TestClient, method: str, path: str) -> None:
+    response = client.request(method, path)
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "task_not_found")

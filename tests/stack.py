@@ -1,0 +1,106 @@
+"""The whole service as its own processes, for tests that kill, freeze and restart them."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.servers import RedisServer, free_port, wait_until
+
+ROOT = Path(__file__).parent.parent
+
+
+class Stack:
+    def __init__(self, folder: Path, redis: RedisServer, **settings: str) -> None:
+        self.folder, self.redis = folder, redis
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = os.environ | {
+            "DATA_DIR": str(folder / "data"),
+            "API_PORT": str(self.port),
+            "REDIS_PORT": str(redis.port),
+            "WORKER_METRICS_PORT": str(free_port()),
+            "LEASE_SECONDS": "3",
+            "LOG_FORMAT": "console",
+            **settings,
+        }
+        self.client = httpx2.Client(base_url=self.url, timeout=30)
+
+    def start(self, name: str, *command: str) -> None:
+        """`name` is what to kill it by; `command` is what follows `python -m`."""
+        log = (self.folder / f"{name}.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=ROOT, env=self.environment, stdout=log, stderr=log
+        )
+        log.close()
+
+    def start_all(self, *queues: str) -> "Stack":
+        self.start("app", "app")
+        self.start("keeper", "keeper")
+        for queue in queues or ("cpu",):
+            self.start(f"worker-{queue}", "worker", "--queue", queue)
+        self.wait_until_ready()
+        return self
+
+    def wait_until_ready(self) -> None:
+        def ready() -> bool:
+            with contextlib.suppress(httpx2.TransportError):
+                return self.client.get("/health").status_code == 200
+            return False
+
+        wait_until(ready, 60, "a healthy stack")
+
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
+        process = self.processes.pop(name)
+        process.send_signal(how)
+        return process.wait(30)
+
+    def stop(self) -> None:
+        self.client.close()
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.wait()
+
+    def upload(self, picture: Path, **fields: Any) -> str:
+        response = self.client.post("/generate", files={"file": picture.read_bytes()}, data=fields)
+        assert response.status_code == 202, response.text
+        return str(response.json()["task_id"])
+
+    def status(self, task_id: str) -> dict[str, Any]:
+        return dict(self.client.get(f"/status/{task_id}").json())
+
+    def wait_for(self, task_id: str, *statuses: str, timeout: float = 60) -> dict[str, Any]:
+        wanted = statuses or ("finished", "failed", "canceled")
+        give_up = time.monotonic() + timeout
+        while (body := self.status(task_id))["status"] not in wanted:
+            if time.monotonic() > give_up:
+                logs = "\n".join(path.read_text()[-2000:] for path in self.folder.glob("*.log"))
+                raise TimeoutError(f"{task_id} is {body['status']}, not {wanted}\n{logs}")
+            time.sleep(0.05)
+        return body
+
+    def video(self, task_id: str) -> bytes:
+        response = self.client.get(f"/results/{task_id}")
+        assert response.status_code == 200, response.text
+        return response.content
+
+
+@contextlib.contextmanager
+def running_stack(folder: Path, *queues: str, **settings: str) -> Iterator[Stack]:
+    redis = RedisServer()
+    stack = Stack(folder, redis, **settings)
+    try:
+        yield stack.start_all(*queues)
+    finally:
+        stack.stop()
+        redis.client.close()
+        redis.stop()

@@ -1,0 +1,38 @@
+import pytest
+
+from worker.attempt import Attempt, Stopped
+
+
+def test_progress_adds_up_over_the_phases_and_stops_short_of_100() -> None:
+    attempt = Attempt({"load": 0.1, "denoise": 0.8, "store": 0.1})
+    seen = [attempt.progress]
+    with attempt.phase("load"):
+        attempt.advance(1, 2)
+        seen.append(attempt.progress)
+    with attempt.phase("denoise"):
+        for step in range(4):
+            attempt.advance(step + 1, 4)
+            seen.append(attempt.progress)
+    with attempt.phase("store"):
+        pass
+    seen.append(attempt.progress)
+    assert seen == [0, 5, 30, 50, 70, 90, 99]
+
+
+def test_each_phase_is_timed() -> None:
+    attempt = Attempt()
+    with attempt.phase("a"), attempt.phase("b"):
+        pass
+    assert list(attempt.seconds) == ["b", "a"]
+    assert all(seconds >= 0 for seconds in attempt.seconds.values())
+
+
+def test_a_stopped_attempt_ends_at_its_next_check_point() -> None:
+    attempt = Attempt({"denoise": 1.0})
+    with pytest.raises(Stopped), attempt.phase("denoise"):
+        attempt.advance(1, 3)
+        attempt.stop()
+        attempt.advance(2, 3)
+        pytest.fail("it went on")
+    with pytest.raises(Stopped), attempt.phase("decode"):
+        pytest.fail("it began another phase")

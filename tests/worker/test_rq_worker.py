@@ -1,0 +1,67 @@
+"""What the worker does with whatever stands in Redis."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import Queue, Worker
+
+from core.config import Settings
+from core.queue import SERIALIZER, StepQueue
+from worker.rq_worker import StepWorker
+
+
+@pytest.fixture
+def connection(settings: Settings) -> Iterator[Redis]:
+    with Redis(port=settings.redis_port) as connection:
+        yield connection
+
+
+def answered(connection: Redis) -> list[str]:
+    """The steps that a worker answers until its queue is empty."""
+    steps: list[str] = []
+    StepWorker("cpu", connection, steps.append).work(burst=True, logging_level="WARNING")
+    return steps
+
+
+def test_a_bell_is_answered_and_leaves_nothing_in_redis(connection: Redis, settings: Settings) -> None:
+    queue = StepQueue(settings)
+    for step_id in ("s1", "s2"):
+        queue.wake(step_id, "cpu")
+    queue.close()
+    assert answered(connection) == ["s1", "s2"]
+    assert connection.keys("rq:job:*") == []
+    assert connection.lrange(Queue("cpu", connection=connection).intermediate_queue_key, 0, -1) == []
+
+
+def test_a_job_that_names_another_function_is_refused(connection: Redis, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    queue = Queue("cpu", connection=connection, serializer=SERIALIZER)
+    queue.enqueue_call("os.system", args=(f"touch {canary}",))
+    queue.enqueue_call("worker.runner.run_step", args=("s1", "s2"))
+    queue.enqueue_call("worker.runner.run_step", args=({"a": 1},))
+    assert answered(connection) == []
+    assert not canary.exists()
+    assert connection.keys("rq:job:*") == []
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"[]", b"null", json.dumps(["os.system", None, ["id"], {}]).encode()])
+def test_a_raw_write_to_redis_is_not_executed(connection: Redis, data: bytes) -> None:
+    import zlib
+
+    stamp = "2026-01-01T00:00:00.000000Z"
+    job = {"data": zlib.compress(data), "created_at": stamp, "origin": "cpu", "success_callback_name": "os.getcwd"}
+    connection.hset("rq:job:evil", mapping=job)
+    connection.rpush("rq:queue:cpu", "evil")
+    assert answered(connection) == []
+
+
+def test_rq_sees_the_worker_while_it_works(connection: Redis, settings: Settings) -> None:
+    queue = StepQueue(settings)
+    queue.wake("s1", "cpu")
+    queue.close()
+    counts: list[int] = []
+    StepWorker("cpu", connection, lambda _: counts.append(Worker.count(connection=connection))).work(burst=True)
+    assert counts == [1]

@@ -1,0 +1,54 @@
+"""What an engine's class must offer. One engine a file beside this one; the entries stand in core/engines.py."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from core.config import Settings
+from core.engines import Engine
+from core.spec import Clip
+from worker.attempt import Attempt
+
+Frames = NDArray[np.uint8]
+
+
+class Renderer(ABC):
+    """Holds what one engine needs loaded, and makes frames with it."""
+
+    phases: ClassVar[Mapping[str, float]]
+    """The phases that `render` goes through, each with its share of render's time (they add up to 1)."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.device = "cpu"
+
+    @abstractmethod
+    def load(self) -> None:
+        """Get ready to render. Raises EngineUnavailable with one line that says what to do."""
+
+    @abstractmethod
+    def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
+        """`picture` is RGB, upright, of any size. Returns (clip.num_frames, clip.height, clip.width, 3) in sRGB.
+
+        Work stands in `with attempt.phase(...)`, and `attempt.advance(done, total)` is called at each check
+        point: it raises Stopped when the attempt was canceled or taken over.
+        """
+
+    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Name and version of each library that decides what the frames look like."""
+
+    def unload(self) -> None:  # noqa: B027 - an engine that holds nothing has nothing to give back
+        """Give back what `load` took."""
+
+
+def create_renderer(engine: Engine, settings: Settings) -> Renderer:
+    module, name = engine.class_path.split(":")
+    renderer: Renderer = getattr(import_module(module), name)(engine, settings)
+    return renderer

@@ -1,0 +1,87 @@
+"""python -m worker --queue gpu: loads the engine, then takes steps from one queue until it is told to stop."""
+
+import argparse
+import signal
+import sys
+import time
+from types import FrameType
+
+import structlog
+from redis.exceptions import RedisError
+
+from core.config import Settings
+from core.errors import EngineUnavailable
+from core.ledger import Ledger
+from core.logs import set_up_logs
+from core.queue import StepQueue, connect_redis
+from core.startup import wait_for_ledger
+from core.storage import Storage
+from worker.metrics import WorkerMetrics
+from worker.presence import Presence
+from worker.renderers import Renderers
+from worker.rq_worker import StepWorker
+from worker.runner import Kit, run_step
+
+RELOAD_SECONDS = 60.0
+RECONNECT_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    arguments.add_argument("--queue", required=True, choices=["cpu", "gpu"], help="the one queue to take steps from")
+    queue = arguments.parse_args().queue
+    settings = Settings()
+    set_up_logs(settings.log_format)
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+
+    ledger = Ledger(settings.resolved_database_url)
+    wait_for_ledger(ledger)
+    metrics = WorkerMetrics()
+    port = metrics.serve(settings.worker_metrics_host, settings.worker_metrics_port)
+    renderers = Renderers(settings, queue)
+    presence = Presence(ledger, queue, renderers, port)
+    kit = Kit(
+        settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings), renderers, presence, metrics
+    )
+    presence.start()
+    try:
+        load_engine(kit)
+        take_steps(kit, queue)
+    finally:
+        presence.leave()
+        ledger.close()
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def load_engine(kit: Kit) -> None:
+    """Load before taking work. An engine that cannot run here is reported, and tried again in a while."""
+    while True:
+        try:
+            kit.renderers.preload()
+        except EngineUnavailable as error:
+            log.error("engine_unavailable", engine=kit.renderers.preferred.name, reason=error.message)
+            kit.presence.report()
+            time.sleep(RELOAD_SECONDS)
+            continue
+        kit.metrics.load.labels(kit.renderers.preferred.name).set(kit.renderers.load_seconds)
+        kit.presence.report()
+        return
+
+
+def take_steps(kit: Kit, queue: str) -> None:
+    """RQ's loop ends when Redis fails for long; a new one begins when Redis is back."""
+    while True:
+        try:
+            loop = StepWorker(queue, connect_redis(kit.settings), lambda step_id: run_step(step_id, kit))
+            loop.work(logging_level="WARNING")
+            if loop.stopping:
+                return
+        except RedisError as error:
+            log.warning("redis_away", reason=str(error))
+        time.sleep(RECONNECT_SECONDS)

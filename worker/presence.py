@@ -1,0 +1,66 @@
+"""Tells the ledger every two seconds that this worker lives and what it holds."""
+
+import os
+import secrets
+import socket
+import threading
+
+import structlog
+
+from core.errors import LedgerUnavailable
+from core.ledger import Ledger
+from core.machine import machine_id
+from core.task import Worker
+from worker.renderers import Renderers
+
+REPORT_SECONDS = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class Presence:
+    def __init__(self, ledger: Ledger, queue: str, renderers: Renderers, metrics_port: int | None) -> None:
+        # Never a fixed name: a restarted worker must not be taken for the one that died.
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.ledger, self.queue, self.renderers, self.metrics_port = ledger, queue, renderers, metrics_port
+        self.step_id: str | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="presence", daemon=True)
+
+    def start(self) -> None:
+        self.report()
+        self._thread.start()
+
+    def report(self) -> None:
+        """Say at once what changed; an unreachable ledger is told at the next turn."""
+        seen = Worker(
+            worker_id=self.worker_id,
+            queue=self.queue,
+            host=socket.gethostname(),
+            machine=machine_id(),
+            pid=os.getpid(),
+            device=self.renderers.device,
+            engines=self.renderers.report(),
+            step_id=self.step_id,
+            metrics_port=self.metrics_port,
+            started_at=0.0,
+            seen_at=0.0,
+            alive=True,
+        )
+        try:
+            self.ledger.report_worker(seen)
+        except LedgerUnavailable as error:
+            log.warning("worker_not_reported", reason=error.message)
+
+    def leave(self) -> None:
+        """Called at an orderly end, so that nobody waits for this worker."""
+        self._ended.set()
+        self._thread.join()
+        try:
+            self.ledger.forget_worker(self.worker_id)
+        except LedgerUnavailable as error:
+            log.warning("worker_not_signed_off", reason=error.message)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(REPORT_SECONDS):
+            self.report()

@@ -1,0 +1,31 @@
+"""What is needed to make a clip again: written with every finished task."""
+
+import hashlib
+import platform
+from typing import Any
+
+import av
+import numpy as np
+import PIL
+
+from core.spec import Clip
+from worker.attempt import Attempt
+from worker.engines.base import Renderer
+
+
+def write_receipt(renderer: Renderer, clip: Clip, attempt: Attempt, input_sha256: str, video: bytes) -> dict[str, Any]:
+    libraries = {"python": platform.python_version(), "pillow": PIL.__version__, "numpy": np.__version__}
+    libraries |= {"av": av.__version__} | renderer.versions()
+    return {
+        "engine": renderer.engine.name,
+        "model": renderer.engine.model,
+        "revision": renderer.engine.revision,
+        "parameters": clip.model_dump(exclude_none=True, exclude={"engine"}),
+        "seed": clip.seed,
+        "device": renderer.device,
+        "libraries": libraries,
+        "input_sha256": input_sha256,
+        "output_sha256": hashlib.sha256(video).hexdigest(),
+        "output_bytes": len(video),
+        "seconds": {name: round(seconds, 4) for name, seconds in attempt.seconds.items()},
+    }

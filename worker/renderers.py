@@ -1,0 +1,77 @@
+"""What this worker can render with: which engine is loaded, and why another one cannot be."""
+
+import time
+from typing import Any
+
+import structlog
+
+from core.config import Settings
+from core.engines import Engine, find_engine, known_engines
+from core.errors import EngineUnavailable
+from worker.engines.base import Renderer, create_renderer
+
+log = structlog.get_logger(__name__)
+
+
+class Renderers:
+    """The engines of one queue. At most one is loaded at a time: a model fills a GPU."""
+
+    def __init__(self, settings: Settings, queue: str) -> None:
+        self.settings = settings
+        self.engines = {name: engine for name, engine in known_engines(settings).items() if engine.queue == queue}
+        self.loaded: Renderer | None = None
+        self.load_seconds = 0.0
+        self.device = "none"
+        self._loading = True
+        self._reasons: dict[str, str] = {}
+
+    @property
+    def preferred(self) -> Engine:
+        """The engine to hold from the start: the operator's, else the queue's first."""
+        return self.engines.get(self.settings.engine) or next(iter(self.engines.values()))
+
+    def preload(self) -> None:
+        """Load the preferred engine. Raises EngineUnavailable."""
+        try:
+            self.get(self.preferred.name)
+        except EngineUnavailable as error:
+            self._reasons = dict.fromkeys(self.engines, error.message)  # this worker takes no work at all
+            raise
+        finally:
+            self._loading = False
+        self._reasons.clear()
+
+    def get(self, name: str) -> Renderer:
+        """The renderer, loaded, in place of the one loaded before. Raises EngineUnavailable."""
+        if self.loaded and self.loaded.engine.name == name:
+            return self.loaded
+        if self.loaded:
+            self.loaded.unload()
+            self.loaded = None
+        renderer = create_renderer(find_engine(name, self.settings), self.settings)
+        begun = time.perf_counter()
+        try:
+            renderer.load()
+        except EngineUnavailable as error:
+            self._reasons[name] = error.message
+            raise
+        finally:
+            self.device = renderer.device
+        self.load_seconds = time.perf_counter() - begun
+        self._reasons.pop(name, None)
+        self.loaded = renderer
+        log.info("engine_loaded", engine=name, device=renderer.device, seconds=round(self.load_seconds, 2))
+        return renderer
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """For each engine whether it can run here, whether it is loaded, and if it cannot run, why."""
+        held = self.loaded.engine.name if self.loaded else None
+        return {
+            name: {
+                "ready": not self._loading and name not in self._reasons,
+                "loading": self._loading,
+                "loaded": name == held,
+                "reason": self._reasons.get(name),
+            }
+            for name in self.engines
+        }

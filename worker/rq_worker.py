@@ -1,0 +1,82 @@
+"""RQ's loop, with our answer to its bell: the step runs in this very process, so the model stays loaded.
+
+Of RQ this keeps the blocking pop, the heartbeat and the registration (`rq info` works). It does not use RQ's
+execution: a job is only read for its step id and deleted, whatever else somebody wrote into Redis.
+"""
+
+import json
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import structlog
+from redis import Redis
+from rq import Queue
+from rq.exceptions import StopRequested
+from rq.job import Job
+from rq.worker import SimpleWorker
+
+from core.queue import SERIALIZER, STEP_FUNCTION
+
+log = structlog.get_logger(__name__)
+
+# RQ blocks for this less 15 s in one pop, which is how long a frozen Redis can go unnoticed.
+WORKER_TTL_SECONDS = 30
+
+
+class StepWorker(SimpleWorker):
+    def __init__(self, queue: str, connection: "Redis", answer: Callable[[str], None]) -> None:
+        """`answer(step_id)` runs a step and raises nothing."""
+        super().__init__(
+            [Queue(queue, connection=connection, serializer=SERIALIZER)],
+            connection=connection,
+            serializer=SERIALIZER,
+            worker_ttl=WORKER_TTL_SECONDS,
+        )
+        self.answer = answer
+        self.stopping = False
+        self._working = False
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        # Deleted before the work: from here on the ledger's lease stands for the step, not the job.
+        with self.connection.pipeline() as pipeline:
+            pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
+            job.delete(pipeline=pipeline, remove_from_queue=False)
+            pipeline.execute()
+        step_id = step_of(job)
+        if step_id is None:
+            log.warning("job_refused", job_id=job.id)
+            return
+        self._working = True
+        try:
+            self.answer(step_id)
+        finally:
+            self._working = False
+        if self.stopping:
+            raise StopRequested
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """SIGTERM or SIGINT: end now when idle, else after the step."""
+        self.stopping = True
+        if not self._working:
+            raise StopRequested
+
+    def _install_signal_handlers(self) -> None:
+        signal.signal(signal.SIGINT, self.request_stop)
+        signal.signal(signal.SIGTERM, self.request_stop)
+
+
+def step_of(job: Job) -> str | None:
+    """The step a job rings for; None for any job that is not exactly ours. Imports and calls nothing."""
+    try:
+        function, _instance, args, kwargs = json.loads(job.data)
+    except (ValueError, TypeError):
+        return None
+    if function != STEP_FUNCTION or kwargs or not _one_string(args):
+        return None
+    return str(args[0])
+
+
+def _one_string(args: Any) -> bool:
+    return isinstance(args, list) and len(args) == 1 and isinstance(args[0], str)

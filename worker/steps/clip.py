@@ -1,0 +1,55 @@
+"""The verb `clip`: one picture in, one MP4 and its thumbnail out."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from core.picture import read_picture
+
+from core.config import Settings
+from core.errors import ArtifactNotFound, InputMissing
+from core.spec import Clip
+from core.storage import Storage, artifact_key
+from core.task import Claim
+from worker.attempt import Attempt
+from worker.media.mp4 import encode_mp4, first_frame_jpeg
+from worker.receipt import write_receipt
+from worker.renderers import Renderers
+
+# Shares of the whole, for the progress a user sees. Rendering's own phases divide RENDER between them.
+LOAD, RENDER, ENCODE_VIDEO, STORE = 0.02, 0.90, 0.06, 0.02
+
+
+def make_clip(
+    claim: Claim, attempt: Attempt, settings: Settings, storage: Storage, renderers: Renderers
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Returns the storage key of each artifact by name, and the receipt."""
+    clip = Clip.model_validate(claim.step.params)
+    renderer = renderers.get(clip.engine)
+    attempt.shares = {"load": LOAD, "encode_video": ENCODE_VIDEO, "store": STORE}
+    attempt.shares |= {name: RENDER * share for name, share in renderer.phases.items()}
+
+    with attempt.phase("load"):
+        picture = read_picture(_read_input(storage, claim), settings.max_image_megapixels)
+    frames = renderer.render(picture, clip, attempt)
+    with attempt.phase("encode_video"), tempfile.TemporaryDirectory(prefix="kinora-") as folder:
+        path = Path(folder) / "video.mp4"
+        encode_mp4(frames, clip.fps, clip.quality, path)
+        video = path.read_bytes()
+        thumbnail = first_frame_jpeg(frames)
+
+    def key(name: str) -> str:
+        return artifact_key(claim.task.task_id, claim.step.step_id, claim.step.attempt, name)
+
+    artifacts = {"video": key("video.mp4"), "thumbnail": key("thumbnail.jpg")}
+    with attempt.phase("store"):
+        storage.put(artifacts["video"], video)
+        storage.put(artifacts["thumbnail"], thumbnail)
+    return artifacts, write_receipt(renderer, clip, attempt, claim.task.input_sha256, video)
+
+
+def _read_input(storage: Storage, claim: Claim) -> bytes:
+    try:
+        return storage.read(claim.task.input_key)
+    except ArtifactNotFound as error:
+        raise InputMissing("the uploaded picture is no longer in the storage") from error

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
 
     # What is accepted
     max_upload_mb: PositiveInt = 20
-    max_image_megapixels: PositiveInt = 50
+    max_image_megapixels: int = Field(default=50, ge=1, le=80)
 
     # How promises are kept
     lease_seconds: PositiveFloat = 10.0

@@ -37,7 +37,7 @@ class Choice:
 Limit = Range | Choice
 
 SEED = Range(0, 2**32 - 1)
-QUALITY = Range(0, 51)
+QUALITY = Range(1, 51)  # 0 would be lossless, which is not High profile and plays nowhere
 FIT = Choice(("cover", "contain", "stretch"))
 MOTIONS = ("auto", "zoom_in", "zoom_out", "pan_left", "pan_right", "pan_up", "pan_down", "orbit")
 

@@ -37,7 +37,7 @@ class ClipRequest(BaseModel):
     decode_chunk_size: Annotated[int | None, Field(description="Frames decoded at once; fewer need less memory")] = None
     fit: Annotated[str | None, Field(description="`cover` crops, `contain` adds bars, `stretch` distorts")] = None
     motion: Annotated[str | None, Field(description="The preview engine's camera")] = None
-    quality: Annotated[int | None, Field(description="x264's crf: 0 is lossless, 51 the worst")] = None
+    quality: Annotated[int | None, Field(description="x264's crf: 1 is the best, 51 the worst")] = None
 
 
 class Clip(BaseModel):

@@ -34,7 +34,7 @@ def make_clip(
     frames = renderer.render(picture, clip, attempt)
     with attempt.phase("encode_video"), tempfile.TemporaryDirectory(prefix="kinora-") as folder:
         path = Path(folder) / "video.mp4"
-        encode_mp4(frames, clip.fps, clip.quality, path)
+        encode_mp4(frames, clip.fps, clip.quality, path, attempt.advance)
         video = path.read_bytes()
         thumbnail = first_frame_jpeg(frames)
 

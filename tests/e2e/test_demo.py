@@ -1,0 +1,95 @@
+"""demo.sh as a user runs it."""
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.conftest import SAMPLES
+from tests.servers import free_port, wait_until
+from tests.stack import ROOT, running_stack
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    own = {"API_PORT": str(free_port()), "DATA_DIR": str(tmp_path / "data"), "TMPDIR": str(tmp_path)}
+    return {**os.environ, **own, "WORKER_METRICS_PORT": str(free_port())}
+
+
+def demo(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [str(ROOT / "demo.sh"), *map(str, arguments)]
+    return subprocess.run(
+        command, env=environment, cwd=environment["TMPDIR"], capture_output=True, text=True, timeout=300
+    )
+
+
+def nothing_listens(environment: dict[str, str]) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(environment["API_PORT"]))) != 0
+
+
+def test_the_demo_makes_a_video_says_what_it_is_and_stops_everything(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = demo(environment, SAMPLES / "rocket.jpg", "clip.mp4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 25
+    assert "100 %" in done.stdout
+    for said in ("clip.mp4", "1024 × 576", "25 at 7 a second", "preview", "seconds"):
+        assert said in done.stdout
+    assert nothing_listens(environment)
+    assert list(tmp_path.glob("kinora-demo.*")) == []
+
+
+def test_without_arguments_it_takes_a_sample(environment: dict[str, str], tmp_path: Path) -> None:
+    with running_stack(tmp_path) as stack:
+        done = demo(environment | {"API_URL": stack.url})
+    assert done.returncode == 0, done.stderr
+    assert f"Using the service at {stack.url}" in done.stdout
+    assert (tmp_path / "output_video.mp4").exists()
+
+
+def test_a_missing_file_is_one_clear_line(environment: dict[str, str]) -> None:
+    done = demo(environment, "nowhere.jpg")
+    assert (done.returncode, done.stderr) == (1, "demo: there is no file nowhere.jpg\n")
+
+
+def test_a_file_that_is_no_picture_is_one_clear_line(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    done = demo(environment, "notes.jpg")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "JPEG, PNG or WebP" in done.stderr
+    assert nothing_listens(environment)
+
+
+def test_a_port_in_use_is_one_clear_line(environment: dict[str, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(environment["API_PORT"])))
+        taken.listen()
+        done = demo(environment, SAMPLES / "cat.jpg")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"demo: port {environment['API_PORT']} is in use by another program; choose one with API_PORT=8001 ./demo.sh\n"
+    )
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "kill"])
+def test_interrupting_it_stops_everything(environment: dict[str, str], how: str) -> None:
+    process = subprocess.Popen([str(ROOT / "demo.sh")], env=environment, stdout=subprocess.PIPE, start_new_session=True)
+    wait_until(lambda: not nothing_listens(environment), 60, "the service")
+    if how == "ctrl-c":
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    else:
+        process.terminate()
+    assert process.wait(30) == 130
+    process.stdout.close()
+    assert nothing_listens(environment)
+    listed = subprocess.run(["ps", "-eo", "pgid,stat,args"], capture_output=True, text=True).stdout
+    processes = [line.split(maxsplit=2) for line in listed.splitlines()]
+    assert [args for group, state, args in processes if group == str(process.pid) and state != "Z"] == []

@@ -1,0 +1,70 @@
+from collections.abc import Iterator
+
+import pytest
+
+from core.config import Settings
+from core.errors import ArtifactNotFound
+from core.ledger import Ledger
+from core.queue import StepQueue
+from core.storage import Storage, input_key
+from core.task import Status
+from keeper.main import Keeper
+from tests.conftest import new_task
+from tests.servers import free_port
+
+
+@pytest.fixture
+def keeper(settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
+    monkeypatch.setattr("keeper.main.WAKE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    queue = StepQueue(settings)
+    yield Keeper(settings, ledger, Storage(settings.resolved_storage_url), queue)
+    queue.close()
+
+
+def test_a_step_that_nobody_rang_for_is_woken_once(keeper: Keeper) -> None:
+    (step_id,) = keeper.ledger.create(new_task())
+    keeper.tick()
+    keeper.tick()
+    assert keeper.queue.redis.lrange("rq:queue:cpu", 0, -1) == [step_id.encode()]
+
+
+def test_a_step_whose_worker_died_is_queued_and_woken_again(keeper: Keeper) -> None:
+    (step_id,) = keeper.ledger.create(new_task())
+    keeper.ledger.claim(step_id, "w1", lease_seconds=-1)
+    keeper.tick()
+    assert keeper.queue.rung_for("cpu") == {step_id}
+    assert keeper.ledger.claim(step_id, "w2", 60) is not None
+
+
+def test_a_step_that_runs_is_left_alone(keeper: Keeper) -> None:
+    (step_id,) = keeper.ledger.create(new_task())
+    keeper.ledger.claim(step_id, "w1", 60)
+    keeper.tick()
+    assert keeper.queue.rung_for("cpu") == set()
+
+
+def test_the_bytes_of_an_old_task_are_deleted_and_its_row_stays(keeper: Keeper) -> None:
+    keeper.settings = keeper.settings.model_copy(update={"retention_hours": -1.0})
+    keeper.ledger.create(new := new_task())
+    keeper.ledger.create(running := new_task())
+    keeper.ledger.cancel(new.task_id)
+    for task in (new, running):
+        keeper.storage.put(input_key(task.task_id), b"picture")
+    keeper.tick()
+    with pytest.raises(ArtifactNotFound):
+        keeper.storage.read(input_key(new.task_id))
+    assert keeper.storage.read(input_key(running.task_id)) == b"picture"
+    assert keeper.ledger.task(new.task_id).expired_at is not None
+    assert keeper.ledger.task(new.task_id).status == Status.CANCELED
+
+
+def test_a_duty_that_fails_does_not_hold_up_the_others(keeper: Keeper, settings: Settings) -> None:
+    (step_id,) = keeper.ledger.create(new_task())
+    keeper.ledger.claim(step_id, "w1", lease_seconds=-1)
+    away = StepQueue(settings.model_copy(update={"redis_port": free_port()}))
+    keeper.queue, there = away, keeper.queue
+    keeper.tick()
+    assert keeper.ledger.claim(step_id, "w2", 60) is not None, "taken over, though Redis was away"
+    keeper.queue = there
+    away.close()

@@ -1,0 +1,78 @@
+"""The docs say what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app import errors as http_errors
+from app.routes.metrics import COUNTERS, HISTOGRAMS
+from core import errors
+from core.config import Settings
+from core.engines import Range, known_engines
+
+ROOT = Path(__file__).parent.parent
+DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+# The branches of the error tree carry no code of their own to a caller.
+BRANCHES = {errors.KinoraError, errors.InvalidRequest, errors.Unavailable, errors.StepFailed}
+
+
+def all_errors() -> list[type[errors.KinoraError]]:
+    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.KinoraError)]
+
+
+def codes_in_api_docs() -> set[str]:
+    return set(re.findall(r"^\| `([a-z_]+)` \|", (ROOT / "docs/api.md").read_text(), re.MULTILINE))
+
+
+def test_every_error_code_is_in_the_api_docs() -> None:
+    internal = {errors.QueueUnavailable.code}  # nobody waits for Redis: the ring is made up for
+    internal.add(errors.TaskGone.code)  # its reason stands in for it
+    codes = {kind.code for kind in all_errors() if kind not in BRANCHES} - internal
+    assert codes <= codes_in_api_docs()
+    assert set(http_errors.CODES.values()) <= codes_in_api_docs()
+
+
+def test_every_error_that_a_route_can_raise_has_a_status() -> None:
+    step_errors = {kind for kind in all_errors() if issubclass(kind, errors.StepFailed)}
+    assert set(http_errors.STATUS) == set(all_errors()) - BRANCHES - step_errors - {errors.QueueUnavailable}
+
+
+def test_the_error_tree_is_drawn_as_it_is() -> None:
+    drawn = re.findall(r"[├└]── (\w+)(?: +(\w+)\n|  )", errors.__doc__ or "")
+    assert {name for name, _ in drawn} == {kind.__name__ for kind in all_errors()} - {"KinoraError"}
+    for name, code in drawn:
+        if code:
+            assert getattr(errors, name).code == code
+
+
+def test_every_metric_is_in_the_operations_docs() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    source = "".join((ROOT / name).read_text() for name in ("app/routes/metrics.py", "app/http_metrics.py"))
+    names = set(re.findall(r'"(kinora_[a-z_]+)"', source + (ROOT / "worker/metrics.py").read_text()))
+    names |= {f"kinora_{name}" for name in (*COUNTERS, *HISTOGRAMS)}
+    assert len(names) > 10
+    assert [name for name in sorted(names) if name not in text] == []
+
+
+def test_the_api_docs_give_the_limits_that_hold() -> None:
+    svd = known_engines(Settings(_env_file=None))["svd-xt"]
+    text = (ROOT / "docs/api.md").read_text()
+    for name, limit in svd.limits.items():
+        row = next(line for line in text.splitlines() if line.startswith("| `") and f"`{name}`" in line)
+        if isinstance(limit, Range):
+            assert f"{limit.low:g}–{int(limit.high)}" in row, name
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_commands_that_the_pages_name_exist(page: Path) -> None:
+    for path in re.findall(
+        r"`((?:app|core|worker|keeper|tests|scripts|docs|deploy|bench)/[\w./-]+)`", page.read_text()
+    ):
+        assert (ROOT / path).exists(), f"{page.name} names {path}"

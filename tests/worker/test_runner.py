@@ -1,0 +1,157 @@
+"""How an attempt ends, for each way in which it can."""
+
+from collections.abc import Callable, Iterator
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from core.config import Settings
+from core.errors import EngineFailed, KinoraError, LedgerUnavailable, StorageUnavailable
+from core.ledger import Ledger
+from core.queue import StepQueue
+from core.spec import ClipRequest, resolve
+from core.storage import Storage
+from core.task import NewStep, NewTask, Status, Task, new_id
+from worker.attempt import Stopped
+from worker.metrics import WorkerMetrics
+from worker.presence import Presence
+from worker.renderers import Renderers
+from worker.runner import Kit, run_step
+
+
+@pytest.fixture
+def kit(settings: Settings) -> Iterator[Kit]:
+    ledger = Ledger(settings.resolved_database_url)
+    ledger.migrate()
+    renderers = Renderers(settings, "cpu")
+    renderers.preload()
+    presence = Presence(ledger, "cpu", renderers, None)
+    queue = StepQueue(settings)
+    storage = Storage(settings.resolved_storage_url)
+    yield Kit(settings, ledger, storage, queue, renderers, presence, WorkerMetrics())
+    queue.close()
+    ledger.close()
+
+
+def picture() -> bytes:
+    data = BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(data, "PNG")
+    return data.getvalue()
+
+
+def enqueue(kit: Kit, data: bytes | None) -> tuple[str, str]:
+    """(task id, step id) of a small clip, whose input is `data`; None: its input is missing."""
+    request = ClipRequest(width=64, height=64, num_frames=2, seed=1)
+    clip, _ = resolve(request, kit.renderers.preferred, kit.settings)
+    task_id = new_id()
+    steps = [NewStep("clip", "cpu", clip.model_dump())]
+    task = NewTask(task_id, "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
+    if data is not None:
+        kit.storage.put(task.input_key, data)
+    (step_id,) = kit.ledger.create(task)
+    return task_id, step_id
+
+
+def run(kit: Kit, data: bytes | None = None) -> Task:
+    task_id, step_id = enqueue(kit, picture() if data is None else data)
+    run_step(step_id, kit)
+    return kit.ledger.task(task_id)
+
+
+def outcomes(kit: Kit) -> dict[str, float]:
+    samples = kit.metrics.steps.collect()[0].samples
+    return {sample.labels["outcome"]: sample.value for sample in samples if sample.name.endswith("_total")}
+
+
+def test_a_step_is_rendered_stored_and_finished(kit: Kit) -> None:
+    task = run(kit)
+    assert task.status == Status.FINISHED
+    assert kit.storage.read(task.artifacts["video"])[4:8] == b"ftyp"
+    assert kit.storage.read(task.artifacts["thumbnail"])[:2] == b"\xff\xd8"
+    assert outcomes(kit) == {"finished": 1}
+
+
+def test_the_receipt_says_all_that_is_needed_to_make_it_again(kit: Kit) -> None:
+    receipt = run(kit).receipt
+    assert receipt is not None
+    assert set(receipt) == {
+        *("engine", "model", "revision", "parameters", "seed", "device", "libraries"),
+        *("input_sha256", "output_sha256", "output_bytes", "seconds"),
+    }
+    assert receipt["parameters"]["seed"] == receipt["seed"] == 1
+
+
+def test_a_bell_for_a_step_that_is_done_or_unknown_does_nothing(kit: Kit) -> None:
+    task_id, step_id = enqueue(kit, picture())
+    run_step(step_id, kit)
+    first = kit.ledger.task(task_id)
+    run_step(step_id, kit)
+    run_step("nobody", kit)
+    assert kit.ledger.task(task_id) == first
+    assert outcomes(kit) == {"finished": 1}
+
+
+def test_a_picture_that_cannot_be_read_fails_the_task_with_its_code(kit: Kit) -> None:
+    task = run(kit, b"no picture at all")
+    assert task.error is not None
+    assert (task.status, task.error.code) == (Status.FAILED, "image_unsupported")
+
+
+def test_an_input_that_is_gone_fails_the_task(kit: Kit) -> None:
+    task_id, step_id = enqueue(kit, None)
+    run_step(step_id, kit)
+    error = kit.ledger.task(task_id).error
+    assert error is not None
+    assert error.code == "input_missing"
+
+
+def renders(error: Exception) -> Callable[..., None]:
+    def render(*_: object) -> None:
+        raise error
+
+    return render
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(EngineFailed("NaN"), "engine_failed"), (ZeroDivisionError("secret"), "internal_error")]
+)
+def test_an_engine_that_fails_ends_the_task_and_the_next_one_works(
+    kit: Kit, error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.engines.preview.Preview.render", renders(error))
+        task = run(kit)
+    assert task.error is not None
+    assert task.error.code == code
+    assert "secret" not in task.error.message
+    assert run(kit).status == Status.FINISHED
+
+
+def test_an_attempt_that_was_stopped_records_nothing(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.engines.preview.Preview.render", renders(Stopped()))
+    assert run(kit).status == Status.STARTED
+    assert outcomes(kit) == {"stopped": 1}
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("away"), LedgerUnavailable("away")])
+def test_an_attempt_that_cannot_be_recorded_is_left_to_its_lease(
+    kit: Kit, error: KinoraError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engines.preview.Preview.render", renders(error))
+    assert run(kit).status == Status.STARTED
+    assert outcomes(kit) == {"abandoned": 1}
+
+
+def test_a_task_canceled_while_it_renders_is_not_finished(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_id, step_id = enqueue(kit, picture())
+    rendered = kit.renderers.get("preview").render
+
+    def cancel_then_render(*arguments: object) -> object:
+        kit.ledger.cancel(task_id)
+        return rendered(*arguments)
+
+    monkeypatch.setattr(kit.renderers.loaded, "render", cancel_then_render)
+    run_step(step_id, kit)
+    assert kit.ledger.task(task_id).status == Status.CANCELED
+    assert outcomes(kit) == {"stopped": 1}

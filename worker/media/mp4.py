@@ -1,0 +1,93 @@
+"""Frames into an MP4 that every browser plays, and a thumbnail of the first frame."""
+
+import io
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.filter
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from numpy.typing import NDArray
+from PIL import Image
+
+from core.errors import EncodingFailed
+
+# 25 frames of 1024×576 at crf 18 on two cores: ultrafast 0.19 s and 1562 kB (it leaves out what makes H.264 High),
+# superfast 0.25 s and 613 kB, veryfast 0.31 s and 402 kB, medium 0.60 s and 392 kB.
+PRESET = "veryfast"
+
+# x264's output depends on its number of threads, so that is fixed: one clip, one file, whatever the machine's cores.
+THREADS = 4
+
+# swscale's default is the matrix of BT.601 and chroma in the middle of four pixels; H.264 decoders expect what the
+# tags say and chroma at the left.
+TO_BT709 = "out_color_matrix=bt709:out_range=tv:out_chroma_loc=left:flags=bicubic+accurate_rnd+full_chroma_inp"
+
+THUMBNAIL_SIDE = 640
+
+Advance = Callable[[int, int], None]
+
+
+def encode_mp4(
+    frames: NDArray[np.uint8], fps: int, quality: int, path: Path, advance: Advance = lambda done, total: None
+) -> None:
+    """Write `frames` (n, height, width, 3), sRGB with even sides, as H.264 High, yuv420p, BT.709 limited range.
+
+    `quality` is x264's crf, 1 to 51; 0 would be lossless, which the High profile cannot hold. `advance(done, total)`
+    is called after each frame and may raise to stop. Equal frames give equal bytes. Raises EncodingFailed; what lies
+    at `path` is then no video.
+    """
+    count, height, width, _ = frames.shape
+    if width % 2 or height % 2:
+        raise EncodingFailed(f"yuv420p needs even sides; got {width}×{height}")
+    try:
+        # A real path, not a BytesIO: there faststart fails as the file is closed (PyAV 18.1).
+        with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            stream = add_stream(container, width, height, fps, quality)
+            for done, frame in enumerate(in_bt709(frames, fps), 1):
+                container.mux(stream.encode(frame))
+                advance(done, count)
+            container.mux(stream.encode(None))
+    except av.FFmpegError as error:
+        raise EncodingFailed(f"the MP4 could not be written: {error.strerror}") from error
+
+
+def add_stream(
+    container: av.container.OutputContainer, width: int, height: int, fps: int, quality: int
+) -> av.VideoStream:
+    options = {"crf": str(quality), "preset": PRESET, "profile": "high"}
+    stream = container.add_stream("libx264", rate=fps, options=options)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    stream.thread_count = THREADS
+    # sRGB and BT.709 share primaries. Their curves differ, yet everyone tags sRGB video as BT.709 and players show it
+    # as sRGB; the honest tag (iec61966-2-1) is the one that some of them do not know.
+    stream.codec_context.color_primaries = ColorPrimaries.BT709
+    stream.codec_context.color_trc = ColorTrc.BT709
+    stream.codec_context.colorspace = Colorspace.ITU709
+    stream.codec_context.color_range = ColorRange.MPEG
+    return stream
+
+
+def in_bt709(frames: NDArray[np.uint8], fps: int) -> Iterator[av.VideoFrame]:
+    _, height, width, _ = frames.shape
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, fps))
+    graph.link_nodes(
+        source, graph.add("scale", TO_BT709), graph.add("format", "yuv420p"), graph.add("buffersink")
+    ).configure()
+    for index, pixels in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame.pts, frame.time_base = index, Fraction(1, fps)
+        graph.vpush(frame)
+        yield graph.vpull()
+
+
+def first_frame_jpeg(frames: NDArray[np.uint8]) -> bytes:
+    """The first frame as JPEG, its longer side at most 640 px."""
+    picture = Image.fromarray(frames[0])
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    return file.getvalue()

@@ -57,15 +57,22 @@ start_services() {
   wait_until_ready
 }
 
-wait_until_ready() {
-  local give_up=$((SECONDS + ${DEMO_TIMEOUT:-900})) state shown=
-  until state=$(curl -sS -m 2 "$api/health" 2>/dev/null) && [ "$(field status <<<"$state")" = ok ]; do
+unavailable() { # unavailable: why the engine cannot run, out of the /health on standard input; nothing while it may
+  "$json_python" -c 'import json, sys
+health = json.load(sys.stdin)
+workers = [worker for queue in health["queues"].values() for worker in queue["workers"]]
+reports = [worker["engines"].get(health["engine"], {}) for worker in workers]
+print(next((report["reason"] for report in reports if report.get("reason")), ""))'
+}
+
+wait_until_ready() { # weights may take long to fetch: this waits for as long as the service lives
+  local state reason
+  while :; do
     kill -0 "$services" 2>/dev/null || { tail -20 "$work/services.log" >&2; fail "the service did not start"; }
-    [ "$SECONDS" -lt "$give_up" ] || { tail -20 "$work/services.log" >&2; fail "the service did not get ready"; }
-    if [ -z "$shown" ] && grep -q engine_unavailable "$work/services.log" && [ "${ENGINE:-auto}" != preview ] &&
-      command -v nvidia-smi >/dev/null; then
-      shown=yes
-      grep -m1 engine_unavailable "$work/services.log" >&2
+    if state=$(curl -sS -m 2 "$api/health" 2>/dev/null); then
+      [ "$(field status <<<"$state")" != ok ] || return 0
+      reason=$(unavailable <<<"$state")
+      [ -z "$reason" ] || fail "$reason (ENGINE=preview ./demo.sh does without it)"
     fi
     sleep 0.1
   done

@@ -79,6 +79,14 @@ def test_a_port_in_use_is_one_clear_line(environment: dict[str, str]) -> None:
     )
 
 
+def test_an_engine_that_cannot_run_is_one_clear_line(environment: dict[str, str], tmp_path: Path) -> None:
+    done = demo(environment | {"ENGINE": "svd-xt", "MODEL_ID": str(tmp_path / "nowhere")})
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "nowhere" in done.stderr
+    assert "ENGINE=preview" in done.stderr
+
+
 @pytest.mark.parametrize("how", ["ctrl-c", "kill"])
 def test_interrupting_it_stops_everything(environment: dict[str, str], how: str) -> None:
     process = subprocess.Popen([str(ROOT / "demo.sh")], env=environment, stdout=subprocess.PIPE, start_new_session=True)

@@ -4,10 +4,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from core.picture import read_picture
-
 from core.config import Settings
 from core.errors import ArtifactNotFound, InputMissing
+from core.picture import read_picture
 from core.spec import Clip
 from core.storage import Storage, artifact_key
 from core.task import Claim

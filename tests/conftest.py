@@ -46,6 +46,14 @@ def s3_endpoint() -> Iterator[str]:
         yield endpoint
 
 
+@pytest.fixture(scope="session")
+def tiny_svd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a real Stable Video Diffusion checkpoint, very small, with random weights."""
+    from tests.worker.tiny_svd import build_tiny_svd  # torch takes seconds to import: only where a test asks for it
+
+    return build_tiny_svd(tmp_path_factory.mktemp("tiny-svd"))
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database, on each backend in turn."""

@@ -21,7 +21,7 @@ class Renderers:
         self.engines = {name: engine for name, engine in known_engines(settings).items() if engine.queue == queue}
         self.loaded: Renderer | None = None
         self.load_seconds = 0.0
-        self.device = "none"
+        self._newest: Renderer | None = None
         self._loading = True
         self._reasons: dict[str, str] = {}
 
@@ -29,6 +29,11 @@ class Renderers:
     def preferred(self) -> Engine:
         """The engine to hold from the start: the operator's, else the queue's first."""
         return self.engines.get(self.settings.engine) or next(iter(self.engines.values()))
+
+    @property
+    def device(self) -> str:
+        """Known as soon as the engine has looked for it, which is long before a model is loaded."""
+        return self._newest.device if self._newest else "none"
 
     def preload(self) -> None:
         """Load the preferred engine. Raises EngineUnavailable."""
@@ -48,15 +53,13 @@ class Renderers:
         if self.loaded:
             self.loaded.unload()
             self.loaded = None
-        renderer = create_renderer(find_engine(name, self.settings), self.settings)
+        renderer = self._newest = create_renderer(find_engine(name, self.settings), self.settings)
         begun = time.perf_counter()
         try:
             renderer.load()
         except EngineUnavailable as error:
             self._reasons[name] = error.message
             raise
-        finally:
-            self.device = renderer.device
         self.load_seconds = time.perf_counter() - begun
         self._reasons.pop(name, None)
         self.loaded = renderer

@@ -26,11 +26,14 @@ class Renderer(ABC):
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
         self.settings = settings
-        self.device = "cpu"
+        self.device = "none"
 
     @abstractmethod
     def load(self) -> None:
-        """Get ready to render. Raises EngineUnavailable with one line that says what to do."""
+        """Set `device` ("cpu", "cuda"), then get ready to render.
+
+        Raises EngineUnavailable with one line that says what to do.
+        """
 
     @abstractmethod
     def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:

@@ -38,7 +38,7 @@ class Preview(Renderer):
     phases: ClassVar[Mapping[str, float]] = {"render": 1.0}
 
     def load(self) -> None:
-        """There is nothing to load."""
+        self.device = "cpu"
 
     def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
         with attempt.phase("render"):

@@ -1,0 +1,62 @@
+"""A tiny Stable Video Diffusion checkpoint: the real classes, a real folder, random weights, about 5 MB."""
+
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKLTemporalDecoder,
+    EulerDiscreteScheduler,
+    StableVideoDiffusionPipeline,
+    UNetSpatioTemporalConditionModel,
+)
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from bench.svd import SCHEDULER
+
+
+def build_tiny_svd(folder: Path, variant: str | None = None) -> Path:
+    """Saves the same weights each time; `variant` ("fp16") goes into their files' names."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline = StableVideoDiffusionPipeline(
+            unet=tiny_unet(),
+            vae=tiny_vae(),
+            image_encoder=tiny_image_encoder(),
+            scheduler=EulerDiscreteScheduler(**SCHEDULER),
+            feature_extractor=CLIPImageProcessor(),
+        )
+    pipeline.save_pretrained(folder, safe_serialization=True, variant=variant)
+    return folder
+
+
+def tiny_unet() -> UNetSpatioTemporalConditionModel:
+    return UNetSpatioTemporalConditionModel(
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        block_out_channels=(32, 64),
+        num_attention_heads=(2, 4),
+        cross_attention_dim=32,
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=96,
+        sample_size=32,
+    )
+
+
+def tiny_vae() -> AutoencoderKLTemporalDecoder:
+    return AutoencoderKLTemporalDecoder(
+        block_out_channels=(32, 64), down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"), sample_size=32
+    )
+
+
+def tiny_image_encoder() -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=32,
+            projection_dim=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=37,
+            image_size=224,
+            patch_size=32,
+        )
+    )

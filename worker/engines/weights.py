@@ -1,0 +1,92 @@
+"""Getting a diffusers pipeline from a folder or from Hugging Face, and saying in one line why that did not work."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.config import Settings
+from core.engines import Engine
+from core.errors import EngineUnavailable, KinoraError, OutOfMemory
+
+if TYPE_CHECKING:
+    import torch
+
+
+def quieten_libraries() -> None:
+    """A worker's log holds its own lines only; what goes wrong in a library comes out as an exception."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+def fetch(model: str, revision: str | None, dtype: "torch.dtype") -> Any:
+    """The pipeline from a folder, the cache or the hub; never from pickled weights or with code from there."""
+    import torch
+    from diffusers import StableVideoDiffusionPipeline
+
+    check_folder(model)
+    options = {"revision": revision, "dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    if dtype == torch.float16:
+        try:
+            return StableVideoDiffusionPipeline.from_pretrained(model, variant="fp16", **options)
+        except ValueError:
+            pass  # no files in half precision: the full ones are cast. Any other reason comes again below.
+    return StableVideoDiffusionPipeline.from_pretrained(model, **options)
+
+
+def check_folder(model: str) -> None:
+    """Raises EngineUnavailable where `model` is a folder without safetensors, or neither a folder nor a hub's name."""
+    folder = Path(model)
+    if not folder.is_dir():
+        if model.count("/") != 1 or model.startswith((".", "~")):
+            raise EngineUnavailable(f"set MODEL_ID to a folder or a name on Hugging Face: there is no folder {model}")
+        return
+    for part in ("image_encoder", "unet", "vae"):
+        if not any(folder.glob(f"{part}/*.safetensors")):
+            raise EngineUnavailable(f"put safetensors into {folder / part}: other weights (.bin, .ckpt) are not read")
+
+
+def advice(exc: Exception, engine: Engine, settings: Settings) -> str:
+    """One line on what the operator can do about `exc`, which came up while `engine` was loading."""
+    import torch
+
+    # MODEL_ID stands for one entry's model; the others' are fixed.
+    elsewhere = ", or set MODEL_ID to a local folder" if engine.model == settings.model_id else ""
+    for cause in causes(exc):
+        if isinstance(cause, (MemoryError, OutOfMemory, torch.OutOfMemoryError)):
+            return f"free some memory: {engine.model} needs about {engine.gpu_memory_gb} GB on the GPU"
+        if isinstance(cause, KinoraError):
+            return cause.message
+        for kinds, line in hub_hints(engine).items():
+            if isinstance(cause, kinds):
+                return line + elsewhere
+    return f"check {engine.model}, it does not load: {type(exc).__name__}: {first_line(exc)}"
+
+
+def hub_hints(engine: Engine) -> dict[tuple[type[BaseException], ...], str]:
+    """What to do about each way in which Hugging Face gives nothing, the special before the general."""
+    import httpx2  # what huggingface_hub speaks HTTP with
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{engine.model}"
+    absent = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, httpx2.TransportError)
+    return {
+        (errors.GatedRepoError,): f"accept the licence at {page} and set HF_TOKEN to a token of that account",
+        (errors.RepositoryNotFoundError,): f"check the name and HF_TOKEN: {page} is not there for this worker",
+        (errors.RevisionNotFoundError,): f"set MODEL_REVISION: {page} has no revision {engine.revision}",
+        absent: f"let this worker reach Hugging Face once: {engine.model} is not in its cache (HF_HOME)",
+        (errors.HfHubHTTPError,): f"check HF_TOKEN and the licence at {page}: Hugging Face refused",
+    }
+
+
+def causes(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__ or exc.__context__
+
+
+def first_line(exc: BaseException) -> str:
+    return next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)

@@ -49,9 +49,13 @@ class ErrorBody(BaseModel):
     error: Error
 
 
-def answer(status: int, code: str, message: str, param: str | None = None, **headers: str) -> JSONResponse:
+def describe(status: int, code: str, message: str, param: str | None) -> ErrorBody:
     kind = "invalid_request_error" if status < 500 else "server_error"
-    body = ErrorBody(error=Error(code=code, message=message, type=kind, param=param))
+    return ErrorBody(error=Error(code=code, message=message, type=kind, param=param))
+
+
+def answer(status: int, code: str, message: str, param: str | None = None, **headers: str) -> JSONResponse:
+    body = describe(status, code, message, param)
     return JSONResponse(
         body.model_dump(), status, headers={name.replace("_", "-"): text for name, text in headers.items()}
     )
@@ -63,9 +67,23 @@ def documented(*kinds: type[KinoraError]) -> dict[int | str, dict[str, Any]]:
     for kind in kinds:
         by_status[STATUS[kind]].append(kind)
     return {
-        status: {"model": ErrorBody, "description": ", ".join(f"`{kind.code}`" for kind in found)}
+        status: {
+            "model": ErrorBody,
+            "description": ", ".join(f"`{_code(kind)}`" for kind in found),
+            "content": {"application/json": {"examples": {_code(kind): _example(kind, status) for kind in found}}},
+        }
         for status, found in by_status.items()
     }
+
+
+def _code(kind: type[KinoraError]) -> str:
+    return "task_canceled" if kind is errors.TaskGone else kind.code  # one of the reasons that take its place
+
+
+def _example(kind: type[KinoraError], status: int) -> dict[str, Any]:
+    message = (kind.__doc__ or kind.__name__).splitlines()[0]
+    param = "file" if issubclass(kind, errors.InvalidRequest) else None
+    return {"value": describe(status, _code(kind), message, param).model_dump()}
 
 
 def install(app: FastAPI) -> None:

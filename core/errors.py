@@ -26,7 +26,8 @@ KinoraError
     ├── EncodingFailed        encoding_failed
     └── InternalError         internal_error
 
-What each means to a caller stands in docs/api.md; how each becomes an HTTP answer in app/errors.py.
+What each means to a caller stands in docs/api.md; how each becomes an HTTP answer in app/errors.py, where the first
+line of a docstring serves as the example of a message.
 """
 
 from typing import ClassVar
@@ -48,38 +49,56 @@ class InvalidRequest(KinoraError):
 
 
 class InvalidParameter(InvalidRequest):
+    """width must be from 64 to 1024, a multiple of 64; got 1000"""
+
     code = "invalid_parameter"
 
 
 class FileMissing(InvalidRequest):
+    """no picture was sent: upload one as the form's field file"""
+
     code = "file_missing"
 
 
 class UploadTooLarge(InvalidRequest):
+    """the picture may have at most 20 MB"""
+
     code = "upload_too_large"
 
 
 class ImageUnsupported(InvalidRequest):
+    """neither JPEG nor PNG nor WebP"""
+
     code = "image_unsupported"
 
 
 class ImageUnreadable(InvalidRequest):
+    """the picture ends before it is complete"""
+
     code = "image_unreadable"
 
 
 class ImageTooLarge(InvalidRequest):
+    """more pixels than are allowed"""
+
     code = "image_too_large"
 
 
 class ImageTooSmall(InvalidRequest):
+    """a side of fewer pixels than are needed"""
+
     code = "image_too_small"
 
 
 class TaskNotFound(KinoraError):
+    """there is no such task"""
+
     code = "task_not_found"
 
 
 class ArtifactNotFound(KinoraError):
+    """the file is not in the storage"""
+
     code = "artifact_not_found"
 
 
@@ -94,7 +113,7 @@ class NotReady(KinoraError):
 
 
 class TaskGone(KinoraError):
-    """There is no video and there will be none; `code` is the reason the task ended with."""
+    """There is no video and there will be none; `reason` takes the code's place: what the task ended with."""
 
     code = "task_gone"
 
@@ -108,18 +127,26 @@ class Unavailable(KinoraError):
 
 
 class LedgerUnavailable(Unavailable):
+    """the ledger does not answer"""
+
     code = "ledger_unavailable"
 
 
 class StorageUnavailable(Unavailable):
+    """the storage does not answer"""
+
     code = "storage_unavailable"
 
 
 class QueueUnavailable(Unavailable):
+    """Redis does not answer"""
+
     code = "redis_unavailable"
 
 
 class EngineUnavailable(KinoraError):
+    """the engine cannot run here: no weights"""
+
     code = "engine_unavailable"
 
 
@@ -128,24 +155,36 @@ class StepFailed(KinoraError):
 
 
 class AttemptsExhausted(StepFailed):
+    """every attempt died before it could finish"""
+
     code = "attempts_exhausted"
 
 
 class EngineFailed(StepFailed):
+    """the engine broke"""
+
     code = "engine_failed"
 
 
 class OutOfMemory(StepFailed):
+    """the clip does not fit the GPU"""
+
     code = "gpu_out_of_memory"
 
 
 class InputMissing(StepFailed):
+    """the uploaded picture is no longer in the storage"""
+
     code = "input_missing"
 
 
 class EncodingFailed(StepFailed):
+    """the frames could not be encoded"""
+
     code = "encoding_failed"
 
 
 class InternalError(StepFailed):
+    """a fault of ours; the log has it"""
+
     code = "internal_error"

@@ -35,7 +35,7 @@ class EngineList(BaseModel):
     engines: list[EngineInfo]
 
 
-@router.get("/engines", responses=documented(errors.LedgerUnavailable))
+@router.get("/engines", summary="What can be asked for", responses=documented(errors.LedgerUnavailable))
 def engines(services: Given) -> EngineList:
     """Each engine with its limits, its defaults, and whether it can run here."""
     workers = services.ledger.workers()

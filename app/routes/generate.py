@@ -20,10 +20,10 @@ class GenerateForm(ClipRequest):
 
 
 class Accepted(BaseModel):
-    task_id: str
+    task_id: str = Field(examples=["01a1fd3450027302a9e88e163fd55fdb"])
     status: str = "queued"
-    status_url: str
-    result_url: str
+    status_url: str = Field(examples=["http://127.0.0.1:8000/status/01a1fd3450027302a9e88e163fd55fdb"])
+    result_url: str = Field(examples=["http://127.0.0.1:8000/results/01a1fd3450027302a9e88e163fd55fdb"])
 
 
 @router.post(

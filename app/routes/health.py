@@ -39,13 +39,17 @@ class Health(BaseModel):
     problems: list[str]
 
 
-@router.get("/health/live")
+@router.get("/health/live", summary="Is this process alive")
 def live() -> dict[str, str]:
     """This process answers. Says nothing of the rest."""
     return {"status": "ok"}
 
 
-@router.get("/health", responses={503: {"model": Health, "description": "Degraded or down"}})
+@router.get(
+    "/health",
+    summary="Can a picture become a video now",
+    responses={503: {"model": Health, "description": "Degraded or down"}},
+)
 def health(response: Response, services: Given) -> Health:
     """200 when everything that makes videos is there, else 503 and what is missing."""
     found = examine(services)

@@ -26,7 +26,12 @@ HISTOGRAMS = {
 }
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}},
+)
 def metrics(request: Request, services: Given) -> Response:
     """Prometheus text. The task figures are the same from every API process and survive restarts."""
     registry = CollectorRegistry()

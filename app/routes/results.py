@@ -28,6 +28,7 @@ ERRORS = documented(
 
 @router.get(
     "/results/{task_id}",
+    summary="Download the video",
     response_class=Response,
     responses=ERRORS | {200: {"content": {"video/mp4": {}}}, 206: {"description": "The range that was asked for"}},
 )
@@ -38,7 +39,10 @@ def video(task_id: str, request: Request, services: Given) -> Response:
 
 
 @router.get(
-    "/results/{task_id}/thumbnail", response_class=Response, responses=ERRORS | {200: {"content": {"image/jpeg": {}}}}
+    "/results/{task_id}/thumbnail",
+    summary="Download the first frame",
+    response_class=Response,
+    responses=ERRORS | {200: {"content": {"image/jpeg": {}}}},
 )
 @router.head("/results/{task_id}/thumbnail", include_in_schema=False)
 def thumbnail(task_id: str, request: Request, services: Given) -> Response:

@@ -19,12 +19,12 @@ ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.LedgerU
 
 
 class TaskError(BaseModel):
-    code: str
+    code: str = Field(examples=["gpu_out_of_memory"])
     message: str
 
 
 class CurrentStep(BaseModel):
-    verb: str
+    verb: str = Field(examples=["clip"])
     phase: str | None = Field(description="load, encode_image, denoise, decode, render, encode_video or store")
     number: Annotated[int, Field(description="Which of the task's steps this is, from 1")]
     of: int
@@ -32,9 +32,9 @@ class CurrentStep(BaseModel):
 
 
 class TaskSummary(BaseModel):
-    task_id: str
-    status: Status
-    engine: str
+    task_id: str = Field(examples=["01a1fd3450027302a9e88e163fd55fdb"])
+    status: Status = Field(examples=["started"])
+    engine: str = Field(examples=["svd-xt"])
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -42,11 +42,14 @@ class TaskSummary(BaseModel):
 
 
 class TaskStatus(TaskSummary):
-    progress: int = Field(ge=0, le=100)
+    progress: int = Field(ge=0, le=100, examples=[42])
     step: CurrentStep | None = Field(description="The step that runs now")
     queue_position: int | None = Field(description="1 is next; null once it has started")
     eta_seconds: float | None = Field(description="Until the end; null until such a task has been measured")
-    params: dict[str, Any] = Field(description="Every parameter, with the engine's defaults and the seed filled in")
+    params: dict[str, Any] = Field(
+        description="Every parameter, with the engine's defaults and the seed filled in",
+        examples=[{"engine": "svd-xt", "width": 1024, "height": 576, "num_frames": 25, "fps": 7, "seed": 7}],
+    )
     warnings: list[str]
     receipt: dict[str, Any] | None = Field(description="What is needed to make the clip again")
 
@@ -56,29 +59,29 @@ class TaskPage(BaseModel):
     next_after: str | None = Field(description="Give it as `after` for the next page; null on the last one")
 
 
-@router.get("/status/{task_id}", responses=ERRORS)
+@router.get("/status/{task_id}", summary="Where a task is", responses=ERRORS)
 def status(task_id: str, services: Given) -> TaskStatus:
-    """Where a task is, how far, and how it ended."""
+    """How far it is, what runs now, when it will be done, and how it ended."""
     return describe(services, *services.ledger.task_with_steps(task_id))
 
 
-@router.post("/cancel/{task_id}", responses=ERRORS)
+@router.post("/cancel/{task_id}", summary="End a task", responses=ERRORS)
 def cancel(task_id: str, services: Given) -> TaskStatus:
-    """End a task that has not ended. A task that has, stays as it is: doing it twice is no error."""
+    """A task that has ended stays as it is: doing this twice is no error."""
     task = services.ledger.cancel(task_id)
     task, steps = services.ledger.task_with_steps(task_id)
     forget(services, steps)
     return describe(services, task, steps)
 
 
-@router.get("/tasks", responses=documented(errors.InvalidParameter, errors.LedgerUnavailable))
+@router.get("/tasks", summary="List tasks", responses=documented(errors.InvalidParameter, errors.LedgerUnavailable))
 def tasks(
     services: Given,
     status: Annotated[Status | None, Query(description="Only those in this state")] = None,
     after: Annotated[str | None, Query(pattern=ID_PATTERN, description="The last task of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> TaskPage:
-    """All tasks, newest first."""
+    """Newest first, page by page."""
     found = services.ledger.tasks(status=status, after=after, limit=limit + 1)
     page = found[:limit]
     return TaskPage(

@@ -18,17 +18,13 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     step = next((step for step in steps if not step.status.is_final), None)
     if task.status.is_final or step is None:
         return Outlook(None, None)
-    means = {
-        engine: found.mean
-        for (name, engine), found in services.ledger.histograms().items()
-        if name == "task_running_seconds"
-    }
+    means = services.ledger.means("task_running_seconds")
     own = means.get(task.engine)
     if step.status == Status.STARTED:
         return Outlook(None, None if own is None else round(own * (100 - step.progress) / 100, 1))
     ahead = services.ledger.steps_ahead(step)
     alive = sum(worker.alive and worker.queue == step.queue for worker in services.ledger.workers())
-    waits = [means.get(engine) or own for engine in ahead]
-    if own is None or None in waits or not alive:
+    if own is None or not alive:
         return Outlook(len(ahead) + 1, None)
-    return Outlook(len(ahead) + 1, round(own + sum(wait for wait in waits if wait) / alive, 1))
+    wait = sum(means.get(engine, own) for engine in ahead) / alive
+    return Outlook(len(ahead) + 1, round(wait + own, 1))

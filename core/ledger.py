@@ -16,6 +16,53 @@ from core.task import Claim, ErrorInfo, NewTask, Status, Task, Worker, new_id, s
 RETRY_PAUSES = (1.0, 5.0, 30.0)
 WORKER_FORGOTTEN_SECONDS = 24 * 3600.0
 
+# Statements of the hot path are built once: building one costs several times what SQLite needs to run it.
+STEP: sa.BindParameter[str] = sa.bindparam("of_step")
+ATTEMPT: sa.BindParameter[int] = sa.bindparam("of_attempt")
+WORKER: sa.BindParameter[str] = sa.bindparam("by_worker")
+LEASE: sa.BindParameter[float] = sa.bindparam("lease_seconds")
+IS_MINE = sa.and_(steps.c.step_id == STEP, steps.c.attempt == ATTEMPT, steps.c.status == Status.STARTED)
+
+INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now(), artifacts={})
+INSERT_STEP = steps.insert().values(
+    status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), not_before=now(), artifacts={}
+)
+INSERT_EVENT = events.insert().values(created_at=now())
+LOCK_TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id")).with_for_update()
+LOCK_TASK_OF = (
+    sa.select(tasks)
+    .where(tasks.c.task_id == sa.select(steps.c.task_id).where(steps.c.step_id == STEP).scalar_subquery())
+    .with_for_update()
+)
+CLAIM = (
+    steps.update()
+    .where(steps.c.step_id == STEP, steps.c.status == Status.QUEUED)
+    .where(steps.c.waits_for == 0, steps.c.not_before <= now())
+    .values(
+        status=Status.STARTED,
+        attempt=steps.c.attempt + 1,
+        worker_id=WORKER,
+        started_at=now(),
+        lease_until=now() + LEASE,
+        progress=0,
+        phase=None,
+    )
+    .returning(steps)
+)
+RENEW = steps.update().where(IS_MINE).values(lease_until=now() + LEASE)
+END_ATTEMPT = attempts.update().where(attempts.c.step_id == STEP, attempts.c.attempt == ATTEMPT)
+RELEASE_DEPENDANTS = (
+    steps.update()
+    .where(steps.c.step_id.in_(sa.select(needs.c.step_id).where(needs.c.needed_id == STEP)))
+    .values(waits_for=steps.c.waits_for - 1, queued_at=now(), not_before=now())
+    .returning(steps.c.step_id, steps.c.waits_for)
+)
+OPEN_STEPS = (
+    sa.select(sa.func.count())
+    .select_from(steps)
+    .where(steps.c.task_id == sa.bindparam("task_id"), steps.c.status != Status.FINISHED)
+)
+
 EXHAUSTED = ErrorInfo("attempts_exhausted", "every attempt died before it could finish")
 
 
@@ -30,39 +77,16 @@ class Ledger(Reader):
         """Record the task and its steps. Returns the ids of the steps that may start at once."""
         ids = [new_id() for _ in task.steps]
         with writing(self.database) as tx:
-            tx.execute(
-                tasks.insert().values(
-                    task_id=task.task_id,
-                    status=Status.QUEUED,
-                    engine=task.engine,
-                    params=task.params,
-                    input_key=task.input_key,
-                    input_sha256=task.input_sha256,
-                    warnings=task.warnings,
-                    created_at=now(),
-                    artifacts={},
-                )
-            )
-            for position, (step_id, step) in enumerate(zip(ids, task.steps, strict=True)):
-                tx.execute(
-                    steps.insert().values(
-                        step_id=step_id,
-                        task_id=task.task_id,
-                        position=position,
-                        verb=step.verb,
-                        queue=step.queue,
-                        status=Status.QUEUED,
-                        attempt=0,
-                        params=step.params,
-                        waits_for=len(step.needs),
-                        progress=0,
-                        queued_at=now(),
-                        not_before=now(),
-                        artifacts={},
-                    )
-                )
-                for needed in step.needs:
-                    tx.execute(needs.insert().values(step_id=step_id, needed_id=ids[needed]))
+            values = {name: value for name, value in vars(task).items() if name != "steps"}
+            tx.execute(INSERT_TASK, values)
+            tx.execute(INSERT_STEP, [_row(task, position, ids) for position in range(len(ids))])
+            edges = [
+                {"step_id": step_id, "needed_id": ids[needed]}
+                for step_id, step in zip(ids, task.steps, strict=True)
+                for needed in step.needs
+            ]
+            if edges:
+                tx.execute(needs.insert(), edges)
             self._record(tx, task.task_id, "queued")
             tallies.add(tx, Count("tasks_created", task.engine))
         return [step_id for step_id, step in zip(ids, task.steps, strict=True) if not step.needs]
@@ -76,27 +100,12 @@ class Ledger(Reader):
             if task is None or task.status.is_final:
                 return None
             row = tx.execute(
-                steps.update()
-                .where(steps.c.step_id == step_id, steps.c.status == Status.QUEUED)
-                .where(steps.c.waits_for == 0, steps.c.not_before <= now())
-                .values(
-                    status=Status.STARTED,
-                    attempt=steps.c.attempt + 1,
-                    worker_id=worker_id,
-                    started_at=now(),
-                    lease_until=now() + lease_seconds,
-                    progress=0,
-                    phase=None,
-                )
-                .returning(steps)
+                CLAIM, {"of_step": step_id, "by_worker": worker_id, "lease_seconds": lease_seconds}
             ).one_or_none()
             if row is None:
                 return None
-            tx.execute(
-                attempts.insert().values(
-                    step_id=step_id, attempt=row.attempt, worker_id=worker_id, started_at=row.started_at
-                )
-            )
+            begun = {"step_id": step_id, "attempt": row.attempt, "worker_id": worker_id, "started_at": row.started_at}
+            tx.execute(attempts.insert(), begun)
             waited = max(0.0, row.started_at - row.queued_at)
             if task.status == Status.QUEUED:
                 self._move_task(tx, task, Status.STARTED, started_at=row.started_at)
@@ -107,9 +116,7 @@ class Ledger(Reader):
         """Say that the attempt lives, and how far it is. False: canceled or taken over, the attempt must end."""
         with writing(self.database) as tx:
             renewed = tx.execute(
-                steps.update()
-                .where(self._is_mine(claim))
-                .values(lease_until=now() + lease_seconds, progress=progress, phase=phase)
+                RENEW, _mine(claim) | {"lease_seconds": lease_seconds, "progress": progress, "phase": phase}
             )
             return bool(renewed.rowcount)
 
@@ -131,10 +138,7 @@ class Ledger(Reader):
                 tx, *(Duration(f"phase_seconds:{name}", task.engine, seconds) for name, seconds in phases.items())
             )
             ready = self._release_dependants(tx, claim.step.step_id)
-            open_steps = sa.select(sa.func.count()).where(
-                steps.c.task_id == task.task_id, steps.c.status != Status.FINISHED
-            )
-            if tx.execute(open_steps).scalar_one() == 0:
+            if tx.execute(OPEN_STEPS, {"task_id": task.task_id}).scalar_one() == 0:
                 self._end_task(tx, task, Status.FINISHED, artifacts=artifacts, receipt=receipt)
             return ready
 
@@ -224,20 +228,12 @@ class Ledger(Reader):
     # --- parts of moves; each runs inside the caller's transaction ---
 
     def _lock_task(self, tx: sa.Connection, task_id: str) -> Task | None:
-        row = tx.execute(sa.select(tasks).where(tasks.c.task_id == task_id).with_for_update()).one_or_none()
+        row = tx.execute(LOCK_TASK, {"task_id": task_id}).one_or_none()
         return task_from(row) if row else None
 
     def _lock_task_of(self, tx: sa.Connection, step_id: str) -> Task | None:
-        task_id = tx.execute(sa.select(steps.c.task_id).where(steps.c.step_id == step_id)).scalar_one_or_none()
-        return self._lock_task(tx, task_id) if task_id else None
-
-    def _is_mine(self, claim: Claim) -> sa.ColumnElement[bool]:
-        """The fence: true only while this attempt is the newest and nobody ended it."""
-        return sa.and_(
-            steps.c.step_id == claim.step.step_id,
-            steps.c.attempt == claim.step.attempt,
-            steps.c.status == Status.STARTED,
-        )
+        row = tx.execute(LOCK_TASK_OF, {"of_step": step_id}).one_or_none()
+        return task_from(row) if row else None
 
     def _end_step(
         self,
@@ -252,35 +248,15 @@ class Ledger(Reader):
             values = {"queued_at": now(), "not_before": now(), "progress": 0, "phase": None} | values
         else:
             values |= {"finished_at": now()}
-        ended = tx.execute(
-            steps.update()
-            .where(self._is_mine(claim))
-            .values(status=status, lease_until=None, worker_id=None, **values)
-            .returning(steps.c.started_at, now().label("ended_at"))
-        ).one_or_none()
-        if ended is None:
+        update = steps.update().where(IS_MINE).values(status=status, lease_until=None, worker_id=None, **values)
+        if not tx.execute(update, _mine(claim)).rowcount:
             return False
-        this_attempt = sa.and_(attempts.c.step_id == claim.step.step_id, attempts.c.attempt == claim.step.attempt)
-        tx.execute(
-            attempts.update()
-            .where(this_attempt)
-            .values(
-                ended_at=ended.ended_at,
-                outcome=outcome,
-                error_code=error and error.code,
-                error_message=error and error.message,
-            )
-        )
+        ended = {"outcome": outcome, "error_code": error and error.code, "error_message": error and error.message}
+        tx.execute(END_ATTEMPT.values(ended_at=now(), **ended), _mine(claim))
         return True
 
     def _release_dependants(self, tx: sa.Connection, step_id: str) -> list[str]:
-        dependants = sa.select(needs.c.step_id).where(needs.c.needed_id == step_id)
-        released = tx.execute(
-            steps.update()
-            .where(steps.c.step_id.in_(dependants))
-            .values(waits_for=steps.c.waits_for - 1, queued_at=now(), not_before=now())
-            .returning(steps.c.step_id, steps.c.waits_for)
-        )
+        released = tx.execute(RELEASE_DEPENDANTS, {"of_step": step_id})
         return [row.step_id for row in released if row.waits_for == 0]
 
     def _fail_task(self, tx: sa.Connection, task: Task, error: ErrorInfo) -> None:
@@ -312,4 +288,22 @@ class Ledger(Reader):
         return finished_at
 
     def _record(self, tx: sa.Connection, task_id: str, kind: str) -> None:
-        tx.execute(events.insert().values(task_id=task_id, kind=kind, created_at=now()))
+        tx.execute(INSERT_EVENT, {"task_id": task_id, "kind": kind})
+
+
+def _mine(claim: Claim) -> dict[str, Any]:
+    """The fence's parameters: IS_MINE is true only while this attempt is the newest and nobody ended it."""
+    return {"of_step": claim.step.step_id, "of_attempt": claim.step.attempt}
+
+
+def _row(task: NewTask, position: int, ids: list[str]) -> dict[str, Any]:
+    step = task.steps[position]
+    return {
+        "step_id": ids[position],
+        "task_id": task.task_id,
+        "position": position,
+        "verb": step.verb,
+        "queue": step.queue,
+        "params": step.params,
+        "waits_for": len(step.needs),
+    }

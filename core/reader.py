@@ -15,6 +15,8 @@ from core.task import ID_PATTERN, ErrorInfo, Status, Step, Task, Worker
 # A worker reports every two seconds; after this many without word it counts as gone.
 WORKER_ALIVE_SECONDS = 15.0
 
+TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id"))
+STEPS = sa.select(steps).where(steps.c.task_id == sa.bindparam("task_id")).order_by(steps.c.position)
 READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
 
 
@@ -52,20 +54,21 @@ class Reader:
 
     def task(self, task_id: str) -> Task:
         """Raises TaskNotFound."""
-        row = None
-        if re.match(ID_PATTERN, task_id):  # anything else cannot be there, and a NUL would upset PostgreSQL
-            with reading(self.database) as connection:
-                row = connection.execute(sa.select(tasks).where(tasks.c.task_id == task_id)).one_or_none()
-        if row is None:
-            raise TaskNotFound(f"there is no task {task_id!r}", param="task_id")
-        return task_from(row)
+        with reading(self.database) as connection:
+            return self._task(connection, task_id)
 
     def task_with_steps(self, task_id: str) -> tuple[Task, list[Step]]:
         """The task and its steps in order. Raises TaskNotFound."""
-        task = self.task(task_id)
         with reading(self.database) as connection:
-            rows = connection.execute(sa.select(steps).where(steps.c.task_id == task_id).order_by(steps.c.position))
-            return task, [step_from(row) for row in rows]
+            task = self._task(connection, task_id)
+            return task, [step_from(row) for row in connection.execute(STEPS, {"task_id": task_id})]
+
+    def _task(self, connection: sa.Connection, task_id: str) -> Task:
+        # What is no id cannot be there, and a NUL in it would upset PostgreSQL.
+        row = re.match(ID_PATTERN, task_id) and connection.execute(TASK, {"task_id": task_id}).one_or_none()
+        if not row:
+            raise TaskNotFound(f"there is no task {task_id!r}", param="task_id")
+        return task_from(row)
 
     def tasks(self, *, status: Status | None, after: str | None, limit: int) -> list[Task]:
         """Newest first, those older than the task `after`. Costs the same however many tasks there are."""
@@ -125,6 +128,10 @@ class Reader:
     def counters(self) -> dict[tuple[str, str], int]:
         with reading(self.database) as connection:
             return tallies.counters(connection)
+
+    def means(self, name: str) -> dict[str, float]:
+        with reading(self.database) as connection:
+            return tallies.means(connection, name)
 
     def histograms(self) -> dict[tuple[str, str], tallies.Histogram]:
         with reading(self.database) as connection:

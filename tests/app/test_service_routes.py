@@ -152,7 +152,7 @@ def test_an_unexpected_error_tells_the_caller_nothing(client: TestClient, monkey
     def broken(*_: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("core.reader.Reader.task", broken)
+    monkeypatch.setattr("core.reader.Reader.task_with_steps", broken)
     response = client.get("/status/x")
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
     assert "secret" not in response.text

@@ -43,7 +43,7 @@ def test_a_failed_task_says_why(client: TestClient, services: Services, claim: C
 
 def test_the_eta_comes_from_what_was_measured(client: TestClient, services: Services, finished: str) -> None:
     services.ledger.report_worker(worker_that_says("cpu", "cpu", "preview", None))
-    mean = services.ledger.histograms()["task_running_seconds", "preview"].mean
+    mean = services.ledger.means("task_running_seconds")["preview"]
     upload(client)
     eta = client.get(f"/status/{upload(client)}").json()["eta_seconds"]
     assert eta == pytest.approx(2 * mean, abs=0.1)

@@ -19,7 +19,7 @@ class Services:
     queue: StepQueue
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # async: a plain function would cost a change of thread
     services: Services = request.app.state.services
     return services
 

@@ -275,17 +275,20 @@ class Ledger(Reader):
         tx.execute(steps.update().where(still_open).values(status=status, lease_until=None, finished_at=now()))
 
     def _end_task(self, tx: sa.Connection, task: Task, status: Status, **values: Any) -> None:
-        finished_at = self._move_task(tx, task, status, finished_at=now(), **values)
-        tallies.add(tx, Count(f"tasks_{status}", task.engine))
-        if task.started_at is not None and finished_at is not None:
-            tallies.add(tx, Duration("task_running_seconds", task.engine, finished_at - task.started_at))
+        observed: list[Count | Duration] = [Count(f"tasks_{status}", task.engine)]
+        if task.started_at is not None:
+            ran = tx.execute(sa.select(now())).scalar_one() - task.started_at
+            observed.append(Duration("task_running_seconds", task.engine, ran))
+        tallies.add(tx, *observed)
+        # Last, so that the moment it writes down is the moment at which others can see the end.
+        self._move_task(tx, task, status, finished_at=now(), **values)
 
-    def _move_task(self, tx: sa.Connection, task: Task, status: Status, **values: Any) -> float | None:
-        allowed = sa.and_(tasks.c.task_id == task.task_id, tasks.c.status.in_(sources(status)))
-        move = tasks.update().where(allowed).values(status=status, **values).returning(tasks.c.finished_at)
-        finished_at: float | None = tx.execute(move).scalar_one()
+    def _move_task(self, tx: sa.Connection, task: Task, status: Status, **values: Any) -> None:
+        """The caller holds the task's row, so nobody moved it since it was read."""
+        if task.status not in sources(status):
+            raise AssertionError(f"{task.status} → {status} is no move")  # a fault of ours: the transaction ends here
         self._record(tx, task.task_id, status)
-        return finished_at
+        tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(status=status, **values))
 
     def _record(self, tx: sa.Connection, task_id: str, kind: str) -> None:
         tx.execute(INSERT_EVENT, {"task_id": task_id, "kind": kind})

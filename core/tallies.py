@@ -4,6 +4,7 @@ restarts and are the same from every API process. core/tables.py has the table, 
 from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -31,8 +32,17 @@ class Duration:
     seconds: float
 
 
+def _upsert(insert: Any) -> Any:
+    statement = insert(tallies)
+    raised = {name: tallies.c[name] + statement.excluded[name] for name in ("count", "total")}
+    return statement.on_conflict_do_update(index_elements=list(tallies.primary_key), set_=raised)
+
+
+UPSERT = {"postgresql": _upsert(postgresql.insert), "sqlite": _upsert(sqlite.insert)}
+
+
 def add(connection: sa.Connection, *observations: Count | Duration) -> None:
-    """Raise the tallies in one statement."""
+    """Raise the tallies."""
     sums: dict[tuple[str, str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for seen in observations:
         bound, amount, total = COUNTER, 1, 0.0
@@ -47,13 +57,7 @@ def add(connection: sa.Connection, *observations: Count | Duration) -> None:
         {"name": name, "engine": engine, "bound": bound, "count": count, "total": total}
         for (name, engine, bound), (count, total) in sorted(sums.items())
     ]
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(tallies).values(rows)
-    raised = {
-        "count": tallies.c.count + statement.excluded.count,
-        "total": tallies.c.total + statement.excluded.total,
-    }
-    connection.execute(statement.on_conflict_do_update(index_elements=list(tallies.primary_key), set_=raised))
+    connection.execute(UPSERT[connection.dialect.name], rows)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Keeper:
 
     def tick(self) -> None:
         """Each duty on its own: one that fails does not hold up the others."""
-        for duty in (self.take_over, self.wake, self.delete_expired, self.ledger.forget_old_workers):
+        for duty in (self.take_over, self.wake, self.delete_expired, self.forget_old_workers):
             try:
                 duty()
             except Unavailable as error:
@@ -53,6 +53,11 @@ class Keeper:
             if step_id not in rung[queue]:
                 self.queue.wake(step_id, queue)
                 log.info("step_woken", step_id=step_id, queue=queue)
+
+    def forget_old_workers(self) -> None:
+        """Those not heard of for a day. Looked for before it is written, for others may wait to write."""
+        if any(not worker.alive for worker in self.ledger.workers()):
+            self.ledger.forget_old_workers()
 
     def delete_expired(self) -> None:
         """The bytes of tasks past their retention; the ledger's rows stay."""

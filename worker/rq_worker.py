@@ -6,12 +6,14 @@ execution: a job is only read for its step id and deleted, whatever else somebod
 
 import json
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import structlog
 from redis import Redis
+from redis.client import Pipeline
 from rq import Queue
 from rq.exceptions import StopRequested
 from rq.job import Job
@@ -23,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 # RQ blocks for this less 15 s in one pop, which is how long a frozen Redis can go unnoticed.
 WORKER_TTL_SECONDS = 30
+HEARTBEAT_SECONDS = 5.0
 
 
 class StepWorker(SimpleWorker):
@@ -37,12 +40,13 @@ class StepWorker(SimpleWorker):
         self.answer = answer
         self.stopping = False
         self._working = False
+        self._beat_at = float("-inf")
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         # Deleted before the work: from here on the ledger's lease stands for the step, not the job.
         with self.connection.pipeline() as pipeline:
             pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
-            job.delete(pipeline=pipeline, remove_from_queue=False)
+            pipeline.delete(job.key)  # all there is: our jobs have no dependents, and stand in no registry
             pipeline.execute()
         step_id = step_of(job)
         if step_id is None:
@@ -55,6 +59,12 @@ class StepWorker(SimpleWorker):
             self._working = False
         if self.stopping:
             raise StopRequested
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        # RQ beats several times around each job; what `rq info` shows needs one every few seconds.
+        if time.monotonic() - self._beat_at > HEARTBEAT_SECONDS:
+            self._beat_at = time.monotonic()
+            super().heartbeat(timeout, pipeline)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: end now when idle, else after the step."""

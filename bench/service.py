@@ -7,6 +7,7 @@ second are a lower bound. Clips are the preview engine's at its defaults (25 fra
 """
 
 import http.client
+import itertools
 import os
 import shutil
 import statistics
@@ -144,10 +145,12 @@ def image_sizes() -> dict[str, float | None]:
     command = [compose, "podman"] if compose else ["docker"]
     sizes: dict[str, float | None] = {"api": None, "worker": None}
     if shutil.which(command[0]):
-        for name in sizes:
-            inspect = [*command, "image", "inspect", "--format", "{{.Size}}", f"kinora-{name}"]
+        # Compose puts a dash between project and service, podman-compose an underscore.
+        for name, separator in itertools.product(sizes, "-_"):
+            inspect = [*command, "image", "inspect", "--format", "{{.Size}}", f"kinora{separator}{name}"]
             done = subprocess.run(inspect, capture_output=True, text=True, check=False)
-            sizes[name] = int(done.stdout) / 1e6 if done.returncode == 0 else None
+            if done.returncode == 0:
+                sizes[name] = int(done.stdout.split()[-1]) / 1e6
     return sizes
 
 

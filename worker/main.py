@@ -77,11 +77,15 @@ def load_engine(kit: Kit) -> None:
 def take_steps(kit: Kit, queue: str) -> None:
     """RQ's loop ends when Redis fails for long; a new one begins when Redis is back."""
     while True:
+        # Until the loop sets its own handlers, and again once it has ended: there is no step to wait for.
+        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGINT, _leave)
+        loop = None
         try:
             loop = StepWorker(queue, connect_redis(kit.settings), lambda step_id: run_step(step_id, kit))
             loop.work(logging_level="WARNING")
-            if loop.stopping:
-                return
         except RedisError as error:
             log.warning("redis_away", reason=str(error))
+        if loop and loop.stopping:  # also where Redis was away as the loop said goodbye
+            return
         time.sleep(RECONNECT_SECONDS)

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from app.deps import Given, Services
 from app.routes.health import WorkerInfo, examine
+from core.engines import known_engines
 from core.tallies import BOUNDS, Histogram
 
 router = APIRouter(tags=["service"])
@@ -75,7 +76,9 @@ class ServiceCollector(Collector):
         families = {
             name: CounterMetricFamily(f"kinora_{name}", text, labels=["engine"]) for name, text in COUNTERS.items()
         }
-        for (name, engine), count in self.services.ledger.counters().items():
+        # From nothing on, so that a rate sees the first task of an engine too.
+        counts = {(name, engine): 0 for name in COUNTERS for engine in known_engines(self.services.settings)}
+        for (name, engine), count in (counts | self.services.ledger.counters()).items():
             families[name].add_metric([engine], count)
         yield from families.values()
 

@@ -98,6 +98,13 @@ def test_an_idle_worker_that_is_told_to_stop_leaves_at_once(stack: Stack) -> Non
     assert stack.kill("worker-cpu", signal.SIGTERM) == 0
 
 
+def test_a_worker_that_is_told_to_stop_while_redis_is_away_leaves_too(stack: Stack) -> None:
+    stack.redis.stop()
+    time.sleep(1.2)  # it has noticed, and waits for Redis to come back
+    assert stack.kill("worker-cpu", signal.SIGTERM) == 0
+    stack.redis.start()
+
+
 def test_a_wiped_redis_loses_no_task(stack: Stack) -> None:
     stack.kill("worker-cpu")
     waiting = [stack.upload(CAT, num_frames=2) for _ in range(3)]

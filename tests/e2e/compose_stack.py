@@ -1,0 +1,147 @@
+"""The stack of the compose files, driven from outside as an operator does it: commands, HTTP, the README's lines.
+
+The command is `docker compose`, or what the environment variable COMPOSE says.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import yaml
+
+from tests.servers import free_port, wait_until
+
+ROOT = Path(__file__).parents[2]
+CPU_FILE = "docker-compose.cpu.yml"
+SHIPPED = ["Dockerfile.api", "Dockerfile.worker", "docker-compose.yml", CPU_FILE, ".dockerignore", "requirements"]
+SHIPPED += ["app", "core", "keeper", "worker", "deploy"]
+README_ADDRESS = "http://127.0.0.1:8000"
+FINAL = ("finished", "failed", "canceled")
+
+# What the caller may have set for a project of their own.
+COMPOSE_VARIABLES = ("COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES", "COMPOSE_ENV_FILES")
+
+
+def compose_command() -> list[str]:
+    return shlex.split(os.environ.get("COMPOSE") or "docker compose")
+
+
+def compose_works() -> bool:
+    """An engine is there, or the caller promises so by naming the command."""
+    if os.environ.get("COMPOSE"):
+        return True
+    if not shutil.which("docker"):
+        return False
+    said = [subprocess.run(["docker", *words], capture_output=True) for words in (["info"], ["compose", "version"])]
+    return all(process.returncode == 0 for process in said)
+
+
+class Stack:
+    """A project of its own on a free port, from a copy of the sources that has no .env."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in SHIPPED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(ROOT / name, folder / name)
+        self.ports = {name: str(free_port()) for name in ("API_PORT", "PROMETHEUS_PORT")}
+        self.url = f"http://127.0.0.1:{self.ports['API_PORT']}"
+        # An operator writes COMPOSE_FILE into .env; podman-compose looks for it in the environment only.
+        self.environment = {name: value for name, value in os.environ.items() if name not in COMPOSE_VARIABLES}
+        self.environment |= {"COMPOSE_FILE": CPU_FILE, "COMPOSE_PROJECT_NAME": f"kinora-e2e-{uuid.uuid4().hex[:8]}"}
+        self.environment |= self.ports
+        self.http = httpx2.Client(base_url=self.url, timeout=30)
+
+    def compose(self, *words: str, timeout: float = 300) -> str:
+        """What the command prints. Raises where it fails."""
+        done = subprocess.run(
+            [*compose_command(), *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if done.returncode:
+            raise AssertionError(
+                f"compose {shlex.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+            )
+        return done.stdout
+
+    def inside(self, service: str, *command: str) -> str:
+        """What `command` prints in the service's first container."""
+        return self.compose("exec", "-T", service, *command)
+
+    def up(self) -> None:
+        # One after the other: podman builds the image of api and keeper twice when both are asked for at once.
+        self.compose("build", "api", timeout=1200)
+        self.compose("up", "-d", "--build", timeout=1200)
+        self.wait_for_health()
+
+    def down(self) -> None:
+        self.http.close()
+        # Twice: podman-compose knows no second worker, and Redis stays for as long as that one leans on it.
+        self.compose("--profile", "monitoring", "down", "--remove-orphans")
+        self.compose("--profile", "monitoring", "down", "-v", "--rmi", "local")
+
+    def services(self) -> dict[str, Any]:
+        """The CPU file's services, each with what it takes over from docker-compose.yml."""
+        both = {
+            name: yaml.safe_load((self.folder / name).read_text())["services"]
+            for name in ("docker-compose.yml", CPU_FILE)
+        }
+        return {
+            name: both[service["extends"]["file"]][service["extends"]["service"]]
+            for name, service in both[CPU_FILE].items()
+        }
+
+    # --- over HTTP ---
+
+    def health(self) -> dict[str, Any]:
+        return self.http.get("/health").json()
+
+    def wait_for_health(self) -> None:
+        wait_until(lambda: self._answers("/health"), timeout=90, what="/health")
+
+    def _answers(self, path: str) -> bool:
+        with contextlib.suppress(httpx2.TransportError):
+            return self.http.get(path).status_code == 200
+        return False
+
+    def upload(self, picture: Path, **fields: Any) -> str:
+        answer = self.http.post("/generate", files={"file": picture.read_bytes()}, data=fields)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["task_id"])
+
+    def status(self, task_id: str) -> dict[str, Any]:
+        return self.http.get(f"/status/{task_id}").raise_for_status().json()
+
+    def wait_for(self, *task_ids: str, timeout: float = 120) -> None:
+        """Until each is final. Fails unless all of them have finished, with a video."""
+        wait_until(
+            lambda: all(self.status(task_id)["status"] in FINAL for task_id in task_ids),
+            timeout,
+            "the end of the tasks",
+        )
+        for task_id in task_ids:
+            assert self.status(task_id)["status"] == "finished", self.status(task_id)
+            assert self.http.head(f"/results/{task_id}").status_code == 200
+
+
+def curl_lines(readme: str, url: str) -> str:
+    """The shell lines under the README's heading on curl, for the service at `url`."""
+    section = re.search(r"^## Use it with curl$(.*?)(?=^## |\Z)", readme, re.DOTALL | re.MULTILINE)
+    assert section, "README.md has no heading '## Use it with curl'"
+    lines = "\n".join(re.findall(r"^```sh\n(.*?)^```$", section[1], re.DOTALL | re.MULTILINE))
+    assert README_ADDRESS in lines
+    return lines.replace(README_ADDRESS, url)

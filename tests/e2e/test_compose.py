@@ -1,0 +1,190 @@
+"""The stack in containers, from `up` to `down -v`, on the file for machines without a GPU.
+
+The tests share one stack and stand in the order in which they disturb it.
+"""
+
+import contextlib
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import httpx2
+import pytest
+
+from tests.conftest import SAMPLES
+from tests.e2e.compose_stack import ROOT, Stack, compose_works, curl_lines
+from tests.servers import wait_until
+
+pytestmark = [
+    pytest.mark.compose,
+    pytest.mark.skipif(not compose_works(), reason="no Docker engine here, and COMPOSE names no other command"),
+]
+
+CAT = SAMPLES / "cat.jpg"
+OUR_SERVICES = ["api", "worker", "keeper"]
+
+# Long enough to be caught at work.
+LONG = {"num_frames": 100}
+
+# What Prometheus finds while there are two workers, by the name of the job.
+EVERY_PROCESS = ["kinora-api", "kinora-worker", "kinora-worker"]
+
+# Asks every copy of the service: its address, then how many attempts it finished.
+ATTEMPTS_BY_WORKER = """
+import re, socket, urllib.request
+for address in sorted({found[4][0] for found in socket.getaddrinfo("worker", 9101, socket.AF_INET)}):
+    text = urllib.request.urlopen(f"http://{address}:9101/metrics", timeout=5).read().decode()
+    done = re.findall(r'^kinora_worker_steps_total{.*outcome="finished".*} (.+)$', text, re.MULTILINE)
+    print(address, int(sum(map(float, done))))
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("compose"))
+    failed_before = request.session.testsfailed
+    try:
+        stack.up()
+        yield stack
+        if request.session.testsfailed > failed_before:
+            print(stack.compose("logs"))  # noqa: T201 - pytest shows it beside the failure
+    finally:
+        stack.down()
+
+
+def test_the_readmes_curl_lines_make_a_video(stack: Stack, tmp_path: Path) -> None:
+    shutil.copy(CAT, tmp_path / "photo.jpg")
+    lines = curl_lines((ROOT / "README.md").read_text(), stack.url)
+    subprocess.run(["bash", "-euo", "pipefail", "-c", lines], cwd=tmp_path, check=True, timeout=120)
+
+    with av.open(tmp_path / "video.mp4") as video:
+        stream = video.streams.video[0]
+        assert (stream.codec_context.name, stream.width, stream.height) == ("h264", 1024, 576)
+        assert len(list(video.decode(stream))) == 25
+
+
+def test_the_service_needs_no_env_file(stack: Stack) -> None:
+    assert not (stack.folder / ".env").exists()
+    assert stack.health()["status"] == "ok"
+
+
+def test_every_health_check_passes(stack: Stack) -> None:
+    """Run by hand, since not every engine runs them."""
+    checks = {name: service["healthcheck"]["test"] for name, service in stack.services().items() if name != "keeper"}
+    for name in ("redis", "api", "worker"):
+        kind, *command = checks[name]
+        if kind == "CMD-SHELL":
+            command = ["sh", "-c", command[0].replace("$$", "$")]
+        stack.inside(name, *command)
+
+
+def test_only_the_api_is_published_and_on_loopback_only(stack: Stack) -> None:
+    # As the engine shows it: 127.0.0.1:8000->8000/tcp
+    published = re.findall(r"(\S+)->(\d+)/tcp", stack.compose("ps"))
+    assert published == [(f"127.0.0.1:{stack.ports['API_PORT']}", "8000")]
+
+
+@pytest.mark.parametrize("service", ["redis", *OUR_SERVICES])
+def test_no_service_runs_as_root_or_can_become_it_or_writes_to_its_root(stack: Stack, service: str) -> None:
+    said = stack.inside(service, "cat", "/proc/1/status", "/proc/mounts")
+    status = dict(re.findall(r"^(\w+):\t(.*)$", said, re.MULTILINE))
+    assert "0" not in status["Uid"].split() + status["Gid"].split()
+    assert (int(status["CapEff"], 16), int(status["CapPrm"], 16), status["NoNewPrivs"]) == (0, 0, "1")
+    assert re.findall(r"^\S+ / \S+ (\w+),", said, re.MULTILINE) == ["ro"]
+
+
+def test_the_api_image_holds_no_engine(stack: Stack) -> None:
+    names = [name for name in ("torch", "numpy", "cv2", "av", "diffusers", "worker") if importlib.util.find_spec(name)]
+    found = stack.inside(
+        "api", "python", "-c", f"from importlib.util import find_spec as f; print(*filter(f, {names}))"
+    )
+    assert len(names) > 3
+    assert found.split() == []
+
+
+@pytest.mark.parametrize("service", ["redis", *OUR_SERVICES])
+def test_a_restart_of_any_service_loses_no_task(stack: Stack, service: str) -> None:
+    tasks = [stack.upload(CAT) for _ in range(3)]
+    stack.compose("restart", service)
+    stack.wait_for_health()
+    stack.wait_for(*tasks)
+
+
+def test_a_killed_worker_loses_no_task(stack: Stack) -> None:
+    tasks = [stack.upload(CAT, **LONG), stack.upload(CAT)]
+    wait_until(lambda: stack.status(tasks[0])["progress"] > 0, what="the first progress")
+    stack.compose("kill", "-s", "KILL", "worker")
+    assert stack.status(tasks[0])["status"] == "started"
+    stack.compose("start", "worker")
+    stack.wait_for(*tasks)
+
+
+def test_a_wiped_redis_loses_no_task(stack: Stack) -> None:
+    stack.compose("stop", "worker")
+    tasks = [stack.upload(CAT) for _ in range(3)]
+    stack.inside("redis", "redis-cli", "flushall")
+    stack.compose("start", "worker")
+    stack.wait_for(*tasks)
+
+
+def test_what_was_made_outlives_the_containers(stack: Stack) -> None:
+    task = stack.upload(CAT)
+    stack.wait_for(task)
+    stack.compose("down")
+    stack.compose("up", "-d")
+    stack.wait_for_health()
+    stack.wait_for(task)
+
+
+def test_two_workers_share_the_work(stack: Stack) -> None:
+    stack.compose("up", "-d", "--scale", "worker=2")
+    wait_until(lambda: len(stack.health()["queues"]["cpu"]["workers"]) == 2, timeout=60, what="the second worker")
+    before = attempts_by_worker(stack)
+    tasks = [stack.upload(CAT) for _ in range(8)]
+    stack.wait_for(*tasks)
+    after = attempts_by_worker(stack)
+    done = {address: count - before[address] for address, count in after.items()}
+    assert len(done) == 2
+    assert min(done.values()) >= 1
+    assert sum(done.values()) == len(tasks)
+
+
+def attempts_by_worker(stack: Stack) -> dict[str, int]:
+    lines = stack.inside("api", "python", "-c", ATTEMPTS_BY_WORKER).splitlines()
+    return {address: int(count) for address, count in map(str.split, lines)}
+
+
+def test_prometheus_finds_every_process_and_the_dashboard_gets_answers(stack: Stack) -> None:
+    stack.compose("--profile", "monitoring", "up", "-d", "prometheus")
+    assert stack.http.get("/status/none").status_code == 404  # an error to be seen
+    with httpx2.Client(base_url=f"http://127.0.0.1:{stack.ports['PROMETHEUS_PORT']}/api/v1", timeout=10) as prometheus:
+        wait_until(lambda: targets_up(prometheus) == EVERY_PROCESS, timeout=90, what="three targets that are up")
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: not silent_queries(prometheus), timeout=60)
+        assert silent_queries(prometheus) == []
+
+
+def targets_up(prometheus: httpx2.Client) -> list[str]:
+    with contextlib.suppress(httpx2.HTTPError):  # while it starts, it refuses or answers 503
+        targets = prometheus.get("/targets").raise_for_status().json()["data"]["activeTargets"]
+        return sorted(target["labels"]["job"] for target in targets if target["health"] == "up")
+    return []
+
+
+def silent_queries(prometheus: httpx2.Client) -> list[str]:
+    """The dashboard's queries that find nothing."""
+    board = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "kinora.json").read_text())
+    silent = []
+    for target in [target for panel in board["panels"] for target in panel.get("targets", [])]:
+        query = target["expr"].replace("$__rate_interval", "1m").replace("$engine", ".*")
+        answer = prometheus.get("/query", params={"query": query})
+        assert answer.status_code == 200, f"{query}: {answer.text}"
+        # Nothing has failed or was canceled here, so these counters have no series.
+        if not answer.json()["data"]["result"] and not re.search(r"_failed_|_canceled_", query):
+            silent.append(query)
+    return silent

@@ -1,0 +1,296 @@
+"""What the container files must hold, whatever else changes in them. tests/e2e/test_compose.py runs them."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import generate_latest
+from starlette.testclient import TestClient
+
+from app.main import create_app
+from core.config import Settings
+from worker.metrics import WorkerMetrics
+
+ROOT = Path(__file__).parent.parent
+FILES = ["docker-compose.yml", "docker-compose.cpu.yml"]
+DOCKERFILES = ["Dockerfile.api", "Dockerfile.worker"]
+OURS = {"api", "worker", "worker-cpu", "keeper"}
+
+# What only the compose file, an image or Docker's own tools read.
+OTHER_NAMES = {"HF_HOME", "TMPDIR", "BASE_IMAGE"}
+OTHER_NAMES |= {"PROMETHEUS_IMAGE", "PROMETHEUS_PORT", "GRAFANA_IMAGE", "GRAFANA_PORT"}
+
+# Settings that mean something else inside a container: what .env says for a run without containers must not pass.
+FIXED = {"DATA_DIR", "REDIS_HOST", "REDIS_PORT"}
+
+
+def load(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def services_of(name: str) -> dict[str, dict[str, Any]]:
+    """The services of a file, with what they extend; what a file says itself comes last."""
+    found = {}
+    for service, own in load(name)["services"].items():
+        base = own.pop("extends", None)
+        found[service] = (load(base["file"])["services"][base["service"]] if base else {}) | own
+    return found
+
+
+SERVICES = {f"{file}:{name}": service for file in FILES for name, service in services_of(file).items()}
+
+
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return SERVICES[request.param] | {"name": request.param.partition(":")[2]}
+
+
+# --- every service ---
+
+
+def test_every_port_is_published_on_loopback_only(service: dict[str, Any]) -> None:
+    assert all(re.match(r"127\.0\.0\.1:\$\{[A-Z_]+:-\d+\}:\d+$", port) for port in service.get("ports", []))
+    published = {"api", "prometheus", "grafana"}
+    assert bool(service.get("ports")) == (service["name"] in published)
+
+
+def test_every_service_comes_back_by_itself(service: dict[str, Any]) -> None:
+    assert service["restart"] == "unless-stopped"
+
+
+def test_every_service_that_serves_something_is_checked(service: dict[str, Any]) -> None:
+    assert ("healthcheck" in service) == (service["name"] != "keeper")
+
+
+def test_every_service_can_be_scaled(service: dict[str, Any]) -> None:
+    assert "container_name" not in service
+
+
+def test_no_service_keeps_a_capability_that_it_can_do_without(service: dict[str, Any]) -> None:
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert ("cap_add" in service) == (service["name"] == "redis")
+
+
+def test_what_is_mounted_is_a_named_volume_or_cannot_be_written(service: dict[str, Any]) -> None:
+    for volume in service.get("volumes", []):
+        source, _, rest = volume.partition(":")
+        assert rest.endswith(":ro") or source in load("docker-compose.yml")["volumes"], volume
+
+
+# --- our own services ---
+
+
+def test_our_services_read_an_env_file_that_may_be_missing(service: dict[str, Any]) -> None:
+    expected = [{"path": ".env", "required": False}] if service["name"] in OURS else None
+    assert service.get("env_file") == expected
+
+
+def test_what_env_says_for_a_run_without_containers_does_not_pass(service: dict[str, Any]) -> None:
+    fixed = FIXED if service["name"] in OURS else set()
+    fixed = fixed | ({"API_HOST", "API_PORT"} if service["name"] == "api" else set())
+    if service["name"].startswith("worker"):
+        fixed = fixed | {"WORKER_METRICS_HOST", "WORKER_METRICS_PORT", "HF_HOME", "TMPDIR"}
+    values = {name: value for name, value in service.get("environment", {}).items() if name in fixed}
+    assert values.keys() == fixed
+    assert not any("$" in value for value in values.values())
+
+
+def test_our_services_share_the_storage_and_write_nowhere_else(service: dict[str, Any]) -> None:
+    if service["name"] in OURS:
+        assert "storage:/data" in service["volumes"]
+        assert service["environment"]["DATA_DIR"] == "/data"
+        assert service["read_only"] is True
+        assert service["tmpfs"] == ["/tmp"]
+
+
+def test_a_worker_has_time_to_finish_its_step(service: dict[str, Any]) -> None:
+    if service["name"].startswith("worker"):
+        assert service["stop_grace_period"] in ("2m", "5m")
+
+
+def test_redis_is_on_a_network_that_leads_nowhere() -> None:
+    for file in FILES:
+        assert services_of(file)["redis"]["networks"] == ["backend"]
+        assert load(file)["networks"]["backend"] == {"internal": True}
+
+
+def test_redis_writes_down_what_it_is_told() -> None:
+    command = services_of("docker-compose.yml")["redis"]["command"]
+    assert command[command.index("--appendonly") + 1] == "yes"
+    assert command[command.index("--appendfsync") + 1] == "everysec"
+
+
+# --- with and without a GPU ---
+
+
+def test_the_gpu_worker_reserves_a_gpu_and_keeps_its_weights() -> None:
+    worker = services_of("docker-compose.yml")["worker"]
+    (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert worker["build"]["args"]["REQUIREMENTS"] == "svd"
+    assert worker["command"][-1] == "gpu"
+    assert f"model-cache:{worker['environment']['HF_HOME']}" in worker["volumes"]
+
+
+def test_without_a_gpu_the_worker_has_no_torch_and_no_other_service_changes() -> None:
+    with_gpu, without = (services_of(file) for file in FILES)
+    assert without.pop("worker") == with_gpu.pop("worker-cpu")
+    with_gpu.pop("worker")
+    assert without == with_gpu
+
+
+def test_the_worker_without_a_gpu_asks_for_none() -> None:
+    worker = services_of("docker-compose.cpu.yml")["worker"]
+    assert "deploy" not in worker
+    assert worker["build"]["args"]["REQUIREMENTS"] == "worker"
+    assert worker["command"][-1] == "cpu"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_volumes_and_networks_that_are_used_are_declared(file: str) -> None:
+    services = services_of(file).values()
+    volumes = {volume.partition(":")[0] for service in services for volume in service.get("volumes", [])}
+    assert {name for name in volumes if not name.startswith(".")} == load(file)["volumes"].keys()
+    assert {name for service in services for name in service["networks"]} == load(file)["networks"].keys()
+
+
+def test_monitoring_is_there_only_where_it_is_asked_for(service: dict[str, Any]) -> None:
+    assert service.get("profiles") == (["monitoring"] if service["name"] in ("prometheus", "grafana") else None)
+
+
+# --- names ---
+
+
+def test_every_name_from_the_environment_is_a_setting_or_a_known_other() -> None:
+    known = {name.upper() for name in Settings.model_fields} | OTHER_NAMES
+    asked = {name for file in FILES for name in re.findall(r"\$\{(\w+)", (ROOT / file).read_text())}
+    given = {name for service in SERVICES.values() for name in service.get("environment", {})}
+    assert {name for name in asked | given if not name.startswith("GF_")} <= known
+    assert {"API_PORT", "REDIS_PASSWORD"} <= asked
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_every_variable_of_an_image_is_a_setting_or_a_known_other(name: str) -> None:
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    given = {name for line in re.findall(r"^ENV (.*)$", text, re.MULTILINE) for name in re.findall(r"(\w+)=", line)}
+    python = {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "HOME"}
+    assert given <= {name.upper() for name in Settings.model_fields} | OTHER_NAMES | python
+
+
+# --- images ---
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_ends_as_a_user_and_starts_from_a_base_of_choice(name: str) -> None:
+    lines = (ROOT / name).read_text().splitlines()
+    assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
+    assert lines.index("ARG BASE=python:3.11-slim-bookworm") < lines.index("FROM ${BASE}")
+    assert all(line.split()[1] == "${BASE}" for line in lines if line.startswith("FROM"))
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_takes_only_tested_versions(name: str) -> None:
+    installs = re.findall(r"pip .*install .*", (ROOT / name).read_text())
+    assert installs
+    assert all("-c requirements/constraints.txt" in line for line in installs)
+
+
+def test_the_api_needs_no_engine() -> None:
+    engines = {"torch", "numpy", "opencv-python-headless", "av", "diffusers", "transformers", "accelerate"}
+    assert set(required("app.txt")).isdisjoint(engines)
+    assert "torch" not in set(required("worker.txt"))
+    assert set(required("svd.txt")) >= {"torch", "diffusers", "av"}
+
+
+def required(name: str) -> Iterator[str]:
+    for line in (ROOT / "requirements" / name).read_text().splitlines():
+        if line.startswith("-r "):
+            yield from required(line.removeprefix("-r "))
+        elif line and not line.startswith("#"):
+            yield re.split(r"[\[=~<> ]", line)[0].lower()
+
+
+def test_the_build_sees_nothing_but_sources() -> None:
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == {"app", "core", "keeper", "worker", "requirements"}
+    for name in DOCKERFILES:
+        copied = re.findall(r"^COPY (?!--from)(.*)$", (ROOT / name).read_text(), re.MULTILINE)
+        sources = {source.partition("/")[0] for line in copied for source in line.split()[:-1]}
+        assert sources <= {rule[1:] for rule in rules}
+
+
+# --- monitoring ---
+
+
+def test_prometheus_scrapes_the_ports_that_are_served() -> None:
+    jobs = {job["job_name"]: job for job in load("deploy/prometheus.yml")["scrape_configs"]}
+    services = services_of("docker-compose.yml")
+    api_port = services["api"]["environment"]["API_PORT"]
+    assert jobs["kinora-api"]["static_configs"] == [{"targets": [f"api:{api_port}"]}]
+    assert services["api"]["ports"][0].endswith(f":{api_port}")
+    (discovery,) = jobs["kinora-worker"]["dns_sd_configs"]
+    assert set(discovery["names"]) == {name for name in services if name.startswith("worker")}
+    assert discovery["type"] == "A"
+    for name in discovery["names"]:
+        assert services[name]["environment"]["WORKER_METRICS_PORT"] == str(discovery["port"])
+
+
+def test_prometheus_reaches_whom_it_scrapes(service: dict[str, Any]) -> None:
+    if service["name"] in {"api", "worker", "worker-cpu", "prometheus"}:
+        assert "default" in service["networks"]
+
+
+def test_grafana_finds_its_data_source_and_its_dashboard() -> None:
+    grafana = services_of("docker-compose.yml")["grafana"]
+    mounted = {line.split(":")[1]: line.split(":")[0] for line in grafana["volumes"]}
+    (source,) = load("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    (provider,) = load("deploy/grafana/provisioning/dashboards/kinora.yml")["providers"]
+    folder = provider["options"]["path"]
+    assert grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{folder}/kinora.json"
+    assert ROOT / mounted[folder] == (ROOT / "deploy/grafana/dashboards")
+    assert source["url"] == "http://prometheus:9090"
+    assert {panel["datasource"]["uid"] for panel in panels()} == {source["uid"]}
+
+
+def test_the_dashboard_asks_only_for_metrics_that_exist(settings: Settings) -> None:
+    with TestClient(create_app(settings)) as client:
+        client.get("/health/live")
+        texts = [client.get("/metrics").text, generate_latest(WorkerMetrics().registry).decode()]
+    exported = set()
+    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", "\n".join(texts), re.MULTILINE):
+        exported |= {f"{name}{part}" for part in ("_bucket", "_sum", "_count")} if kind == "histogram" else {name}
+    queries = [target["expr"] for panel in panels() for target in panel["targets"]]
+    asked = {name for query in queries for name in re.findall(r"\b(?:kinora|process)_\w+", query)}
+    assert asked - exported == set()
+    ours = {
+        re.sub(r"_(bucket|sum|count)$", "", name) for name in exported if re.match(r"kinora_.*(?<!_created)$", name)
+    }
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
+    assert ours - shown == set(), "metrics that no panel shows"
+
+
+def test_the_dashboards_panels_do_not_overlap() -> None:
+    cells = [
+        (x, y)
+        for panel in board()["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) == 23
+    assert len({panel["id"] for panel in board()["panels"]}) == len(board()["panels"])
+
+
+def board() -> dict[str, Any]:
+    return json.loads((ROOT / "deploy/grafana/dashboards/kinora.json").read_text())
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for panel in board()["panels"] if panel["type"] != "row"]

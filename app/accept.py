@@ -37,8 +37,8 @@ def accept(services: Services, picture: bytes, request: ClipRequest) -> NewTask:
         steps=[NewStep(verb="clip", queue=engine.queue, params=clip.model_dump())],
     )
     services.storage.put(task.input_key, picture)
-    for step_id in services.ledger.create(task):
-        wake(services, step_id, engine.queue)
+    for step_id, queue in services.ledger.create(task):
+        wake(services, step_id, queue)
     return task
 
 

@@ -10,7 +10,7 @@ from core.database import migrate, reading, writing
 from core.reader import Reader, step_from, task_from
 from core.tables import attempts, events, needs, now, steps, tasks, workers
 from core.tallies import Count, Duration
-from core.task import Claim, ErrorInfo, NewTask, Status, Task, Worker, new_id, sources
+from core.task import Claim, ErrorInfo, NewTask, ReadyStep, Status, Task, Worker, new_id, sources
 
 # Seconds a step rests after its first, second, … lost attempt.
 RETRY_PAUSES = (1.0, 5.0, 30.0)
@@ -55,7 +55,7 @@ RELEASE_DEPENDANTS = (
     steps.update()
     .where(steps.c.step_id.in_(sa.select(needs.c.step_id).where(needs.c.needed_id == STEP)))
     .values(waits_for=steps.c.waits_for - 1, queued_at=now(), not_before=now())
-    .returning(steps.c.step_id, steps.c.waits_for)
+    .returning(steps.c.step_id, steps.c.queue, steps.c.waits_for)
 )
 OPEN_STEPS = (
     sa.select(sa.func.count())
@@ -73,8 +73,8 @@ class Ledger(Reader):
 
     # --- a task begins ---
 
-    def create(self, task: NewTask) -> list[str]:
-        """Record the task and its steps. Returns the ids of the steps that may start at once."""
+    def create(self, task: NewTask) -> list[ReadyStep]:
+        """Record the task and its steps. Returns the steps that may start at once."""
         ids = [new_id() for _ in task.steps]
         with writing(self.database) as tx:
             values = {name: value for name, value in vars(task).items() if name != "steps"}
@@ -89,7 +89,7 @@ class Ledger(Reader):
                 tx.execute(needs.insert(), edges)
             self._record(tx, task.task_id, "queued")
             tallies.add(tx, Count("tasks_created", task.engine))
-        return [step_id for step_id, step in zip(ids, task.steps, strict=True) if not step.needs]
+        return [ReadyStep(step_id, step.queue) for step_id, step in zip(ids, task.steps, strict=True) if not step.needs]
 
     # --- an attempt runs ---
 
@@ -122,10 +122,10 @@ class Ledger(Reader):
 
     def finish(
         self, claim: Claim, artifacts: dict[str, str], receipt: dict[str, Any], phases: dict[str, float]
-    ) -> list[str] | None:
+    ) -> list[ReadyStep] | None:
         """Record what the attempt made (name → storage key).
 
-        Returns the ids of the steps that became ready, or None where the attempt was no longer the newest:
+        Returns the steps that became ready, or None where the attempt was no longer the newest:
         then nothing was written.
         """
         with writing(self.database) as tx:
@@ -255,9 +255,9 @@ class Ledger(Reader):
         tx.execute(END_ATTEMPT.values(ended_at=now(), **ended), _mine(claim))
         return True
 
-    def _release_dependants(self, tx: sa.Connection, step_id: str) -> list[str]:
+    def _release_dependants(self, tx: sa.Connection, step_id: str) -> list[ReadyStep]:
         released = tx.execute(RELEASE_DEPENDANTS, {"of_step": step_id})
-        return [row.step_id for row in released if row.waits_for == 0]
+        return [ReadyStep(row.step_id, row.queue) for row in released if row.waits_for == 0]
 
     def _fail_task(self, tx: sa.Connection, task: Task, error: ErrorInfo) -> None:
         # One failed step ends the task: what else of it waits or runs is of no use any more.

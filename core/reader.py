@@ -1,7 +1,6 @@
 """What can be read from the ledger. Nothing here changes anything; the moves are in core/ledger.py."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,7 +9,7 @@ from core import tallies
 from core.database import connect, reading
 from core.errors import TaskNotFound
 from core.tables import now, steps, tasks, workers
-from core.task import ID_PATTERN, ErrorInfo, Status, Step, Task, Worker
+from core.task import ID_PATTERN, ErrorInfo, ReadyStep, Status, Step, Task, Worker
 
 # A worker reports every two seconds; after this many without word it counts as gone.
 WORKER_ALIVE_SECONDS = 15.0
@@ -98,12 +97,12 @@ class Reader:
         with reading(self.database) as connection:
             return {queue: (count, max(0.0, oldest)) for queue, count, oldest in connection.execute(query)}
 
-    def steps_to_wake(self, older_than: float) -> Sequence[tuple[str, str]]:
-        """(step id, queue) of each step that has been ready to run for `older_than` seconds."""
+    def steps_to_wake(self, older_than: float) -> list[ReadyStep]:
+        """Each step that has been ready to run for `older_than` seconds."""
         due = sa.and_(READY, steps.c.not_before <= now() - older_than)
         query = sa.select(steps.c.step_id, steps.c.queue).where(due).order_by(steps.c.queued_at)
         with reading(self.database) as connection:
-            return [(row.step_id, row.queue) for row in connection.execute(query)]
+            return [ReadyStep(row.step_id, row.queue) for row in connection.execute(query)]
 
     def expired_tasks(self, retention_seconds: float, limit: int = 100) -> list[str]:
         """Ended tasks whose bytes are due to be deleted, the oldest first."""
@@ -111,12 +110,6 @@ class Reader:
         query = sa.select(tasks.c.task_id).where(due).order_by(tasks.c.finished_at).limit(limit)
         with reading(self.database) as connection:
             return list(connection.execute(query).scalars())
-
-    def queues_of(self, step_ids: Sequence[str]) -> Sequence[tuple[str, str]]:
-        """(step id, queue) of these steps."""
-        with reading(self.database) as connection:
-            rows = connection.execute(sa.select(steps.c.step_id, steps.c.queue).where(steps.c.step_id.in_(step_ids)))
-            return [(row.step_id, row.queue) for row in rows]
 
     def workers(self) -> list[Worker]:
         """Every worker heard of in the last day, with whether it is alive now."""

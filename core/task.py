@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import uuid_utils
 
@@ -54,6 +54,13 @@ class NewStep:
     queue: str
     params: dict[str, Any] = field(default_factory=dict)
     needs: tuple[int, ...] = ()
+
+
+class ReadyStep(NamedTuple):
+    """A step that may start at once, and the queue to wake for it."""
+
+    step_id: str
+    queue: str
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from core.errors import InternalError, KinoraError, Unavailable
 from core.ledger import Ledger
 from core.queue import StepQueue
 from core.storage import Storage
-from core.task import Claim, ErrorInfo
+from core.task import Claim, ErrorInfo, ReadyStep
 from worker.attempt import Attempt, Stopped
 from worker.lease import Lease
 from worker.metrics import WorkerMetrics
@@ -100,8 +100,8 @@ def _fail(claim: Claim, error: KinoraError, kit: Kit) -> str:
         return "abandoned"
 
 
-def _wake(step_ids: list[str], kit: Kit) -> None:
-    for step_id, queue in kit.ledger.queues_of(step_ids):
+def _wake(ready: list[ReadyStep], kit: Kit) -> None:
+    for step_id, queue in ready:
         try:
             kit.queue.wake(step_id, queue)
         except Unavailable as error:

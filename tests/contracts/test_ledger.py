@@ -12,7 +12,7 @@ from core.errors import TaskNotFound
 from core.ledger import Ledger
 from core.reader import Reader, page_of_tasks
 from core.tables import attempts, events, metadata
-from core.task import Claim, ErrorInfo, NewStep, Status, Worker
+from core.task import Claim, ErrorInfo, NewStep, ReadyStep, Status, Worker
 from tests.conftest import new_task
 
 BROKEN = ErrorInfo("engine_failed", "it broke")
@@ -20,13 +20,13 @@ BROKEN = ErrorInfo("engine_failed", "it broke")
 
 def begin(ledger: Ledger, lease: float = 60.0) -> Claim:
     """A task whose only step is claimed."""
-    (step_id,) = ledger.create(new_task())
+    ((step_id, _),) = ledger.create(new_task())
     claim = ledger.claim(step_id, "w1", lease)
     assert claim is not None
     return claim
 
 
-def finish(ledger: Ledger, claim: Claim) -> list[str] | None:
+def finish(ledger: Ledger, claim: Claim) -> list[ReadyStep] | None:
     return ledger.finish(claim, {"video": "k"}, {"seed": 1}, {"render": 0.3})
 
 
@@ -46,7 +46,7 @@ def test_migrating_from_many_processes_at_once_is_safe(database_url: str) -> Non
 
 def test_a_new_task_is_queued_and_its_step_can_be_claimed_once(ledger: Ledger) -> None:
     new = new_task()
-    (step_id,) = ledger.create(new)
+    ((step_id, _),) = ledger.create(new)
     assert ledger.task(new.task_id).status == Status.QUEUED
 
     claim = ledger.claim(step_id, "w1", 60)
@@ -57,7 +57,7 @@ def test_a_new_task_is_queued_and_its_step_can_be_claimed_once(ledger: Ledger) -
 
 
 def test_of_twenty_workers_that_claim_at_once_one_gets_the_step(ledger: Ledger) -> None:
-    (step_id,) = ledger.create(new_task())
+    ((step_id, _),) = ledger.create(new_task())
     barrier = threading.Barrier(20)
 
     def claim(number: int) -> Claim | None:
@@ -117,7 +117,7 @@ def test_a_zombie_attempt_cannot_write(ledger: Ledger, monkeypatch: pytest.Monke
 
 def test_a_step_that_loses_every_attempt_fails_its_task(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
-    (step_id,) = ledger.create(new := new_task())
+    ((step_id, _),) = ledger.create(new := new_task())
     for _ in range(3):
         assert ledger.claim(step_id, "w", -1)
         ledger.expire_leases(max_attempts=3)
@@ -147,7 +147,7 @@ def test_a_failed_step_fails_its_task_with_the_same_error(ledger: Ledger) -> Non
 
 @pytest.mark.parametrize("when", ["queued", "started", "finished", "failed", "canceled"])
 def test_cancel_ends_a_task_that_runs_and_leaves_one_that_ended(ledger: Ledger, when: str) -> None:
-    (step_id,) = ledger.create(new := new_task())
+    ((step_id, _),) = ledger.create(new := new_task())
     claim = None if when == "queued" else ledger.claim(step_id, "w", 60)
     if when == "finished":
         finish(ledger, claim)
@@ -189,19 +189,19 @@ def test_every_move_writes_its_event_once(ledger: Ledger) -> None:
 
 def test_steps_become_ready_when_all_they_need_is_finished(ledger: Ledger) -> None:
     fan = [NewStep("clip", "cpu"), NewStep("clip", "cpu"), NewStep("join", "cpu", needs=(0, 1))]
-    first, second = ledger.create(new := new_task(steps=fan))
+    (first, _), (second, _) = ledger.create(new := new_task(steps=fan))
     _, (_, _, join) = ledger.task_with_steps(new.task_id)
     assert ledger.claim(join.step_id, "w", 60) is None
 
     assert finish(ledger, ledger.claim(first, "w", 60)) == []
-    assert finish(ledger, ledger.claim(second, "w", 60)) == [join.step_id]
+    assert finish(ledger, ledger.claim(second, "w", 60)) == [(join.step_id, "cpu")]
     assert ledger.task(new.task_id).status == Status.STARTED
     assert finish(ledger, ledger.claim(join.step_id, "w", 60)) == []
     assert ledger.task(new.task_id).status == Status.FINISHED
 
 
 def test_a_failed_step_stops_the_others_of_its_task(ledger: Ledger) -> None:
-    first, second = ledger.create(new_task(steps=[NewStep("clip", "cpu"), NewStep("clip", "cpu")]))
+    (first, _), (second, _) = ledger.create(new_task(steps=[NewStep("clip", "cpu"), NewStep("clip", "cpu")]))
     running = ledger.claim(second, "w", 60)
     ledger.fail(ledger.claim(first, "w", 60), BROKEN)
     assert not ledger.renew(running, 60, 1, None)
@@ -276,7 +276,7 @@ def test_what_waits_is_counted_by_queue(ledger: Ledger) -> None:
 
 
 def test_steps_that_wait_can_be_woken_again(ledger: Ledger) -> None:
-    (step_id,) = ledger.create(new_task())
+    ((step_id, _),) = ledger.create(new_task())
     begin(ledger)
     assert list(ledger.steps_to_wake(older_than=0)) == [(step_id, "cpu")]
     assert list(ledger.steps_to_wake(older_than=60)) == []

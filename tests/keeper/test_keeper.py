@@ -23,14 +23,14 @@ def keeper(settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_step_that_nobody_rang_for_is_woken_once(keeper: Keeper) -> None:
-    (step_id,) = keeper.ledger.create(new_task())
+    ((step_id, _),) = keeper.ledger.create(new_task())
     keeper.tick()
     keeper.tick()
     assert keeper.queue.redis.lrange("rq:queue:cpu", 0, -1) == [step_id.encode()]
 
 
 def test_a_step_whose_worker_died_is_queued_and_woken_again(keeper: Keeper) -> None:
-    (step_id,) = keeper.ledger.create(new_task())
+    ((step_id, _),) = keeper.ledger.create(new_task())
     keeper.ledger.claim(step_id, "w1", lease_seconds=-1)
     keeper.tick()
     assert keeper.queue.rung_for("cpu") == {step_id}
@@ -38,7 +38,7 @@ def test_a_step_whose_worker_died_is_queued_and_woken_again(keeper: Keeper) -> N
 
 
 def test_a_step_that_runs_is_left_alone(keeper: Keeper) -> None:
-    (step_id,) = keeper.ledger.create(new_task())
+    ((step_id, _),) = keeper.ledger.create(new_task())
     keeper.ledger.claim(step_id, "w1", 60)
     keeper.tick()
     assert keeper.queue.rung_for("cpu") == set()
@@ -60,7 +60,7 @@ def test_the_bytes_of_an_old_task_are_deleted_and_its_row_stays(keeper: Keeper) 
 
 
 def test_a_duty_that_fails_does_not_hold_up_the_others(keeper: Keeper, settings: Settings) -> None:
-    (step_id,) = keeper.ledger.create(new_task())
+    ((step_id, _),) = keeper.ledger.create(new_task())
     keeper.ledger.claim(step_id, "w1", lease_seconds=-1)
     away = StepQueue(settings.model_copy(update={"redis_port": free_port()}))
     keeper.queue, there = away, keeper.queue

@@ -14,7 +14,7 @@ from worker.lease import Lease
 
 @pytest.fixture
 def claim(ledger: Ledger) -> Claim:
-    (step_id,) = ledger.create(new_task())
+    ((step_id, _),) = ledger.create(new_task())
     claim = ledger.claim(step_id, "w1", 1.0)
     assert claim is not None
     return claim

@@ -49,7 +49,7 @@ def enqueue(kit: Kit, data: bytes | None) -> tuple[str, str]:
     task = NewTask(task_id, "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
     if data is not None:
         kit.storage.put(task.input_key, data)
-    (step_id,) = kit.ledger.create(task)
+    ((step_id, _),) = kit.ledger.create(task)
     return task_id, step_id
 
 

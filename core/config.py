@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     # How promises are kept
     lease_seconds: PositiveFloat = 10.0
     max_attempts: PositiveInt = 3
+    step_time_limit: PositiveFloat = 3600.0
+    shutdown_grace: float = Field(default=60.0, ge=0)
+    worker_max_steps: int = Field(default=0, ge=0)
+    worker_max_memory_mb: int = Field(default=0, ge=0)
     retention_hours: PositiveFloat = 168.0
 
     log_format: Literal["json", "console"] = "json"

@@ -22,6 +22,8 @@ KinoraError
     ├── AttemptsExhausted     attempts_exhausted
     ├── EngineFailed          engine_failed
     ├── OutOfMemory           gpu_out_of_memory
+    ├── GpuLost               gpu_lost
+    ├── TimeLimitExceeded     time_limit_exceeded
     ├── InputMissing          input_missing
     ├── EncodingFailed        encoding_failed
     └── InternalError         internal_error
@@ -170,6 +172,18 @@ class OutOfMemory(StepFailed):
     """the clip does not fit the GPU"""
 
     code = "gpu_out_of_memory"
+
+
+class GpuLost(StepFailed):
+    """the GPU reported an error after which nothing works in this process"""
+
+    code = "gpu_lost"
+
+
+class TimeLimitExceeded(StepFailed):
+    """the step took longer than STEP_TIME_LIMIT"""
+
+    code = "time_limit_exceeded"
 
 
 class InputMissing(StepFailed):

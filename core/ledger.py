@@ -1,6 +1,7 @@
 """The only code that changes state. Each move is one transaction that locks the task's row first, so that two
 moves of one task never cross, and whatever must happen with a move (event, tally) happens inside it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -56,6 +57,9 @@ RELEASE_DEPENDANTS = (
     .where(steps.c.step_id.in_(sa.select(needs.c.step_id).where(needs.c.needed_id == STEP)))
     .values(waits_for=steps.c.waits_for - 1, queued_at=now(), not_before=now())
     .returning(steps.c.step_id, steps.c.queue, steps.c.waits_for)
+)
+LOST_ATTEMPTS = (
+    sa.select(sa.func.count()).select_from(attempts).where(attempts.c.step_id == STEP, attempts.c.outcome == "lost")
 )
 OPEN_STEPS = (
     sa.select(sa.func.count())
@@ -121,9 +125,14 @@ class Ledger(Reader):
             return bool(renewed.rowcount)
 
     def finish(
-        self, claim: Claim, artifacts: dict[str, str], receipt: dict[str, Any], phases: dict[str, float]
+        self,
+        claim: Claim,
+        artifacts: dict[str, str],
+        receipt: dict[str, Any],
+        phases: dict[str, float],
+        warnings: Sequence[str] = (),
     ) -> list[ReadyStep] | None:
-        """Record what the attempt made (name → storage key).
+        """Record what the attempt made (name → storage key), the seconds of each phase, and what a user should know.
 
         Returns the steps that became ready, or None where the attempt was no longer the newest:
         then nothing was written.
@@ -139,7 +148,8 @@ class Ledger(Reader):
             )
             ready = self._release_dependants(tx, claim.step.step_id)
             if tx.execute(OPEN_STEPS, {"task_id": task.task_id}).scalar_one() == 0:
-                self._end_task(tx, task, Status.FINISHED, artifacts=artifacts, receipt=receipt)
+                said = [*task.warnings, *warnings]
+                self._end_task(tx, task, Status.FINISHED, artifacts=artifacts, receipt=receipt, warnings=said)
             return ready
 
     def fail(self, claim: Claim, error: ErrorInfo) -> bool:
@@ -150,6 +160,12 @@ class Ledger(Reader):
                 return False
             self._fail_task(tx, task, error)
             return True
+
+    def lose(self, claim: Claim, error: ErrorInfo, max_attempts: int) -> bool:
+        """This attempt cannot go on but another may: as if its lease had run out, at once and with the reason."""
+        with writing(self.database) as tx:
+            task = self._lock_task_of(tx, claim.step.step_id)
+            return task is not None and self._end_lost_attempt(tx, claim, max_attempts, error)
 
     def give_back(self, claim: Claim) -> bool:
         """Queue the step again at once, without using up an attempt."""
@@ -186,17 +202,20 @@ class Ledger(Reader):
             row = tx.execute(sa.select(steps).where(steps.c.step_id == step_id, expired)).one_or_none()
             if task is None or row is None:
                 return False
-            claim = Claim(step_from(row), task, 0.0)
-            lost_before = tx.execute(
-                sa.select(sa.func.count()).where(attempts.c.step_id == step_id, attempts.c.outcome == "lost")
-            ).scalar_one()
-            if lost_before + 1 >= max_attempts:
-                self._end_step(tx, claim, Status.FAILED, "lost", error=EXHAUSTED)
-                self._fail_task(tx, task, EXHAUSTED)
-            else:
-                pause = RETRY_PAUSES[min(lost_before, len(RETRY_PAUSES) - 1)]
-                self._end_step(tx, claim, Status.QUEUED, "lost", not_before=now() + pause)
-            return True
+            return self._end_lost_attempt(tx, Claim(step_from(row), task, 0.0), max_attempts, None)
+
+    def _end_lost_attempt(self, tx: sa.Connection, claim: Claim, max_attempts: int, error: ErrorInfo | None) -> bool:
+        """Queue the step for another attempt after a growing pause; without one left, its task fails."""
+        step_id = claim.step.step_id
+        lost_before = tx.execute(LOST_ATTEMPTS, {"of_step": step_id}).scalar_one()
+        if lost_before + 1 < max_attempts:
+            pause = RETRY_PAUSES[min(lost_before, len(RETRY_PAUSES) - 1)]
+            return self._end_step(tx, claim, Status.QUEUED, "lost", error=error, not_before=now() + pause)
+        error = ErrorInfo(EXHAUSTED.code, f"{EXHAUSTED.message}; the last: {error.message}") if error else EXHAUSTED
+        ended = self._end_step(tx, claim, Status.FAILED, "lost", error=error)
+        if ended:
+            self._fail_task(tx, claim.task, error)
+        return ended
 
     def mark_expired(self, task_id: str) -> None:
         with writing(self.database) as tx:

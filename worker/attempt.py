@@ -5,12 +5,27 @@ It knows nothing of the ledger. worker/lease.py carries its progress there and t
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
+
+import structlog
+
+from core.errors import Unavailable
+
+log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
+
+# Seconds between two tries to store or record.
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+
+
+ROUNDING = 1e-9  # shares like 0.1 + 0.8 add up to a little less than they should
 
 
 class Stopped(Exception):
-    """The attempt was canceled or taken over: leave at once and write nothing."""
+    """The attempt was canceled, taken over, given back or ran out of time: leave at once."""
 
 
 class Attempt:
@@ -19,26 +34,31 @@ class Attempt:
         self.shares = dict(shares or {})
         self.seconds: dict[str, float] = {}
         self.phase_name: str | None = None
-        self._done = 0.0
+        self.warnings: list[str] = []
+        """What a user should know of how the attempt went; kept on the task when it finishes."""
+        self._passed: set[str] = set()
         self._fraction = 0.0
         self._stop = threading.Event()
+        self.out_of_time = False
 
     @property
     def progress(self) -> int:
         """0 to 99: only the ledger says 100, when the video can be had."""
         share = self.shares.get(self.phase_name or "", 0.0)
-        return min(99, int(100 * (self._done + share * self._fraction)))
+        passed = sum(self.shares.get(name, 0.0) for name in self._passed)
+        return min(99, int(100 * (passed + share * self._fraction) + ROUNDING))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         self.check()
         self.phase_name, self._fraction = name, 0.0
+        self._passed.discard(name)  # it may come again
         begun = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
-        self._done += self.shares.get(name, 0.0)
+        self._passed.add(name)
         self._fraction = 0.0
 
     def advance(self, done: int, total: int) -> None:
@@ -52,3 +72,18 @@ class Attempt:
     def check(self) -> None:
         if self._stop.is_set():
             raise Stopped
+
+    def keep_trying(self, what: Callable[[], Result]) -> Result:
+        """The result of `what`, tried again for as long as it raises Unavailable and the attempt may go on.
+
+        What was rendered is worth waiting for. Raises Stopped when the lease is lost meanwhile.
+        """
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return what()
+            except Unavailable as error:
+                log.warning("tried_again", phase=self.phase_name, reason=error.message, pause=pause)
+            if self._stop.wait(pause):
+                raise Stopped
+            pause = min(2 * pause, LONGEST_PAUSE)

@@ -1,8 +1,10 @@
 """python -m worker --queue gpu: loads the engine, then takes steps from one queue until it is told to stop."""
 
 import argparse
+import os
 import signal
 import sys
+import threading
 import time
 from types import FrameType
 
@@ -20,8 +22,10 @@ from worker.metrics import WorkerMetrics
 from worker.presence import Presence
 from worker.renderers import Renderers
 from worker.rq_worker import StepWorker
-from worker.runner import Kit, run_step
+from worker.runner import Kit, hand_over, reason_to_leave, run_step
+from worker.watchdog import CHECK_POINT_SECONDS
 
+EXIT_GPU_LOST = 71  # EX_OSERR
 RELOAD_SECONDS = 60.0
 RECONNECT_SECONDS = 1.0
 
@@ -53,10 +57,18 @@ def main() -> None:
     finally:
         presence.leave()
         ledger.close()
+    if kit.gpu_lost:
+        sys.exit(EXIT_GPU_LOST)
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:
     sys.exit(0)
+
+
+def leave_at_once(kit: Kit) -> None:
+    """The step was given back and this process is stuck in it."""
+    kit.presence.leave()
+    os._exit(0)
 
 
 def load_engine(kit: Kit) -> None:
@@ -76,13 +88,27 @@ def load_engine(kit: Kit) -> None:
 
 def take_steps(kit: Kit, queue: str) -> None:
     """RQ's loop ends when Redis fails for long; a new one begins when Redis is back."""
+
+    def answer(step_id: str) -> bool:
+        run_step(step_id, kit)
+        reason = reason_to_leave(kit)
+        if reason:
+            log.info("worker_leaves", reason=reason)
+        return reason is None
+
+    def hurry() -> None:
+        for seconds, what in ((0.0, hand_over), (CHECK_POINT_SECONDS, leave_at_once)):
+            timer = threading.Timer(kit.settings.shutdown_grace + seconds, what, [kit])
+            timer.daemon = True
+            timer.start()
+
     while True:
         # Until the loop sets its own handlers, and again once it has ended: there is no step to wait for.
         signal.signal(signal.SIGTERM, _leave)
         signal.signal(signal.SIGINT, _leave)
         loop = None
         try:
-            loop = StepWorker(queue, connect_redis(kit.settings), lambda step_id: run_step(step_id, kit))
+            loop = StepWorker(queue, connect_redis(kit.settings), answer, hurry)
             loop.work(logging_level="WARNING")
         except RedisError as error:
             log.warning("redis_away", reason=str(error))

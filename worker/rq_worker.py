@@ -29,15 +29,18 @@ HEARTBEAT_SECONDS = 5.0
 
 
 class StepWorker(SimpleWorker):
-    def __init__(self, queue: str, connection: "Redis", answer: Callable[[str], None]) -> None:
-        """`answer(step_id)` runs a step and raises nothing."""
+    def __init__(
+        self, queue: str, connection: "Redis", answer: Callable[[str], bool], hurry: Callable[[], None] = lambda: None
+    ) -> None:
+        """`answer(step_id)` runs a step, raises nothing and says whether to go on; `hurry()` is told of a stop
+        that comes while it runs."""
         super().__init__(
             [Queue(queue, connection=connection, serializer=SERIALIZER)],
             connection=connection,
             serializer=SERIALIZER,
             worker_ttl=WORKER_TTL_SECONDS,
         )
-        self.answer = answer
+        self.answer, self.hurry = answer, hurry
         self.stopping = False
         self._working = False
         self._beat_at = float("-inf")
@@ -54,7 +57,7 @@ class StepWorker(SimpleWorker):
             return
         self._working = True
         try:
-            self.answer(step_id)
+            self.stopping = not self.answer(step_id) or self.stopping
         finally:
             self._working = False
         if self.stopping:
@@ -68,9 +71,12 @@ class StepWorker(SimpleWorker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: end now when idle, else after the step."""
-        self.stopping = True
         if not self._working:
+            self.stopping = True
             raise StopRequested
+        if not self.stopping:
+            self.stopping = True
+            self.hurry()
 
     def _install_signal_handlers(self) -> None:
         signal.signal(signal.SIGINT, self.request_stop)

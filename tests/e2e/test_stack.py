@@ -8,8 +8,11 @@ from pathlib import Path
 
 import av
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 
+from core.ledger import Ledger
+from core.tables import attempts
 from tests.conftest import SAMPLES
 from tests.servers import wait_until
 from tests.stack import Stack, running_stack
@@ -92,6 +95,51 @@ def test_a_worker_that_is_told_to_stop_finishes_its_step_first(stack: Stack) -> 
     assert stack.kill("worker-cpu", signal.SIGTERM) == 0
     assert stack.status(task_id)["status"] == "finished"
     assert stack.client.get("/health").json()["queues"]["cpu"]["workers"] == []
+
+
+def test_a_worker_that_is_told_to_stop_gives_back_what_takes_too_long(tmp_path: Path) -> None:
+    with running_stack(tmp_path, SHUTDOWN_GRACE="0.3") as stack:
+        task_id = stack.upload(CAT, **LONG)
+        stack.wait_for(task_id, "started")
+        stack.start("worker-cpu-2", "worker", "--queue", "cpu")
+        assert stack.kill("worker-cpu", signal.SIGTERM) == 0
+        assert stack.wait_for(task_id)["status"] == "finished"
+        outcomes = attempts_of(stack)
+        assert outcomes == ["given_back", "finished"]
+
+
+def attempts_of(stack: Stack) -> list[str]:
+    ledger = Ledger(f"sqlite:///{stack.folder}/data/kinora.db")
+    try:
+        with ledger.database.connect() as connection:
+            return list(connection.execute(sa.select(attempts.c.outcome).order_by(attempts.c.started_at)).scalars())
+    finally:
+        ledger.close()
+
+
+def test_a_worker_frozen_for_longer_than_its_lease_changes_nothing_when_it_wakes(stack: Stack) -> None:
+    task_id = stack.upload(CAT, **LONG)
+    stack.wait_for(task_id, "started")
+    frozen = stack.processes["worker-cpu"]
+    frozen.send_signal(signal.SIGSTOP)
+    stack.start("worker-cpu-2", "worker", "--queue", "cpu")
+    body = stack.wait_for(task_id)
+    assert body["status"] == "finished"
+    frozen.send_signal(signal.SIGCONT)
+    after = stack.upload(CAT, num_frames=2)
+    stack.wait_for(after)
+    assert stack.status(task_id) == body
+    assert attempts_of(stack)[:2] == ["lost", "finished"]
+
+
+def test_a_worker_leaves_after_its_number_of_steps_and_a_fresh_one_goes_on(tmp_path: Path) -> None:
+    with running_stack(tmp_path, WORKER_MAX_STEPS="2") as stack:
+        tasks = [stack.upload(CAT, num_frames=2) for _ in range(3)]
+        worker = stack.processes.pop("worker-cpu")
+        assert worker.wait(30) == 0
+        stack.start("worker-cpu", "worker", "--queue", "cpu")
+        for task_id in tasks:
+            assert stack.wait_for(task_id)["status"] == "finished"
 
 
 def test_an_idle_worker_that_is_told_to_stop_leaves_at_once(stack: Stack) -> None:

@@ -22,7 +22,7 @@ def connection(settings: Settings) -> Iterator[Redis]:
 def answered(connection: Redis) -> list[str]:
     """The steps that a worker answers until its queue is empty."""
     steps: list[str] = []
-    StepWorker("cpu", connection, steps.append).work(burst=True, logging_level="WARNING")
+    StepWorker("cpu", connection, lambda step_id: steps.append(step_id) is None).work(burst=True)
     return steps
 
 
@@ -63,5 +63,16 @@ def test_rq_sees_the_worker_while_it_works(connection: Redis, settings: Settings
     queue.wake("s1", "cpu")
     queue.close()
     counts: list[int] = []
-    StepWorker("cpu", connection, lambda _: counts.append(Worker.count(connection=connection))).work(burst=True)
+    StepWorker("cpu", connection, lambda _: not counts.append(Worker.count(connection=connection))).work(burst=True)
     assert counts == [1]
+
+
+def test_a_worker_that_has_had_enough_leaves_the_rest_of_its_queue(connection: Redis, settings: Settings) -> None:
+    queue = StepQueue(settings)
+    for step_id in ("s1", "s2"):
+        queue.wake(step_id, "cpu")
+    worker = StepWorker("cpu", connection, lambda _: False)
+    worker.work(burst=True)
+    assert worker.stopping
+    assert queue.rung_for("cpu") == {"s2"}
+    queue.close()

@@ -1,5 +1,6 @@
 """How an attempt ends, for each way in which it can."""
 
+import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
@@ -7,17 +8,17 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
-from core.errors import EngineFailed, KinoraError, LedgerUnavailable, StorageUnavailable
+from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, OutOfMemory, StorageUnavailable
 from core.ledger import Ledger
 from core.queue import StepQueue
-from core.spec import ClipRequest, resolve
+from core.spec import Clip, ClipRequest, resolve
 from core.storage import Storage
 from core.task import NewStep, NewTask, Status, Task, new_id
-from worker.attempt import Stopped
+from worker.attempt import Attempt, Stopped
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
 from worker.renderers import Renderers
-from worker.runner import Kit, run_step
+from worker.runner import Kit, hand_over, reason_to_leave, run_step
 
 
 @pytest.fixture
@@ -40,10 +41,11 @@ def picture() -> bytes:
     return data.getvalue()
 
 
-def enqueue(kit: Kit, data: bytes | None) -> tuple[str, str]:
+def enqueue(kit: Kit, data: bytes | None, **changes: object) -> tuple[str, str]:
     """(task id, step id) of a small clip, whose input is `data`; None: its input is missing."""
     request = ClipRequest(width=64, height=64, num_frames=2, seed=1)
     clip, _ = resolve(request, kit.renderers.preferred, kit.settings)
+    clip = clip.model_copy(update=changes)
     task_id = new_id()
     steps = [NewStep("clip", "cpu", clip.model_dump())]
     task = NewTask(task_id, "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
@@ -53,8 +55,8 @@ def enqueue(kit: Kit, data: bytes | None) -> tuple[str, str]:
     return task_id, step_id
 
 
-def run(kit: Kit, data: bytes | None = None) -> Task:
-    task_id, step_id = enqueue(kit, picture() if data is None else data)
+def run(kit: Kit, data: bytes | None = None, **changes: object) -> Task:
+    task_id, step_id = enqueue(kit, picture() if data is None else data, **changes)
     run_step(step_id, kit)
     return kit.ledger.task(task_id)
 
@@ -134,13 +136,115 @@ def test_an_attempt_that_was_stopped_records_nothing(kit: Kit, monkeypatch: pyte
     assert outcomes(kit) == {"stopped": 1}
 
 
-@pytest.mark.parametrize("error", [StorageUnavailable("away"), LedgerUnavailable("away")])
-def test_an_attempt_that_cannot_be_recorded_is_left_to_its_lease(
+@pytest.mark.parametrize(
+    ("where", "error"), [("storage.put", StorageUnavailable), ("ledger.finish", LedgerUnavailable)]
+)
+def test_a_video_is_not_rendered_again_while_it_cannot_be_stored_or_recorded(
+    kit: Kit, where: str, error: type[KinoraError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renders, tries = [], []
+    store, name = where.split(".")
+    works, rendered = getattr(getattr(kit, store), name), kit.renderers.get("preview").render
+
+    def away_twice(*arguments: object) -> object:
+        tries.append(1)
+        if len(tries) in (2, 3):  # the first puts the input
+            raise error("away")
+        return works(*arguments)
+
+    if store == "ledger":
+        tries.append(1)
+    monkeypatch.setattr(getattr(kit, store), name, away_twice)
+    monkeypatch.setattr(kit.renderers.loaded, "render", lambda *given: renders.append(1) or rendered(*given))
+    assert run(kit).status == Status.FINISHED
+    assert renders == [1]
+    assert len(tries) >= 4
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("away"), GpuLost("sticky")])
+def test_what_another_attempt_may_do_better_is_tried_again(
     kit: Kit, error: KinoraError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
     monkeypatch.setattr("worker.engines.preview.Preview.render", renders(error))
+    task_id, step_id = enqueue(kit, picture())
+    for attempt in (1, 2, 3):
+        assert kit.ledger.task(task_id).status != Status.FAILED
+        run_step(step_id, kit)
+        assert outcomes(kit) == {"lost": attempt}
+    ended = kit.ledger.task(task_id).error
+    assert ended is not None
+    assert ended.code == "attempts_exhausted"
+    assert error.message in ended.message
+    assert (reason_to_leave(kit) is not None) == isinstance(error, GpuLost)
+
+
+def test_where_memory_runs_out_half_the_decode_chunk_is_tried_once(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    rendered = kit.renderers.get("preview").render
+
+    def tight(picture: object, clip: Clip, attempt: Attempt) -> object:
+        asked.append(clip.decode_chunk_size)
+        if clip.decode_chunk_size and clip.decode_chunk_size > 4:
+            raise OutOfMemory("too big")
+        return rendered(picture, clip, attempt)
+
+    monkeypatch.setattr(kit.renderers.loaded, "render", tight)
+    task = run(kit, decode_chunk_size=8)
+    assert asked == [8, 4]
+    assert task.status == Status.FINISHED
+    assert task.warnings == ["the GPU's memory ran out with decode_chunk_size 8; this was made with 4"]
+    assert task.receipt is not None
+    assert task.receipt["parameters"]["decode_chunk_size"] == 4
+
+    task = run(kit, decode_chunk_size=20)
+    assert asked == [8, 4, 20, 10]
+    assert task.error is not None
+    assert task.error.code == "gpu_out_of_memory"
+    assert run(kit).status == Status.FINISHED
+
+
+def test_a_step_over_its_time_is_lost_at_its_next_check_point(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit.settings = kit.settings.model_copy(update={"step_time_limit": 0.2})
+
+    def slow(picture: object, clip: object, attempt: Attempt) -> None:
+        with attempt.phase("render"):
+            while True:
+                time.sleep(0.01)
+                attempt.check()
+
+    monkeypatch.setattr(kit.renderers.loaded, "render", slow)
     assert run(kit).status == Status.STARTED
-    assert outcomes(kit) == {"abandoned": 1}
+    assert outcomes(kit) == {"lost": 1}
+
+
+def test_a_step_that_is_handed_over_is_rung_for_and_uses_up_no_attempt(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id, step_id = enqueue(kit, picture())
+    rendered = kit.renderers.get("preview").render
+
+    def told_to_stop(*given: object) -> object:
+        hand_over(kit)
+        return rendered(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kit.renderers.loaded, "render", told_to_stop)
+        for _ in range(5):
+            run_step(step_id, kit)
+    assert outcomes(kit) == {"stopped": 5}
+    assert kit.queue.rung_for("cpu") == {step_id}
+    run_step(step_id, kit)
+    assert kit.ledger.task(task_id).status == Status.FINISHED
+
+
+def test_a_worker_leaves_after_its_steps_or_with_too_much_memory(kit: Kit) -> None:
+    run(kit)
+    assert reason_to_leave(kit) is None
+    steps = kit.settings.model_copy(update={"worker_max_steps": 1})
+    memory = kit.settings.model_copy(update={"worker_max_memory_mb": 10})
+    for kit.settings in (steps, memory):
+        assert reason_to_leave(kit) is not None
 
 
 def test_a_task_canceled_while_it_renders_is_not_finished(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:

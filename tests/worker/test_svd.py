@@ -17,7 +17,7 @@ from PIL import Image
 
 from core.config import Settings
 from core.engines import find_engine
-from core.errors import EngineFailed, EngineUnavailable, OutOfMemory
+from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
 from core.spec import Clip
 from worker.attempt import Attempt, Stopped
 from worker.engines.svd import FinishedSteps, Svd, encode_then_denoise, fetch
@@ -228,6 +228,15 @@ def test_too_little_memory_is_said_with_what_would_fit_and_the_next_clip_is_righ
         f"4 frames of 32×32, 3 decoded at once, need more GPU memory than there is; {advice} would need less"
     )
     assert np.array_equal(svd.render(photo, tiny_clip(), Attempt()), fresh)
+
+
+def test_a_fault_that_ends_the_gpu_for_this_process_is_told_apart(
+    svd: Svd, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(svd.pipeline.unet, "forward", raises(fault))
+    with pytest.raises(GpuLost, match="phase denoise: CUDA error: an illegal memory access"):
+        svd.render(photo, tiny_clip(), Attempt())
 
 
 def test_another_fault_of_torch_is_an_engine_failure_with_its_first_line(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.config import Settings
 from core.engines import Engine
-from core.errors import EngineFailed, EngineUnavailable, OutOfMemory
+from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
 from core.spec import Clip
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
@@ -64,7 +64,7 @@ class Svd(Renderer):
         self.render(Image.new("RGB", (64, 64), "gray"), clip, Attempt())
 
     def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
-        """Raises Stopped, OutOfMemory, EngineFailed; after each of them the next clip is right."""
+        """Raises Stopped, OutOfMemory, EngineFailed: after each of them the next clip is right. Raises GpuLost."""
         import torch
 
         # An error between the pipeline's two casts leaves the VAE in float32, where it cannot decode float16.
@@ -76,6 +76,8 @@ class Svd(Renderer):
             traceback.clear_frames(exc.__traceback__)  # or its tensors would live for as long as the error is kept
             torch.cuda.empty_cache()
             raise OutOfMemory(what_fits(clip, attempt.phase_name)) from exc
+        except torch.AcceleratorError as exc:  # sticky: every later call on this device fails with it too
+            raise GpuLost(f"the GPU failed in the phase {attempt.phase_name}: {first_line(exc)}") from exc
         except RuntimeError as exc:
             raise EngineFailed(f"torch failed in the phase {attempt.phase_name}: {first_line(exc)}") from exc
 

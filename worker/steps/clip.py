@@ -4,13 +4,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
+
 from core.config import Settings
-from core.errors import ArtifactNotFound, InputMissing
+from core.errors import ArtifactNotFound, InputMissing, OutOfMemory
 from core.picture import read_picture
 from core.spec import Clip
 from core.storage import Storage, artifact_key
 from core.task import Claim
 from worker.attempt import Attempt
+from worker.engines.base import Frames, Renderer
 from worker.media.mp4 import encode_mp4, first_frame_jpeg
 from worker.receipt import write_receipt
 from worker.renderers import Renderers
@@ -29,8 +32,8 @@ def make_clip(
     attempt.shares |= {name: RENDER * share for name, share in renderer.phases.items()}
 
     with attempt.phase("load"):
-        picture = read_picture(_read_input(storage, claim), settings.max_image_megapixels)
-    frames = renderer.render(picture, clip, attempt)
+        picture = read_picture(attempt.keep_trying(lambda: _read_input(storage, claim)), settings.max_image_megapixels)
+    frames, clip = _render(renderer, picture, clip, attempt)
     with attempt.phase("encode_video"), tempfile.TemporaryDirectory(prefix="kinora-") as folder:
         path = Path(folder) / "video.mp4"
         encode_mp4(frames, clip.fps, clip.quality, path, attempt.advance)
@@ -42,9 +45,24 @@ def make_clip(
 
     artifacts = {"video": key("video.mp4"), "thumbnail": key("thumbnail.jpg")}
     with attempt.phase("store"):
-        storage.put(artifacts["video"], video)
-        storage.put(artifacts["thumbnail"], thumbnail)
+        attempt.keep_trying(lambda: storage.put(artifacts["video"], video))
+        attempt.keep_trying(lambda: storage.put(artifacts["thumbnail"], thumbnail))
     return artifacts, write_receipt(renderer, clip, attempt, claim.task.input_sha256, video)
+
+
+def _render(renderer: Renderer, picture: Image, clip: Clip, attempt: Attempt) -> tuple[Frames, Clip]:
+    """The frames, and the clip as it was rendered: where memory runs out, once more with half the decode chunk."""
+    try:
+        return renderer.render(picture, clip, attempt), clip
+    except OutOfMemory:
+        if not clip.decode_chunk_size or clip.decode_chunk_size == 1:
+            raise
+    smaller = clip.model_copy(update={"decode_chunk_size": clip.decode_chunk_size // 2})
+    attempt.warnings.append(
+        f"the GPU's memory ran out with decode_chunk_size {clip.decode_chunk_size}; "
+        f"this was made with {smaller.decode_chunk_size}"
+    )
+    return renderer.render(picture, smaller, attempt), smaller
 
 
 def _read_input(storage: Storage, claim: Claim) -> bytes:

@@ -1,0 +1,65 @@
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.servers import wait_until
+from tests.stack import ROOT, running_stack
+from worker.attempt import Attempt, Stopped
+from worker.watchdog import EXIT_STUCK, Watchdog
+
+
+def test_an_attempt_out_of_time_is_asked_to_stop_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt, left = Attempt(), []
+    with Watchdog(attempt, 0.05, left.append):
+        wait_until(lambda: attempt.out_of_time, what="the limit")
+        with pytest.raises(Stopped):
+            attempt.check()
+    assert left == []
+
+
+def test_a_process_stuck_beyond_the_limit_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.watchdog.CHECK_POINT_SECONDS", 0.1)
+    ended, codes = threading.Event(), []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    with Watchdog(Attempt(), 0.05, leave):
+        assert ended.wait(5)
+    assert codes == [EXIT_STUCK]
+
+
+def test_an_attempt_in_time_is_left_alone() -> None:
+    attempt, left = Attempt(), []
+    with Watchdog(attempt, 0.1, left.append):
+        pass
+    time.sleep(0.2)
+    attempt.check()
+    assert left == []
+
+
+# A worker whose engine hangs in C, where Python cannot interrupt it.
+STUCK = """
+import ctypes
+from worker import main, watchdog
+from worker.engines.preview import Preview
+watchdog.CHECK_POINT_SECONDS = 0.5
+Preview.render = lambda *_: ctypes.CDLL(None).sleep(60)
+main.main()
+"""
+
+
+def test_a_worker_stuck_in_c_ends_itself_and_the_step_runs_elsewhere(tmp_path: Path) -> None:
+    with running_stack(tmp_path, STEP_TIME_LIMIT="2", LEASE_SECONDS="2") as stack:
+        stack.kill("worker-cpu")
+        command = [sys.executable, "-c", STUCK, "--queue", "cpu"]
+        stuck = subprocess.Popen(command, cwd=ROOT, env=stack.environment, stderr=subprocess.DEVNULL)
+        task_id = stack.upload(ROOT / "samples" / "cat.jpg", num_frames=2)
+        assert stuck.wait(30) == EXIT_STUCK
+        stack.start("worker-cpu", "worker", "--queue", "cpu")
+        assert stack.wait_for(task_id)["status"] == "finished"

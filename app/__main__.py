@@ -1,16 +1,23 @@
 """python -m app: serve the HTTP front."""
 
 import os
+import sys
 import tempfile
 
 import uvicorn
 
 from app.http_metrics import MULTIPROCESS_FOLDER
 from core.config import Settings
+from core.errors import InvalidParameter
+from core.spec import check_defaults
 
 
 def main() -> None:
     settings = Settings()
+    try:
+        check_defaults(settings)
+    except InvalidParameter as error:
+        sys.exit(f"kinora: the settings do not fit: {error.message}")
     with tempfile.TemporaryDirectory(prefix="kinora-metrics-") as folder:
         if settings.api_workers > 1:
             os.environ[MULTIPROCESS_FOLDER] = folder

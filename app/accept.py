@@ -1,11 +1,13 @@
 """From a picture and a request to a recorded task: the one way in, whatever dialect the caller speaks."""
 
 import hashlib
+import threading
 
 import structlog
 
 from app.deps import Services
-from core.engines import Engine, find_engine
+from core.config import Settings
+from core.engines import Engine, find_engine, known_engines
 from core.errors import EngineUnavailable, QueueUnavailable
 from core.picture import read_picture
 from core.spec import ClipRequest, resolve
@@ -14,7 +16,8 @@ from core.task import NewStep, NewTask, Worker, new_id
 
 log = structlog.get_logger(__name__)
 
-NATIVE, FALLBACK = "svd-xt", "preview"
+# Each takes up to a gigabyte for the largest picture; the others wait their turn.
+DECODING = threading.BoundedSemaphore(2)
 
 
 def accept(services: Services, picture: bytes, request: ClipRequest) -> NewTask:
@@ -25,7 +28,8 @@ def accept(services: Services, picture: bytes, request: ClipRequest) -> NewTask:
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
     clip, warnings = resolve(request, engine, services.settings)
-    read_picture(picture, services.settings.max_image_megapixels)
+    with DECODING:
+        read_picture(picture, services.settings.max_image_megapixels)
     task_id = new_id()
     task = NewTask(
         task_id=task_id,
@@ -52,7 +56,7 @@ def wake(services: Services, step_id: str, queue: str) -> None:
 def choose_engine(services: Services, name: str, workers: list[Worker]) -> Engine:
     """Raises InvalidParameter for an unknown name, EngineUnavailable where every worker says that it cannot run."""
     if name == "auto":
-        name = auto_engine(workers)
+        name = auto_engine(services.settings, workers)
     engine = find_engine(name, services.settings)
     reason = unavailable_reason(engine, workers)
     if reason:
@@ -60,9 +64,11 @@ def choose_engine(services: Services, name: str, workers: list[Worker]) -> Engin
     return engine
 
 
-def auto_engine(workers: list[Worker]) -> str:
-    """The GPU's engine where a worker with CUDA was seen in the last day, alive or restarting; else the preview."""
-    return NATIVE if any(worker.device.startswith("cuda") for worker in workers) else FALLBACK
+def auto_engine(settings: Settings, workers: list[Worker]) -> str:
+    """The first engine that wants a GPU where a worker with CUDA was seen in the last day, alive or restarting;
+    else the first that needs none."""
+    has_cuda = any(worker.device.startswith("cuda") for worker in workers)
+    return next(engine.name for engine in known_engines(settings).values() if engine.needs_cuda == has_cuda)
 
 
 def unavailable_reason(engine: Engine, workers: list[Worker]) -> str | None:

@@ -27,6 +27,7 @@ STATUS: dict[type[KinoraError], int] = {
     errors.ImageTooSmall: 422,
     errors.TaskNotFound: 404,
     errors.ArtifactNotFound: 404,
+    errors.RangeNotSatisfiable: 416,
     errors.NotReady: 409,
     errors.TaskGone: 410,
     errors.LedgerUnavailable: 503,
@@ -99,6 +100,8 @@ async def _kinora(request: Request, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, errors.NotReady):
         headers = {"Retry_After": str(error.retry_after)}
+    elif isinstance(error, errors.RangeNotSatisfiable):
+        headers = {"Content_Range": f"bytes */{error.size}"}
     elif isinstance(error, errors.Unavailable):
         headers = {"Retry_After": str(RETRY_AFTER_SECONDS)}
         log.warning("request_refused", path=request.url.path, code=error.code, reason=error.message)

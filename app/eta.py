@@ -23,8 +23,9 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     if step.status == Status.STARTED:
         return Outlook(None, None if own is None else round(own * (100 - step.progress) / 100, 1))
     ahead = services.ledger.steps_ahead(step)
+    position = sum(ahead.values()) + 1
     alive = sum(worker.alive and worker.queue == step.queue for worker in services.ledger.workers())
     if own is None or not alive:
-        return Outlook(len(ahead) + 1, None)
-    wait = sum(means.get(engine, own) for engine in ahead) / alive
-    return Outlook(len(ahead) + 1, round(wait + own, 1))
+        return Outlook(position, None)
+    wait = sum(count * means.get(engine, own) for engine, count in ahead.items()) / alive
+    return Outlook(position, round(wait + own, 1))

@@ -1,5 +1,7 @@
 """create_app(settings): the HTTP front, built whole; nothing happens on import."""
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,6 +24,9 @@ from core.storage import Storage
 
 # What the other fields and the multipart wrapping may add to the picture.
 FORM_BYTES = 64 * 1024
+
+# How long to wait for the ledger before the port is opened without it.
+LEDGER_SECONDS = 5.0
 
 DESCRIPTION = """Kinora makes a video out of a picture, on your own machines.
 
@@ -50,9 +55,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     set_up_logs(settings.log_format)
     ledger = Ledger(settings.resolved_database_url)
-    await run_in_threadpool(wait_for_ledger, ledger)
     queue = StepQueue(settings)
     app.state.services = Services(settings, ledger, Storage(settings.resolved_storage_url), queue)
+    # Without its ledger the front still answers: with 503, and with what is wrong.
+    ended = threading.Event()
+    waiting = asyncio.create_task(run_in_threadpool(wait_for_ledger, ledger, ended))
+    await asyncio.wait({waiting}, timeout=LEDGER_SECONDS)
     yield
+    ended.set()
+    await waiting
     queue.close()
     ledger.close()

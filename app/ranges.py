@@ -2,17 +2,15 @@
 
 import re
 
+from core.errors import RangeNotSatisfiable
+
 ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
-
-
-class Unsatisfiable(Exception):
-    """The range lies outside the representation: 416."""
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     """(start, end) with `end` not included, or None where the whole is to be sent.
 
-    A header that is malformed or asks for several ranges is ignored, as the RFC allows. Raises Unsatisfiable.
+    A header that is malformed or asks for several ranges is ignored, as the RFC allows. Raises RangeNotSatisfiable.
     """
     match = ONE_RANGE.fullmatch(header.strip()) if header else None
     if match is None or match.group(1) == match.group(2) == "":
@@ -25,5 +23,5 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
         if last and int(last) < int(first):
             return None
     if start >= size or start >= end:
-        raise Unsatisfiable
+        raise RangeNotSatisfiable(size)
     return start, end

@@ -1,5 +1,7 @@
 """The connection to the ledger's database: SQLite or PostgreSQL, its transactions, and its schema's version."""
 
+import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +18,25 @@ BUSY_TIMEOUT_MS = 10_000
 MIGRATION_LOCK = 0x6B696E6F7261  # "kinora": the key of PostgreSQL's advisory lock, any constant would do
 
 
+OLDEST_SQLITE = (3, 35)  # the first with RETURNING
+
+# A server that freezes must not freeze us: seconds to connect, milliseconds for a statement or a lock, and a dead
+# connection is noticed within about ten seconds.
+POSTGRESQL_OPTIONS = {
+    "connect_timeout": 5,
+    "options": "-c statement_timeout=15000 -c lock_timeout=10000",
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+
 def connect(url: str) -> sa.Engine:
     if sa.make_url(url).get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=POSTGRESQL_OPTIONS)
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        sys.exit(f"SQLite 3.35 or newer is needed; this Python has {sqlite3.sqlite_version}. Set DATABASE_URL instead")
     Path(sa.make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     event.listen(engine, "connect", _set_up_sqlite)
@@ -58,7 +76,9 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
+    except (exc.IntegrityError, exc.ProgrammingError, exc.DataError):
+        raise  # a fault of ours
+    except (exc.DBAPIError, exc.TimeoutError) as error:  # away, read-only after a failover, damaged, full
         raise LedgerUnavailable(f"the ledger does not answer: {first_line(error)}") from error
 
 

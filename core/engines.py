@@ -1,6 +1,6 @@
 """The engines Kinora knows, as data. docs/engines.md says how to add one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from core.config import Settings
@@ -59,8 +59,10 @@ class Engine:
     model: str | None = None
     revision: str | None = None
     gpu_memory_gb: float | None = None
-    needs_cuda: bool = field(default=False)
+    needs_cuda: bool = False
     """Too slow to be chosen by `ENGINE=auto` without a GPU."""
+    max_video_pixels: int | None = None
+    """The most pixels of all frames together, where frames are held in memory at 3 bytes each."""
 
 
 COMMON_LIMITS: dict[str, Limit] = {"seed": SEED, "fit": FIT, "quality": QUALITY}
@@ -136,6 +138,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
                 "fps": Range(1, 60),
                 "motion": Choice(MOTIONS),
             },
+            max_video_pixels=600 * 1024 * 576,  # about 1 GB
             defaults=COMMON_DEFAULTS | {"width": 1024, "height": 576, "num_frames": 25, "fps": 7, "motion": "auto"},
         ),
     )

@@ -11,6 +11,7 @@ KinoraError
 │   └── ImageTooSmall         image_too_small
 ├── TaskNotFound              task_not_found
 ├── ArtifactNotFound          artifact_not_found
+├── RangeNotSatisfiable       range_not_satisfiable
 ├── NotReady                  not_ready
 ├── TaskGone                  the task's own error, task_canceled or result_expired
 ├── Unavailable               worth another try later
@@ -102,6 +103,16 @@ class ArtifactNotFound(KinoraError):
     """the file is not in the storage"""
 
     code = "artifact_not_found"
+
+
+class RangeNotSatisfiable(KinoraError):
+    """the range begins after the end; `size` is what there is, in bytes"""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the range begins after the end: there are {size} bytes")
+        self.size = size
 
 
 class NotReady(KinoraError):

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from core import tallies
 from core.database import migrate, reading, writing
-from core.reader import Reader, step_from, task_from
+from core.reader import WORKER_ALIVE_SECONDS, Reader, step_from, task_from
 from core.tables import attempts, events, needs, now, steps, tasks, workers
 from core.tallies import Count, Duration
 from core.task import Claim, ErrorInfo, NewTask, ReadyStep, Status, Task, Worker, new_id, sources
@@ -235,9 +235,11 @@ class Ledger(Reader):
             if not tx.execute(workers.update().where(mine).values(**values, seen_at=now())).rowcount:
                 tx.execute(workers.insert().values(**values, started_at=now(), seen_at=now()))
 
-    def forget_worker(self, worker_id: str) -> None:
+    def sign_off_worker(self, worker_id: str) -> None:
+        """It left in order. Its row stays for a day, as the proof of what machines are there (`ENGINE=auto`)."""
         with writing(self.database) as tx:
-            tx.execute(workers.delete().where(workers.c.worker_id == worker_id))
+            gone = now() - WORKER_ALIVE_SECONDS
+            tx.execute(workers.update().where(workers.c.worker_id == worker_id).values(seen_at=gone, step_id=None))
 
     def forget_old_workers(self) -> None:
         """Drop those not heard of for a day."""
@@ -295,7 +297,7 @@ class Ledger(Reader):
 
     def _end_task(self, tx: sa.Connection, task: Task, status: Status, **values: Any) -> None:
         observed: list[Count | Duration] = [Count(f"tasks_{status}", task.engine)]
-        if task.started_at is not None:
+        if task.started_at is not None and status == Status.FINISHED:  # others say nothing of how long it takes
             ran = tx.execute(sa.select(now())).scalar_one() - task.started_at
             observed.append(Duration("task_running_seconds", task.engine, ran))
         tallies.add(tx, *observed)

@@ -1,12 +1,13 @@
 """RQ as a bell: one kind of job, which says that a step may be ready. What is lost here, the keeper rings again."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue
+from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -50,9 +51,8 @@ class StepQueue:
 
     def forget(self, step_id: str) -> None:
         """Take back the bell of a step that ended before anyone answered it."""
-        with _translated():
-            if Job.exists(step_id, connection=self.redis):
-                Job.fetch(step_id, connection=self.redis, serializer=SERIALIZER).delete()
+        with _translated(), suppress(NoSuchJobError):
+            Job.fetch(step_id, connection=self.redis, serializer=SERIALIZER).delete()
 
     def ping(self) -> None:
         """Raises QueueUnavailable."""

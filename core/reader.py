@@ -1,6 +1,8 @@
 """What can be read from the ledger. Nothing here changes anything; the moves are in core/ledger.py."""
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +15,8 @@ from core.task import ID_PATTERN, ErrorInfo, ReadyStep, Status, Step, Task, Work
 
 # A worker reports every two seconds; after this many without word it counts as gone.
 WORKER_ALIVE_SECONDS = 15.0
+
+WOKEN_AT_ONCE = 500  # more would hold up the keeper's other duties
 
 TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id"))
 STEPS = sa.select(steps).where(steps.c.task_id == sa.bindparam("task_id")).order_by(steps.c.position)
@@ -37,6 +41,12 @@ def page_of_tasks(status: Status | None, after: str | None, limit: int) -> sa.Se
     if after:
         query = query.where(tasks.c.task_id < after)
     return query
+
+
+def batched(values: Iterable[str], size: int) -> Iterator[Sequence[str]]:
+    left = iter(values)
+    while batch := list(islice(left, size)):
+        yield batch
 
 
 class Reader:
@@ -74,18 +84,19 @@ class Reader:
         with reading(self.database) as connection:
             return [task_from(row) for row in connection.execute(page_of_tasks(status, after, limit))]
 
-    def steps_ahead(self, step: Step) -> list[str]:
-        """The engines of the tasks whose steps wait before this one in its queue."""
+    def steps_ahead(self, step: Step) -> dict[str, int]:
+        """How many steps wait before this one in its queue, by the engine of their task."""
         before = sa.tuple_(steps.c.queued_at, steps.c.step_id) < sa.tuple_(
             sa.literal(step.queued_at), sa.literal(step.step_id)
         )
         query = (
-            sa.select(tasks.c.engine)
+            sa.select(tasks.c.engine, sa.func.count().label("ahead"))
             .join(steps, steps.c.task_id == tasks.c.task_id)
             .where(steps.c.queue == step.queue, READY, before)
+            .group_by(tasks.c.engine)
         )
         with reading(self.database) as connection:
-            return list(connection.execute(query).scalars())
+            return {row.engine: row.ahead for row in connection.execute(query)}
 
     def waiting(self) -> dict[str, tuple[int, float]]:
         """For each queue with ready steps: how many wait, and for how many seconds the oldest has."""
@@ -100,9 +111,19 @@ class Reader:
     def steps_to_wake(self, older_than: float) -> list[ReadyStep]:
         """Each step that has been ready to run for `older_than` seconds."""
         due = sa.and_(READY, steps.c.not_before <= now() - older_than)
-        query = sa.select(steps.c.step_id, steps.c.queue).where(due).order_by(steps.c.queued_at)
+        query = sa.select(steps.c.step_id, steps.c.queue).where(due).order_by(steps.c.queued_at).limit(WOKEN_AT_ONCE)
         with reading(self.database) as connection:
             return [ReadyStep(row.step_id, row.queue) for row in connection.execute(query)]
+
+    def unknown(self, task_ids: Iterable[str]) -> set[str]:
+        """Those of the ids that no task has."""
+        unknown = set(task_ids)
+        with reading(self.database) as connection:
+            for batch in batched(sorted(unknown), 500):
+                unknown -= set(
+                    connection.execute(sa.select(tasks.c.task_id).where(tasks.c.task_id.in_(batch))).scalars()
+                )
+        return unknown
 
     def expired_tasks(self, retention_seconds: float, limit: int = 100) -> list[str]:
         """Ended tasks whose bytes are due to be deleted, the oldest first."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.config import Settings
-from core.engines import SEED, Engine, Range
+from core.engines import SEED, Engine, Range, find_engine, known_engines
 from core.errors import InvalidParameter
 
 # The engine's entry says what the native size and length is; an operator may set others for all engines.
@@ -79,6 +79,15 @@ def resolve(request: ClipRequest, engine: Engine, settings: Settings) -> tuple[C
     return Clip(engine=engine.name, prompt=request.prompt, **values), warnings
 
 
+def check_defaults(settings: Settings) -> None:
+    """Raises InvalidParameter where a request that names nothing would be refused for what the operator set."""
+    engines = (
+        [find_engine(settings.engine, settings)] if settings.engine != "auto" else known_engines(settings).values()
+    )
+    for engine in engines:
+        resolve(ClipRequest(), engine, settings)
+
+
 def operator_defaults(engine: Engine, settings: Settings) -> dict[str, Any]:
     values = {name: getattr(settings, setting) for name, setting in OPERATOR_DEFAULTS.items()}
     return {name: value for name, value in values.items() if value is not None}
@@ -88,6 +97,12 @@ def check_limits(values: dict[str, Any], engine: Engine) -> None:
     for name, value in values.items():
         if value not in engine.limits[name]:
             raise InvalidParameter(f"{name} must be {engine.limits[name]}; got {value}", param=name)
+    if engine.max_video_pixels:
+        allowed = Range(2, engine.max_video_pixels // (values["width"] * values["height"]))
+        if values["num_frames"] not in allowed:
+            size = f"{values['width']}×{values['height']}"
+            message = f"num_frames must be {allowed} at {size}; got {values['num_frames']}"
+            raise InvalidParameter(message, param="num_frames")
     low, high = values.get("min_guidance_scale"), values.get("max_guidance_scale")
     if low is not None and high is not None and low > high:
         allowed = Range(low, 10)

@@ -12,9 +12,10 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from core.errors import ArtifactNotFound, StorageUnavailable
 
 if TYPE_CHECKING:  # obstore keeps this type out of the running module
-    from obstore.store import RetryConfig
+    from obstore.store import ClientConfig, RetryConfig
 
 CHUNK_BYTES = 1 << 20
+HURRY: "ClientConfig" = {"timeout": "2s", "connect_timeout": "1s", "allow_http": True}  # the endpoint is the operator's
 RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 
 
@@ -34,10 +35,12 @@ def task_prefix(task_id: str) -> str:
 class Storage:
     def __init__(self, url: str) -> None:
         if url.startswith("file://"):
-            self._store: ObjectStore = LocalStore(url.removeprefix("file://"), mkdir=True)
+            self._store: ObjectStore = LocalStore(url.removeprefix("file://"), mkdir=True, automatic_cleanup=True)
+            self._probe: ObjectStore = self._store
         else:
             # Keys, endpoint and region of an object store come from its usual variables (AWS_…, GOOGLE_…, AZURE_…).
             self._store = from_url(url, retry_config=RETRY)
+            self._probe = from_url(url, retry_config={"max_retries": 0}, client_options=HURRY)
 
     def put(self, key: str, data: bytes | Path) -> None:
         """Visible as a whole or not at all."""
@@ -68,10 +71,16 @@ class Storage:
                 with suppress(FileNotFoundError):
                     self._store.delete(key)
 
+    def task_ids(self) -> Iterator[str]:
+        """Of every task that has anything stored."""
+        with _translated("tasks/"):
+            folders = self._store.list_with_delimiter("tasks/")["common_prefixes"]
+        return (folder.rstrip("/").rpartition("/")[2] for folder in folders)
+
     def ping(self) -> None:
         """Raises StorageUnavailable."""
         with _translated("health"), suppress(FileNotFoundError):
-            self._store.head("health")
+            self._probe.head("health")
 
 
 @contextmanager

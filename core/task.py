@@ -46,6 +46,11 @@ def new_id() -> str:
     return uuid_utils.uuid7().hex
 
 
+def id_seconds(task_id: str) -> float:
+    """When the id was made, in seconds since the epoch: UUIDv7 begins with milliseconds."""
+    return int(task_id[:12], 16) / 1000
+
+
 @dataclass(frozen=True)
 class NewStep:
     """A step to record. `needs` holds the positions of earlier steps in the same task whose artifacts it uses."""

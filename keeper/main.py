@@ -3,8 +3,12 @@
 It can be away for an hour and everything is late, nothing is wrong. Two at once do no harm.
 """
 
+import re
 import signal
+import tempfile
 import threading
+import time
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -16,11 +20,13 @@ from core.logs import set_up_logs
 from core.queue import StepQueue
 from core.startup import wait_for_ledger
 from core.storage import Storage
+from core.task import ID_PATTERN, id_seconds
 
 TICK_SECONDS = 1.0
 
 # A step just recorded is about to be woken by whoever recorded it.
 WAKE_AFTER_SECONDS = 2.0
+HOUR = 3600.0
 
 log = structlog.get_logger(__name__)
 
@@ -28,10 +34,12 @@ log = structlog.get_logger(__name__)
 class Keeper:
     def __init__(self, settings: Settings, ledger: Ledger, storage: Storage, queue: StepQueue) -> None:
         self.settings, self.ledger, self.storage, self.queue = settings, ledger, storage, queue
+        self._next_hour = 0.0
 
     def tick(self) -> None:
         """Each duty on its own: one that fails does not hold up the others."""
-        for duty in (self.take_over, self.wake, self.delete_expired, self.forget_old_workers):
+        hourly = (self.forget_old_workers, self.sweep) if self._an_hour_is_over() else ()
+        for duty in (self.take_over, self.wake, self.delete_expired, *hourly):
             try:
                 duty()
             except Unavailable as error:
@@ -54,10 +62,23 @@ class Keeper:
                 self.queue.wake(step_id, queue)
                 log.info("step_woken", step_id=step_id, queue=queue)
 
+    def _an_hour_is_over(self) -> bool:
+        due = time.monotonic() >= self._next_hour
+        if due:
+            self._next_hour = time.monotonic() + HOUR
+        return due
+
     def forget_old_workers(self) -> None:
-        """Those not heard of for a day. Looked for before it is written, for others may wait to write."""
-        if any(not worker.alive for worker in self.ledger.workers()):
-            self.ledger.forget_old_workers()
+        """Those not heard of for a day."""
+        self.ledger.forget_old_workers()
+
+    def sweep(self) -> None:
+        """Pictures that were stored for a task that was never recorded. An upload takes seconds, not an hour."""
+        old = time.time() - HOUR
+        stored = [found for found in self.storage.task_ids() if re.match(ID_PATTERN, found) and id_seconds(found) < old]
+        for task_id in self.ledger.unknown(stored):
+            self.storage.delete_task(task_id)
+            log.info("upload_swept", task_id=task_id)
 
     def delete_expired(self) -> None:
         """The bytes of tasks past their retention; the ledger's rows stay."""
@@ -78,9 +99,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     ledger = Ledger(settings.resolved_database_url)
-    wait_for_ledger(ledger)
+    wait_for_ledger(ledger, ended)
     keeper = Keeper(settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings))
     log.info("keeper_started")
+    sign_of_life = Path(tempfile.gettempdir()) / "kinora-keeper"
     while not ended.wait(TICK_SECONDS):
         keeper.tick()
+        sign_of_life.touch()  # a health check looks how old it is
     ledger.close()

@@ -38,7 +38,12 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._ended.wait(RENEW_SECONDS):
-            if not self._renew():
+            try:
+                held = self._renew()
+            except Exception:
+                log.exception("lease_not_renewed")
+                held = False
+            if not held:
                 self.attempt.stop()
                 return
 

@@ -42,7 +42,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _leave)
 
     ledger = Ledger(settings.resolved_database_url)
-    wait_for_ledger(ledger)
+    wait_for_ledger(ledger, threading.Event())  # a signal ends this process outright
     metrics = WorkerMetrics()
     port = metrics.serve(settings.worker_metrics_host, settings.worker_metrics_port)
     renderers = Renderers(settings, queue)

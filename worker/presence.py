@@ -57,10 +57,13 @@ class Presence:
         self._ended.set()
         self._thread.join()
         try:
-            self.ledger.forget_worker(self.worker_id)
+            self.ledger.sign_off_worker(self.worker_id)
         except LedgerUnavailable as error:
             log.warning("worker_not_signed_off", reason=error.message)
 
     def _keep(self) -> None:
         while not self._ended.wait(REPORT_SECONDS):
-            self.report()
+            try:
+                self.report()
+            except Exception:  # whatever it is, a worker that works must not count as dead
+                log.exception("worker_not_reported")

@@ -9,6 +9,7 @@ from core.config import Settings
 from core.engines import Engine, find_engine, known_engines
 from core.errors import EngineUnavailable
 from worker.engines.base import Renderer, create_renderer
+from worker.gpu import has_gpu
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +23,7 @@ class Renderers:
         self.loaded: Renderer | None = None
         self.load_seconds = 0.0
         self._newest: Renderer | None = None
+        self._gpu = has_gpu() and any(engine.needs_cuda for engine in self.engines.values())
         self._loading = True
         self._reasons: dict[str, str] = {}
 
@@ -32,8 +34,9 @@ class Renderers:
 
     @property
     def device(self) -> str:
-        """Known as soon as the engine has looked for it, which is long before a model is loaded."""
-        return self._newest.device if self._newest else "none"
+        """Known from the start: what `ENGINE=auto` means must not wait until a model is loaded."""
+        found = self._newest.device if self._newest else "none"
+        return "cuda" if found == "none" and self._gpu else found
 
     def preload(self) -> None:
         """Load the preferred engine. Raises EngineUnavailable."""
@@ -55,13 +58,8 @@ class Renderers:
             self.loaded = None
         renderer = self._newest = create_renderer(find_engine(name, self.settings), self.settings)
         begun = time.perf_counter()
-        try:
-            renderer.load()
-        except EngineUnavailable as error:
-            self._reasons[name] = error.message
-            raise
+        renderer.load()
         self.load_seconds = time.perf_counter() - begun
-        self._reasons.pop(name, None)
         self.loaded = renderer
         log.info("engine_loaded", engine=name, device=renderer.device, seconds=round(self.load_seconds, 2))
         return renderer

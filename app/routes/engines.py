@@ -41,7 +41,7 @@ def engines(services: Given) -> EngineList:
     workers = services.ledger.workers()
     default = services.settings.engine
     return EngineList(
-        default=auto_engine(workers) if default == "auto" else default,
+        default=auto_engine(services.settings, workers) if default == "auto" else default,
         engines=[
             _describe(engine, engine.defaults | operator_defaults(engine, services.settings), workers)
             for engine in known_engines(services.settings).values()

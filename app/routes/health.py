@@ -40,7 +40,7 @@ class Health(BaseModel):
 
 
 @router.get("/health/live", summary="Is this process alive")
-def live() -> dict[str, str]:
+async def live() -> dict[str, str]:
     """This process answers. Says nothing of the rest."""
     return {"status": "ok"}
 
@@ -70,7 +70,7 @@ def examine(services: Services) -> Health:
 
     workers = [worker for worker in services.ledger.workers() if worker.alive]
     engine = services.settings.engine
-    engine = auto_engine(services.ledger.workers()) if engine == "auto" else engine
+    engine = auto_engine(services.settings, services.ledger.workers()) if engine == "auto" else engine
     problems += _worker_problems(services, engine, workers)
     status: Literal["ok", "degraded", "down"] = "degraded" if problems else "ok"
     if stores["storage"] != "ok":

@@ -6,7 +6,7 @@ from fastapi.responses import Response, StreamingResponse
 from app.deps import Given, Services
 from app.errors import documented
 from app.eta import look_ahead
-from app.ranges import Unsatisfiable, parse_range
+from app.ranges import parse_range
 from core import errors
 from core.errors import NotReady, TaskGone
 from core.task import Status, Task
@@ -19,6 +19,7 @@ ERRORS = documented(
     errors.TaskNotFound,
     errors.InvalidParameter,
     errors.ArtifactNotFound,
+    errors.RangeNotSatisfiable,
     errors.NotReady,
     errors.TaskGone,
     errors.LedgerUnavailable,
@@ -30,7 +31,12 @@ ERRORS = documented(
     "/results/{task_id}",
     summary="Download the video",
     response_class=Response,
-    responses=ERRORS | {200: {"content": {"video/mp4": {}}}, 206: {"description": "The range that was asked for"}},
+    responses=ERRORS
+    | {
+        200: {"content": {"video/mp4": {}}},
+        206: {"description": "The range that was asked for"},
+        304: {"description": "The copy is still good"},
+    },
 )
 @router.head("/results/{task_id}", include_in_schema=False)
 def video(task_id: str, request: Request, services: Given) -> Response:
@@ -65,11 +71,9 @@ def _serve(services: Services, request: Request, task_id: str, name: str, suffix
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     size = services.storage.size(key)
-    asked = request.headers.get("range") if request.headers.get("if-range", etag) == etag else None
-    try:
-        part = parse_range(asked, size)
-    except Unsatisfiable:
-        return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
+    unchanged = request.headers.get("if-range", etag) == etag
+    asked = request.headers.get("range") if request.method == "GET" and unchanged else None
+    part = parse_range(asked, size)
     start, end = part or (0, size)
     headers["Content-Length"] = str(end - start)
     if part:

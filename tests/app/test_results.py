@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.deps import Services
-from app.ranges import Unsatisfiable, parse_range
+from app.ranges import parse_range
+from core.errors import RangeNotSatisfiable
 from core.task import Claim, ErrorInfo
 from tests.app.conftest import THUMBNAIL, VIDEO, upload
 
@@ -44,6 +45,7 @@ def test_a_range_is_served_in_part(client: TestClient, finished: str, asked: str
 def test_a_range_beyond_the_end_is_a_416(client: TestClient, finished: str) -> None:
     response = client.get(f"/results/{finished}", headers={"Range": f"bytes={len(VIDEO)}-"})
     assert (response.status_code, response.headers["content-range"]) == (416, f"bytes */{len(VIDEO)}")
+    assert response.json()["error"]["code"] == "range_not_satisfiable"
 
 
 def test_a_copy_that_is_still_good_is_not_sent_again(client: TestClient, finished: str) -> None:
@@ -90,7 +92,7 @@ def test_a_range_is_what_a_slice_would_give(size: int, first: int, last: int) ->
     whole = bytes(i % 256 for i in range(size))
     try:
         part = parse_range(f"bytes={first}-{last}", size)
-    except Unsatisfiable:
+    except RangeNotSatisfiable:
         assert first >= size
     else:
         assert (part is None) == (last < first)
@@ -102,7 +104,7 @@ def test_a_range_is_what_a_slice_would_give(size: int, first: int, last: int) ->
 def test_no_range_header_breaks_the_parser(header: str, size: int) -> None:
     try:
         part = parse_range(header, size)
-    except Unsatisfiable:
+    except RangeNotSatisfiable:
         return
     assert part is None or 0 <= part[0] < part[1] <= size
 

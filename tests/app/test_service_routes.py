@@ -73,7 +73,9 @@ def test_health_warns_of_sqlite_under_workers_on_two_machines(client: TestClient
     assert any("SQLite" in problem for problem in client.get("/health").json()["problems"])
 
 
-def test_live_answers_whatever_else_is_wrong(client: TestClient) -> None:
+def test_live_answers_whatever_else_is_wrong(client: TestClient, services: Services) -> None:
+    break_the_ledger(services)
+    assert client.get("/health").json()["status"] == "down"
     assert client.get("/health/live").json() == {"status": "ok"}
 
 
@@ -158,10 +160,14 @@ def test_an_unexpected_error_tells_the_caller_nothing(client: TestClient, monkey
     assert "secret" not in response.text
 
 
-def test_with_the_ledger_away_callers_are_told_to_come_back(client: TestClient, services: Services) -> None:
+def break_the_ledger(services: Services) -> None:
     services.ledger.close()
     (services.settings.data_dir / "kinora.db").unlink()
     (services.settings.data_dir / "kinora.db").mkdir()
+
+
+def test_with_the_ledger_away_callers_are_told_to_come_back(client: TestClient, services: Services) -> None:
+    break_the_ledger(services)
     response = client.get(f"/status/{'0' * 32}")
     assert (response.status_code, response.json()["error"]["code"]) == (503, "ledger_unavailable")
     assert int(response.headers["retry-after"]) > 0

@@ -296,7 +296,7 @@ def test_tallies_survive_a_restart_and_add_up(ledger: Ledger, database_url: str)
     again.close()
 
 
-def test_a_worker_that_reports_is_alive_and_one_that_left_is_forgotten(ledger: Ledger) -> None:
+def test_a_worker_that_reports_is_alive_and_one_that_left_is_known_for_a_day(ledger: Ledger) -> None:
     engines = {"preview": {"ready": True, "reason": None}}
     worker = Worker("w1", "cpu", "here", "this machine", 1, "cpu", engines, None, 9101, 0.0, 0.0, alive=True)
     ledger.report_worker(worker)
@@ -304,8 +304,10 @@ def test_a_worker_that_reports_is_alive_and_one_that_left_is_forgotten(ledger: L
     (seen,) = ledger.workers()
     assert seen.alive
     assert seen.engines == engines
-    ledger.forget_worker("w1")
-    assert ledger.workers() == []
+    ledger.sign_off_worker("w1")
+    (left,) = ledger.workers()
+    assert not left.alive
+    assert left.engines == engines
 
 
 def test_ended_tasks_expire_after_their_retention(ledger: Ledger) -> None:

@@ -42,6 +42,7 @@ def test_deleting_a_task_leaves_the_others(storage: Storage) -> None:
     with pytest.raises(ArtifactNotFound):
         storage.read(artifact_key("gone", "s", 1, "video.mp4"))
     assert storage.read(input_key("kept")) == b"3"
+    assert list(storage.task_ids()) == ["kept"]
 
 
 def test_two_attempts_never_share_a_key() -> None:

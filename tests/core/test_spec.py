@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from core.config import Settings
 from core.engines import Range, find_engine, known_engines
 from core.errors import InvalidParameter
-from core.spec import Clip, ClipRequest, resolve
+from core.spec import Clip, ClipRequest, check_defaults, resolve
 
 SETTINGS = Settings(_env_file=None)
 
@@ -88,6 +88,19 @@ def test_a_width_is_either_taken_as_it_is_or_refused(width: int) -> None:
         assert width % 64 or not 64 <= width <= 1024
     else:
         assert clip.width == width
+
+
+@pytest.mark.parametrize("wrong", [{"engine": "svd_xt"}, {"engine": "svd-xt", "video_width": 1000}, {"video_fps": 60}])
+def test_an_operators_setting_that_no_request_could_use_is_refused_at_the_start(wrong: dict[str, object]) -> None:
+    check_defaults(SETTINGS)
+    with pytest.raises(InvalidParameter):
+        check_defaults(SETTINGS.model_copy(update=wrong))
+
+
+def test_more_frames_than_memory_should_hold_are_refused() -> None:
+    assert resolved("preview", num_frames=600)[0].num_frames == 600
+    with pytest.raises(InvalidParameter, match="num_frames must be from 2 to 96 at 1920×1920; got 600"):
+        resolved("preview", num_frames=600, width=1920, height=1920)
 
 
 def test_every_engines_defaults_are_within_its_own_limits() -> None:

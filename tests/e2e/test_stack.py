@@ -196,8 +196,8 @@ def test_two_keepers_do_no_harm(stack: Stack) -> None:
     tasks = [stack.upload(CAT, num_frames=10) for _ in range(3)]
     stack.redis.client.flushall()
     for task_id in tasks:
-        body = stack.wait_for(task_id)
-        assert body["status"] == "finished"
+        assert stack.wait_for(task_id)["status"] == "finished"
+    assert attempts_of(stack) == ["finished"] * 3
 
 
 def test_several_api_processes_add_up_in_one_metrics_page(tmp_path: Path) -> None:

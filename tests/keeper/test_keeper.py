@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -7,7 +8,7 @@ from core.errors import ArtifactNotFound
 from core.ledger import Ledger
 from core.queue import StepQueue
 from core.storage import Storage, input_key
-from core.task import Status
+from core.task import Status, new_id
 from keeper.main import Keeper
 from tests.conftest import new_task
 from tests.servers import free_port
@@ -68,3 +69,12 @@ def test_a_duty_that_fails_does_not_hold_up_the_others(keeper: Keeper, settings:
     assert keeper.ledger.claim(step_id, "w2", 60) is not None, "taken over, though Redis was away"
     keeper.queue = there
     away.close()
+
+
+def test_a_picture_whose_task_was_never_recorded_is_swept_after_an_hour(keeper: Keeper) -> None:
+    keeper.ledger.create(recorded := replace(new_task(), task_id="0" * 32))
+    orphan, fresh = "1".rjust(32, "0"), new_id()
+    for task_id in (recorded.task_id, orphan, fresh):
+        keeper.storage.put(input_key(task_id), b"picture")
+    keeper.tick()
+    assert set(keeper.storage.task_ids()) == {recorded.task_id, fresh}

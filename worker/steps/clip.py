@@ -27,11 +27,10 @@ def make_clip(
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Returns the storage key of each artifact by name, and the receipt."""
     clip = Clip.model_validate(claim.step.params)
-    renderer = renderers.get(clip.engine)
     attempt.shares = {"load": LOAD, "encode_video": ENCODE_VIDEO, "store": STORE}
-    attempt.shares |= {name: RENDER * share for name, share in renderer.phases.items()}
-
     with attempt.phase("load"):
+        renderer = renderers.get(clip.engine)
+        attempt.shares |= {name: RENDER * share for name, share in renderer.phases.items()}
         picture = read_picture(attempt.keep_trying(lambda: _read_input(storage, claim)), settings.max_image_megapixels)
     frames, clip = _render(renderer, picture, clip, attempt)
     with attempt.phase("encode_video"), tempfile.TemporaryDirectory(prefix="kinora-") as folder:

@@ -8,11 +8,11 @@ import structlog
 from app.deps import Services
 from core.config import Settings
 from core.engines import Engine, find_engine, known_engines
-from core.errors import EngineUnavailable, QueueUnavailable
+from core.errors import EngineUnavailable, QueueUnavailable, TaskExists
 from core.picture import read_picture
 from core.spec import ClipRequest, resolve
 from core.storage import input_key
-from core.task import NewStep, NewTask, Worker, new_id
+from core.task import IdempotencyKey, NewStep, NewTask, Worker, new_id
 
 log = structlog.get_logger(__name__)
 
@@ -20,10 +20,15 @@ log = structlog.get_logger(__name__)
 DECODING = threading.BoundedSemaphore(2)
 
 
-def accept(services: Services, picture: bytes, request: ClipRequest) -> NewTask:
-    """When this returns, the picture is stored and the task is in the ledger: it will end one way or the other.
+# Until callers have keys of their own, all are one.
+ANYONE = ""
 
-    Raises InvalidRequest for what the caller can mend, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
+
+def accept(services: Services, picture: bytes, request: ClipRequest, idempotency_key: str | None = None) -> str:
+    """The task's id. When this returns, the picture is stored and the task is in the ledger: it will end.
+
+    With an idempotency key, a request made again gives the task that it made first. Raises InvalidRequest for what
+    the caller can mend, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
     """
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
@@ -40,10 +45,21 @@ def accept(services: Services, picture: bytes, request: ClipRequest) -> NewTask:
         warnings=warnings,
         steps=[NewStep(verb="clip", queue=engine.queue, params=clip.model_dump())],
     )
+    key = idempotency_key and IdempotencyKey(ANYONE, idempotency_key, fingerprint(request, task.input_sha256))
     services.storage.put(task.input_key, picture)
-    for step_id, queue in services.ledger.create(task):
+    try:
+        ready = services.ledger.create(task, key or None)
+    except TaskExists as made:
+        services.storage.delete_task(task_id)
+        return made.task_id
+    for step_id, queue in ready:
         wake(services, step_id, queue)
-    return task
+    return task_id
+
+
+def fingerprint(request: ClipRequest, input_sha256: str) -> str:
+    """SHA-256 of all that a caller sent; defaults are not filled in, for they may change."""
+    return hashlib.sha256(f"{request.model_dump_json(exclude_none=True)} {input_sha256}".encode()).hexdigest()
 
 
 def wake(services: Services, step_id: str, queue: str) -> None:

@@ -19,6 +19,7 @@ RETRY_AFTER_SECONDS = 5
 
 STATUS: dict[type[KinoraError], int] = {
     errors.InvalidParameter: 422,
+    errors.IdempotencyMismatch: 422,
     errors.FileMissing: 422,
     errors.UploadTooLarge: 413,
     errors.ImageUnsupported: 415,

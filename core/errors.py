@@ -3,12 +3,14 @@
 KinoraError
 ├── InvalidRequest            the caller can mend it
 │   ├── InvalidParameter      invalid_parameter
+│   ├── IdempotencyMismatch   idempotency_mismatch
 │   ├── FileMissing           file_missing
 │   ├── UploadTooLarge        upload_too_large
 │   ├── ImageUnsupported      image_unsupported
 │   ├── ImageUnreadable       image_unreadable
 │   ├── ImageTooLarge         image_too_large
 │   └── ImageTooSmall         image_too_small
+├── TaskExists                no error to a caller: the answer is the task that is there
 ├── TaskNotFound              task_not_found
 ├── ArtifactNotFound          artifact_not_found
 ├── RangeNotSatisfiable       range_not_satisfiable
@@ -57,6 +59,12 @@ class InvalidParameter(InvalidRequest):
     code = "invalid_parameter"
 
 
+class IdempotencyMismatch(InvalidRequest):
+    """this Idempotency-Key was used with another request"""
+
+    code = "idempotency_mismatch"
+
+
 class FileMissing(InvalidRequest):
     """no picture was sent: upload one as the form's field file"""
 
@@ -91,6 +99,16 @@ class ImageTooSmall(InvalidRequest):
     """a side of fewer pixels than are needed"""
 
     code = "image_too_small"
+
+
+class TaskExists(KinoraError):
+    """The request was made before; `task_id` is what it made."""
+
+    code = "task_exists"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"this request made the task {task_id}")
+        self.task_id = task_id
 
 
 class TaskNotFound(KinoraError):

@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from core import tallies
 from core.database import migrate, reading, writing
+from core.errors import IdempotencyMismatch, TaskExists
 from core.reader import WORKER_ALIVE_SECONDS, Reader, step_from, task_from
-from core.tables import attempts, events, needs, now, steps, tasks, workers
+from core.tables import attempts, events, idempotency_keys, needs, now, steps, tasks, workers
 from core.tallies import Count, Duration
-from core.task import Claim, ErrorInfo, NewTask, ReadyStep, Status, Task, Worker, new_id, sources
+from core.task import Claim, ErrorInfo, IdempotencyKey, NewTask, ReadyStep, Status, Task, Worker, new_id, sources
 
 # Seconds a step rests after its first, second, … lost attempt.
 RETRY_PAUSES = (1.0, 5.0, 30.0)
 WORKER_FORGOTTEN_SECONDS = 24 * 3600.0
+KEY_SECONDS = 24 * 3600.0
 
 # Statements of the hot path are built once: building one costs several times what SQLite needs to run it.
 STEP: sa.BindParameter[str] = sa.bindparam("of_step")
@@ -77,12 +80,17 @@ class Ledger(Reader):
 
     # --- a task begins ---
 
-    def create(self, task: NewTask) -> list[ReadyStep]:
-        """Record the task and its steps. Returns the steps that may start at once."""
+    def create(self, task: NewTask, key: IdempotencyKey | None = None) -> list[ReadyStep]:
+        """Record the task and its steps. Returns the steps that may start at once.
+
+        Raises TaskExists where `key` made a task before, and IdempotencyMismatch where that was another request.
+        """
         ids = [new_id() for _ in task.steps]
         with writing(self.database) as tx:
             values = {name: value for name, value in vars(task).items() if name != "steps"}
             tx.execute(INSERT_TASK, values)
+            if key:
+                self._use_key(tx, key, task.task_id)
             tx.execute(INSERT_STEP, [_row(task, position, ids) for position in range(len(ids))])
             edges = [
                 {"step_id": step_id, "needed_id": ids[needed]}
@@ -94,6 +102,25 @@ class Ledger(Reader):
             self._record(tx, task.task_id, "queued")
             tallies.add(tx, Count("tasks_created", task.engine))
         return [ReadyStep(step_id, step.queue) for step_id, step in zip(ids, task.steps, strict=True) if not step.needs]
+
+    def _use_key(self, tx: sa.Connection, key: IdempotencyKey, task_id: str) -> None:
+        """Whoever writes the key's row first makes the task; the others wait for that, find it, and undo theirs."""
+        values = vars(key) | {"task_id": task_id, "created_at": now()}
+        insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+        tx.execute(insert(idempotency_keys).values(values).on_conflict_do_nothing())
+        mine = sa.and_(idempotency_keys.c.owner == key.owner, idempotency_keys.c.key == key.key)
+        row = tx.execute(sa.select(idempotency_keys).where(mine)).one()
+        if row.fingerprint != key.fingerprint:
+            message = "this Idempotency-Key was used with another request; use a new one for a new request"
+            raise IdempotencyMismatch(message, param="Idempotency-Key")
+        if row.task_id != task_id:
+            raise TaskExists(row.task_id)
+
+    def forget_old_keys(self) -> None:
+        """Drop idempotency keys older than a day."""
+        with writing(self.database) as tx:
+            old = idempotency_keys.c.created_at < now() - KEY_SECONDS
+            tx.execute(idempotency_keys.delete().where(old))
 
     # --- an attempt runs ---
 

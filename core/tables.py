@@ -129,6 +129,18 @@ workers = Table(
     Column("seen_at", Double, nullable=False),
 )
 
+# What a caller asked to be done once. `owner` is whose key it is.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("task_id", ForeignKey("tasks.task_id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "created_at"),
+)
+
 # What /metrics counts. A row is one counter, or one bucket of a histogram (`bound` is its upper edge).
 tallies = Table(
     "tallies",

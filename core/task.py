@@ -69,6 +69,15 @@ class ReadyStep(NamedTuple):
 
 
 @dataclass(frozen=True)
+class IdempotencyKey:
+    """What a caller sent so that a request repeated by accident is done once. `fingerprint` is of its content."""
+
+    owner: str
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class NewTask:
     task_id: str
     engine: str

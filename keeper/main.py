@@ -38,8 +38,8 @@ class Keeper:
 
     def tick(self) -> None:
         """Each duty on its own: one that fails does not hold up the others."""
-        hourly = (self.forget_old_workers, self.sweep) if self._an_hour_is_over() else ()
-        for duty in (self.take_over, self.wake, self.delete_expired, *hourly):
+        hourly = (self.ledger.forget_old_workers, self.ledger.forget_old_keys, self.sweep)
+        for duty in (self.take_over, self.wake, self.delete_expired, *(hourly if self._an_hour_is_over() else ())):
             try:
                 duty()
             except Unavailable as error:
@@ -67,10 +67,6 @@ class Keeper:
         if due:
             self._next_hour = time.monotonic() + HOUR
         return due
-
-    def forget_old_workers(self) -> None:
-        """Those not heard of for a day."""
-        self.ledger.forget_old_workers()
 
     def sweep(self) -> None:
         """Pictures that were stored for a task that was never recorded. An upload takes seconds, not an hour."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request, UploadFile
+from fastapi import APIRouter, Form, Header, Request, UploadFile
 from pydantic import BaseModel, Field
 
 from app.accept import accept
@@ -32,6 +32,7 @@ class Accepted(BaseModel):
     summary="Make a clip from a picture",
     responses=documented(
         errors.InvalidParameter,
+        errors.IdempotencyMismatch,
         errors.FileMissing,
         errors.UploadTooLarge,
         errors.ImageUnsupported,
@@ -43,17 +44,24 @@ class Accepted(BaseModel):
         errors.StorageUnavailable,
     ),
 )
-def generate(request: Request, form: Annotated[GenerateForm, Form()], services: Given) -> Accepted:
+def generate(
+    request: Request,
+    form: Annotated[GenerateForm, Form()],
+    services: Given,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> Accepted:
     """Answers as soon as the picture is stored and the task recorded. What is not given comes from the engine's
-    entry (`GET /engines`); a value out of range is refused, never changed."""
+    entry (`GET /engines`); a value out of range is refused, never changed. With an `Idempotency-Key`, a
+    request sent again within a day gives the task that it made first."""
     picture = _read_upload(form, services.settings.max_upload_mb)
-    task = accept(services, picture, ClipRequest(**form.model_dump(exclude={"file", "image"}, exclude_none=True)))
+    asked = ClipRequest(**form.model_dump(exclude={"file", "image"}, exclude_none=True))
+    task_id = accept(services, picture, asked, idempotency_key)
     base = services.settings.public_url or str(request.base_url)
     base = base.rstrip("/")
     return Accepted(
-        task_id=task.task_id,
-        status_url=f"{base}/status/{task.task_id}",
-        result_url=f"{base}/results/{task.task_id}",
+        task_id=task_id,
+        status_url=f"{base}/status/{task_id}",
+        result_url=f"{base}/results/{task_id}",
     )
 
 

@@ -1,7 +1,12 @@
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 from fastapi.testclient import TestClient
 
 from app.deps import Services
+from app.main import create_app
+from core.config import Settings
 from core.queue import StepQueue
 from tests.app.conftest import CAT, png, upload, worker_that_says
 from tests.servers import free_port
@@ -147,3 +152,41 @@ def test_an_engine_that_cannot_run_here_says_why(client: TestClient, services: S
 def test_a_task_for_an_engine_that_still_loads_is_accepted(client: TestClient, services: Services) -> None:
     services.ledger.report_worker(worker_that_says("gpu", "none", "svd-xt", None, loading=True))
     upload(client, engine="svd-xt")
+
+
+def repeat(client: TestClient, key: str, data: bytes = CAT, **fields: object):
+    return client.post("/generate", files={"file": data}, data=fields, headers={"Idempotency-Key": key})
+
+
+def test_a_request_sent_again_gives_the_task_it_made_first(client: TestClient, services: Services) -> None:
+    first = repeat(client, "k1", fps=9)
+    again = repeat(client, "k1", fps=9)
+    assert first.status_code == again.status_code == 202
+    assert first.json() == again.json()
+    assert list(services.storage.task_ids()) == [first.json()["task_id"]]
+    assert repeat(client, "k2", fps=9).json() != first.json()
+
+
+def test_twenty_at_once_make_one_task(client: TestClient) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        made = {response.json()["task_id"] for response in pool.map(lambda _: repeat(client, "k"), range(20))}
+    assert len(made) == 1
+    assert len(client.get("/tasks").json()["tasks"]) == 1
+
+
+def test_a_key_holds_after_a_restart(client: TestClient, settings: Settings) -> None:
+    first = repeat(client, "k").json()
+    with TestClient(create_app(settings)) as restarted:
+        assert repeat(restarted, "k").json() == first
+
+
+@pytest.mark.parametrize("other", [{"fps": 9}, {"data": png(64, 64)}])
+def test_a_key_used_for_another_request_is_refused(client: TestClient, other: dict[str, Any]) -> None:
+    repeat(client, "k", fps=8)
+    response = repeat(client, "k", **other)
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "idempotency_mismatch")
+    assert len(client.get("/tasks").json()["tasks"]) == 1
+
+
+def test_a_key_too_long_is_refused(client: TestClient) -> None:
+    assert repeat(client, "k" * 256).json()["error"]["code"] == "invalid_parameter"

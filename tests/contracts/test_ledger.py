@@ -2,17 +2,18 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from core.errors import TaskNotFound
+from core.errors import IdempotencyMismatch, TaskExists, TaskNotFound
 from core.ledger import Ledger
 from core.reader import Reader, page_of_tasks
 from core.tables import attempts, events, metadata
-from core.task import Claim, ErrorInfo, NewStep, ReadyStep, Status, Worker
+from core.task import Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
 from tests.conftest import new_task
 
 BROKEN = ErrorInfo("engine_failed", "it broke")
@@ -319,3 +320,36 @@ def test_ended_tasks_expire_after_their_retention(ledger: Ledger) -> None:
     ledger.mark_expired(claim.task.task_id)
     assert ledger.expired_tasks(-1) == []
     assert ledger.task(claim.task.task_id).expired_at is not None
+
+
+def test_of_twenty_requests_with_one_key_one_makes_a_task(ledger: Ledger) -> None:
+    key = IdempotencyKey("", "k", "f" * 64)
+    barrier = threading.Barrier(20)
+
+    def create(_: int) -> str:
+        barrier.wait()
+        new = new_task()
+        try:
+            ledger.create(new, key)
+        except TaskExists as made:
+            return made.task_id
+        return new.task_id
+
+    with ThreadPoolExecutor(20) as pool:
+        made = set(pool.map(create, range(20)))
+    assert len(made) == 1
+    assert [task.task_id for task in ledger.tasks(status=None, after=None, limit=9)] == list(made)
+    with pytest.raises(IdempotencyMismatch):
+        ledger.create(new_task(), replace(key, fingerprint="0" * 64))
+    ledger.create(new_task(), replace(key, owner="another"))
+
+
+def test_a_key_is_forgotten_after_a_day(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = IdempotencyKey("", "k", "f" * 64)
+    ledger.create(new_task(), key)
+    ledger.forget_old_keys()
+    with pytest.raises(TaskExists):
+        ledger.create(new_task(), key)
+    monkeypatch.setattr("core.ledger.KEY_SECONDS", -1.0)
+    ledger.forget_old_keys()
+    ledger.create(new_task(), key)

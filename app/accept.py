@@ -1,6 +1,8 @@
 """From a picture and a request to a recorded task: the one way in, whatever dialect the caller speaks."""
 
 import hashlib
+import math
+import shutil
 import threading
 
 import structlog
@@ -8,11 +10,11 @@ import structlog
 from app.deps import Services
 from core.config import Settings
 from core.engines import Engine, find_engine, known_engines
-from core.errors import EngineUnavailable, QueueUnavailable, TaskExists
+from core.errors import EngineUnavailable, QueueFull, QueueUnavailable, StorageFull, TaskExists
 from core.picture import read_picture
 from core.spec import ClipRequest, resolve
 from core.storage import input_key
-from core.task import IdempotencyKey, NewStep, NewTask, Worker, new_id
+from core.task import Bounds, IdempotencyKey, NewStep, NewTask, Worker, new_id
 
 log = structlog.get_logger(__name__)
 
@@ -46,15 +48,34 @@ def accept(services: Services, picture: bytes, request: ClipRequest, idempotency
         steps=[NewStep(verb="clip", queue=engine.queue, params=clip.model_dump())],
     )
     key = idempotency_key and IdempotencyKey(ANYONE, idempotency_key, fingerprint(request, task.input_sha256))
+    require_disk_space(services.settings)
     services.storage.put(task.input_key, picture)
+    bounds = Bounds(services.settings.max_waiting, services.settings.max_waiting_per_queue)
     try:
-        ready = services.ledger.create(task, key or None)
+        ready = services.ledger.create(task, key or None, bounds)
     except TaskExists as made:
         services.storage.delete_task(task_id)
         return made.task_id
+    except QueueFull as full:
+        services.storage.delete_task(task_id)
+        raise QueueFull(full.message, retry_after=seconds_to_a_free_place(services, engine, workers)) from full
     for step_id, queue in ready:
         wake(services, step_id, queue)
     return task_id
+
+
+def require_disk_space(settings: Settings) -> None:
+    """Raises StorageFull. Only this machine's disk is looked at: an object store has none that could be asked."""
+    free = shutil.disk_usage(settings.data_dir).free / 1e6
+    if free < settings.min_free_disk_mb:
+        raise StorageFull(f"only {free:.0f} MB of disk space are free; {settings.min_free_disk_mb} MB must be left")
+
+
+def seconds_to_a_free_place(services: Services, engine: Engine, workers: list[Worker]) -> int:
+    """How long one place in the queue takes to come free, as measured: a step's time shared by the live workers."""
+    seconds = services.ledger.means("task_running_seconds").get(engine.name, 5.0)
+    alive = sum(worker.alive and worker.queue == engine.queue for worker in workers)
+    return max(1, min(60, math.ceil(seconds / max(1, alive))))
 
 
 def fingerprint(request: ClipRequest, input_sha256: str) -> str:

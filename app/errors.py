@@ -33,6 +33,8 @@ STATUS: dict[type[KinoraError], int] = {
     errors.TaskGone: 410,
     errors.LedgerUnavailable: 503,
     errors.StorageUnavailable: 503,
+    errors.QueueFull: 429,
+    errors.StorageFull: 507,
     errors.EngineUnavailable: 503,
 }
 
@@ -99,7 +101,7 @@ async def _kinora(request: Request, error: Exception) -> JSONResponse:
     error = cast(KinoraError, error)
     status = STATUS.get(type(error), 500)
     headers = {}
-    if isinstance(error, errors.NotReady):
+    if isinstance(error, (errors.NotReady, errors.QueueFull)):
         headers = {"Retry_After": str(error.retry_after)}
     elif isinstance(error, errors.RangeNotSatisfiable):
         headers = {"Content_Range": f"bytes */{error.size}"}

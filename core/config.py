@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     # What is accepted
     max_upload_mb: PositiveInt = 20
     max_image_megapixels: int = Field(default=50, ge=1, le=80)
+    max_waiting: PositiveInt = 2000
+    max_waiting_per_queue: PositiveInt = 1000
+    min_free_disk_mb: int = Field(default=500, ge=0)
 
     # How promises are kept
     lease_seconds: PositiveFloat = 10.0

@@ -20,6 +20,8 @@ KinoraError
 │   ├── LedgerUnavailable     ledger_unavailable
 │   ├── StorageUnavailable    storage_unavailable
 │   └── QueueUnavailable      redis_unavailable
+├── QueueFull                 queue_full
+├── StorageFull               storage_full
 ├── EngineUnavailable         engine_unavailable
 └── StepFailed                what a task can end with
     ├── AttemptsExhausted     attempts_exhausted
@@ -173,6 +175,22 @@ class QueueUnavailable(Unavailable):
     """Redis does not answer"""
 
     code = "redis_unavailable"
+
+
+class QueueFull(KinoraError):
+    """as many tasks wait as may wait"""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class StorageFull(KinoraError):
+    """less disk space is free than must be left"""
+
+    code = "storage_full"
 
 
 class EngineUnavailable(KinoraError):

@@ -9,16 +9,29 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from core import tallies
 from core.database import migrate, reading, writing
-from core.errors import IdempotencyMismatch, TaskExists
+from core.errors import IdempotencyMismatch, QueueFull, TaskExists
 from core.reader import WORKER_ALIVE_SECONDS, Reader, step_from, task_from
 from core.tables import attempts, events, idempotency_keys, needs, now, steps, tasks, workers
 from core.tallies import Count, Duration
-from core.task import Claim, ErrorInfo, IdempotencyKey, NewTask, ReadyStep, Status, Task, Worker, new_id, sources
+from core.task import (
+    Bounds,
+    Claim,
+    ErrorInfo,
+    IdempotencyKey,
+    NewTask,
+    ReadyStep,
+    Status,
+    Task,
+    Worker,
+    new_id,
+    sources,
+)
 
 # Seconds a step rests after its first, second, … lost attempt.
 RETRY_PAUSES = (1.0, 5.0, 30.0)
 WORKER_FORGOTTEN_SECONDS = 24 * 3600.0
 KEY_SECONDS = 24 * 3600.0
+BOUNDS_LOCK = 0x6B696E6F7262  # PostgreSQL's advisory lock for counting what waits
 
 # Statements of the hot path are built once: building one costs several times what SQLite needs to run it.
 STEP: sa.BindParameter[str] = sa.bindparam("of_step")
@@ -64,6 +77,11 @@ RELEASE_DEPENDANTS = (
 LOST_ATTEMPTS = (
     sa.select(sa.func.count()).select_from(attempts).where(attempts.c.step_id == STEP, attempts.c.outcome == "lost")
 )
+WAITING_STEPS = (
+    sa.select(steps.c.queue, sa.func.count().label("waiting"))
+    .where(steps.c.status == Status.QUEUED)
+    .group_by(steps.c.queue)
+)
 OPEN_STEPS = (
     sa.select(sa.func.count())
     .select_from(steps)
@@ -80,10 +98,11 @@ class Ledger(Reader):
 
     # --- a task begins ---
 
-    def create(self, task: NewTask, key: IdempotencyKey | None = None) -> list[ReadyStep]:
+    def create(self, task: NewTask, key: IdempotencyKey | None = None, bounds: Bounds | None = None) -> list[ReadyStep]:
         """Record the task and its steps. Returns the steps that may start at once.
 
-        Raises TaskExists where `key` made a task before, and IdempotencyMismatch where that was another request.
+        Raises TaskExists where `key` made a task before, IdempotencyMismatch where that was another request, and
+        QueueFull where one more would be over `bounds`.
         """
         ids = [new_id() for _ in task.steps]
         with writing(self.database) as tx:
@@ -91,6 +110,8 @@ class Ledger(Reader):
             tx.execute(INSERT_TASK, values)
             if key:
                 self._use_key(tx, key, task.task_id)
+            if bounds:
+                self._check_bounds(tx, task, bounds)
             tx.execute(INSERT_STEP, [_row(task, position, ids) for position in range(len(ids))])
             edges = [
                 {"step_id": step_id, "needed_id": ids[needed]}
@@ -102,6 +123,17 @@ class Ledger(Reader):
             self._record(tx, task.task_id, "queued")
             tallies.add(tx, Count("tasks_created", task.engine))
         return [ReadyStep(step_id, step.queue) for step_id, step in zip(ids, task.steps, strict=True) if not step.needs]
+
+    def _check_bounds(self, tx: sa.Connection, task: NewTask, bounds: Bounds) -> None:
+        """Counted and recorded as one: on SQLite writers queue up anyway, on PostgreSQL for this lock."""
+        if tx.dialect.name == "postgresql":
+            tx.execute(sa.select(sa.func.pg_advisory_xact_lock(BOUNDS_LOCK)))
+        waiting = {row.queue: row.waiting for row in tx.execute(WAITING_STEPS)}
+        if sum(waiting.values()) >= bounds.waiting:
+            raise QueueFull(f"{bounds.waiting} tasks wait, and no more may")
+        for queue in {step.queue for step in task.steps}:
+            if waiting.get(queue, 0) >= bounds.waiting_per_queue:
+                raise QueueFull(f"{bounds.waiting_per_queue} tasks wait for the queue {queue}, and no more may")
 
     def _use_key(self, tx: sa.Connection, key: IdempotencyKey, task_id: str) -> None:
         """Whoever writes the key's row first makes the task; the others wait for that, find it, and undo theirs."""

@@ -78,6 +78,14 @@ class IdempotencyKey:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """How many steps may wait, in all and for one queue."""
+
+    waiting: int
+    waiting_per_queue: int
+
+
+@dataclass(frozen=True)
 class NewTask:
     task_id: str
     engine: str

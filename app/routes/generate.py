@@ -39,6 +39,8 @@ class Accepted(BaseModel):
         errors.ImageUnreadable,
         errors.ImageTooLarge,
         errors.ImageTooSmall,
+        errors.QueueFull,
+        errors.StorageFull,
         errors.EngineUnavailable,
         errors.LedgerUnavailable,
         errors.StorageUnavailable,

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -190,3 +191,27 @@ def test_a_key_used_for_another_request_is_refused(client: TestClient, other: di
 
 def test_a_key_too_long_is_refused(client: TestClient) -> None:
     assert repeat(client, "k" * 256).json()["error"]["code"] == "invalid_parameter"
+
+
+def bounded(client: TestClient, services: Services, **settings: int) -> None:
+    changed = services.settings.model_copy(update=settings)
+    client.app.state.services = replace(services, settings=changed)
+
+
+@pytest.mark.parametrize("bound", ["max_waiting", "max_waiting_per_queue"])
+def test_more_tasks_than_may_wait_are_told_to_come_back(client: TestClient, services: Services, bound: str) -> None:
+    bounded(client, services, **{bound: 2})
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post("/generate", files={"file": CAT}), range(8)))
+    assert sorted(answer.status_code for answer in answers) == [202] * 2 + [429] * 6
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["error"]["code"] == "queue_full"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert len(list(services.storage.task_ids())) == 2, "what was refused leaves nothing behind"
+
+
+def test_an_upload_is_refused_while_the_disk_is_nearly_full(client: TestClient, services: Services) -> None:
+    bounded(client, services, min_free_disk_mb=10**9)
+    status, error = refusal(client)
+    assert (status, error["code"]) == (507, "storage_full")
+    assert list(services.storage.task_ids()) == []

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from core.errors import IdempotencyMismatch, TaskExists, TaskNotFound
+from core.errors import IdempotencyMismatch, QueueFull, TaskExists, TaskNotFound
 from core.ledger import Ledger
 from core.reader import Reader, page_of_tasks
 from core.tables import attempts, events, metadata
-from core.task import Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
+from core.task import Bounds, Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
 from tests.conftest import new_task
 
 BROKEN = ErrorInfo("engine_failed", "it broke")
@@ -353,3 +353,19 @@ def test_a_key_is_forgotten_after_a_day(ledger: Ledger, monkeypatch: pytest.Monk
     monkeypatch.setattr("core.ledger.KEY_SECONDS", -1.0)
     ledger.forget_old_keys()
     ledger.create(new_task(), key)
+
+
+def test_no_more_tasks_wait_than_may_however_many_come_at_once(ledger: Ledger) -> None:
+    bounds = Bounds(waiting=5, waiting_per_queue=3)
+
+    def create(queue: str) -> bool:
+        try:
+            ledger.create(new_task(steps=[NewStep("clip", queue)]), None, bounds)
+        except QueueFull:
+            return False
+        return True
+
+    with ThreadPoolExecutor(10) as pool:
+        assert sum(pool.map(create, ["cpu"] * 10)) == 3
+        assert sum(pool.map(create, ["gpu"] * 10)) == 2
+    assert len(ledger.tasks(status=None, after=None, limit=50)) == 5

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     shutdown_grace: float = Field(default=60.0, ge=0)
     worker_max_steps: int = Field(default=0, ge=0)
     worker_max_memory_mb: int = Field(default=0, ge=0)
-    retention_hours: PositiveFloat = 168.0
+    result_ttl: PositiveFloat = 7 * 24 * 3600.0
 
     log_format: Literal["json", "console"] = "json"
 

@@ -125,9 +125,9 @@ class Reader:
                 )
         return unknown
 
-    def expired_tasks(self, retention_seconds: float, limit: int = 100) -> list[str]:
+    def expired_tasks(self, result_ttl: float, limit: int = 100) -> list[str]:
         """Ended tasks whose bytes are due to be deleted, the oldest first."""
-        due = sa.and_(tasks.c.expired_at.is_(None), tasks.c.finished_at < now() - retention_seconds)
+        due = sa.and_(tasks.c.expired_at.is_(None), tasks.c.finished_at < now() - result_ttl)
         query = sa.select(tasks.c.task_id).where(due).order_by(tasks.c.finished_at).limit(limit)
         with reading(self.database) as connection:
             return list(connection.execute(query).scalars())

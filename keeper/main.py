@@ -77,8 +77,8 @@ class Keeper:
             log.info("upload_swept", task_id=task_id)
 
     def delete_expired(self) -> None:
-        """The bytes of tasks past their retention; the ledger's rows stay."""
-        for task_id in self.ledger.expired_tasks(self.settings.retention_hours * 3600):
+        """The bytes of tasks past their time; the ledger's rows stay."""
+        for task_id in self.ledger.expired_tasks(self.settings.result_ttl):
             self.storage.delete_task(task_id)
             self.ledger.mark_expired(task_id)
             log.info("task_expired", task_id=task_id)

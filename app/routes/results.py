@@ -91,7 +91,7 @@ def require_result(services: Services, task: Task) -> None:
     if task.status == Status.CANCELED:
         raise TaskGone("the task was canceled", reason="task_canceled")
     if task.expired_at:
-        raise TaskGone("the result was deleted when its time was over", reason="result_expired")
+        raise TaskGone("the result was deleted", reason="result_expired")
     if task.status != Status.FINISHED:
         eta = look_ahead(services, *services.ledger.task_with_steps(task.task_id)).eta_seconds
         raise NotReady(f"the task is {task.status}", retry_after=max(1, min(60, round(eta or 2))))

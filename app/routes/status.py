@@ -1,4 +1,4 @@
-"""GET /status/{task_id}, POST /cancel/{task_id}, GET /tasks: what became of a task."""
+"""GET /status/{task_id}, POST /cancel/{task_id}, GET /tasks, DELETE /tasks/{task_id}: what became of a task."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from core.task import ID_PATTERN, Status, Step, Task
 
 router = APIRouter(tags=["tasks"])
 
+STORAGE_ERRORS = documented(errors.LedgerUnavailable, errors.StorageUnavailable)
 ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.LedgerUnavailable)
 
 
@@ -88,6 +89,19 @@ def tasks(
         tasks=[TaskSummary(**summarize(task)) for task in page],
         next_after=page[-1].task_id if len(found) > limit else None,
     )
+
+
+@router.delete("/tasks/{task_id}", summary="Delete a task's files", responses=ERRORS | STORAGE_ERRORS)
+def delete(task_id: str, services: Given) -> TaskStatus:
+    """Cancels the task if it has not ended, and deletes its picture and its video now. The record of it stays."""
+    ended = services.ledger.task(task_id).status.is_final
+    services.ledger.cancel(task_id)
+    services.storage.delete_task(task_id)
+    if ended:  # else an attempt may still be storing: the keeper deletes once more when the time is over
+        services.ledger.mark_expired(task_id)
+    task, steps = services.ledger.task_with_steps(task_id)
+    forget(services, steps)
+    return describe(services, task, steps)
 
 
 def forget(services: Services, steps: list[Step]) -> None:

@@ -87,6 +87,25 @@ def test_an_expired_result_is_gone(client: TestClient, services: Services, finis
     assert (response.status_code, response.json()["error"]["code"]) == (410, "result_expired")
 
 
+def test_deleting_a_task_deletes_its_files_and_keeps_its_record(
+    client: TestClient, services: Services, finished: str
+) -> None:
+    for _ in range(2):
+        response = client.delete(f"/tasks/{finished}")
+        assert (response.status_code, response.json()["status"]) == (200, "finished")
+    assert list(services.storage.task_ids()) == []
+    response = client.get(f"/results/{finished}")
+    assert (response.status_code, response.json()["error"]["code"]) == (410, "result_expired")
+
+
+def test_deleting_a_task_that_waits_cancels_it(client: TestClient, services: Services) -> None:
+    task_id = upload(client)
+    assert client.delete(f"/tasks/{task_id}").json()["status"] == "canceled"
+    assert list(services.storage.task_ids()) == []
+    assert services.ledger.expired_tasks(-1) == [task_id], "the keeper looks once more for what was stored too late"
+    assert client.delete(f"/tasks/{'0' * 32}").status_code == 404
+
+
 @given(st.integers(1, 500), st.integers(0, 600), st.integers(0, 600))
 def test_a_range_is_what_a_slice_would_give(size: int, first: int, last: int) -> None:
     whole = bytes(i % 256 for i in range(size))

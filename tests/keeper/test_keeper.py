@@ -46,7 +46,7 @@ def test_a_step_that_runs_is_left_alone(keeper: Keeper) -> None:
 
 
 def test_the_bytes_of_an_old_task_are_deleted_and_its_row_stays(keeper: Keeper) -> None:
-    keeper.settings = keeper.settings.model_copy(update={"retention_hours": -1.0})
+    keeper.settings = keeper.settings.model_copy(update={"result_ttl": -1.0})
     keeper.ledger.create(new := new_task())
     keeper.ledger.create(running := new_task())
     keeper.ledger.cancel(new.task_id)

@@ -18,6 +18,7 @@ from core.task import (
     Claim,
     ErrorInfo,
     IdempotencyKey,
+    NewStep,
     NewTask,
     ReadyStep,
     Status,
@@ -74,6 +75,8 @@ RELEASE_DEPENDANTS = (
     .values(waits_for=steps.c.waits_for - 1, queued_at=now(), not_before=now())
     .returning(steps.c.step_id, steps.c.queue, steps.c.waits_for)
 )
+STEP_IDS = sa.select(steps.c.step_id).where(steps.c.task_id == sa.bindparam("task_id")).order_by(steps.c.position)
+FINISHED_STEPS = STEP_IDS.where(steps.c.status == Status.FINISHED)
 LOST_ATTEMPTS = (
     sa.select(sa.func.count()).select_from(attempts).where(attempts.c.step_id == STEP, attempts.c.outcome == "lost")
 )
@@ -104,7 +107,6 @@ class Ledger(Reader):
         Raises TaskExists where `key` made a task before, IdempotencyMismatch where that was another request, and
         QueueFull where one more would be over `bounds`.
         """
-        ids = [new_id() for _ in task.steps]
         with writing(self.database) as tx:
             values = {name: value for name, value in vars(task).items() if name != "steps"}
             tx.execute(INSERT_TASK, values)
@@ -112,17 +114,10 @@ class Ledger(Reader):
                 self._use_key(tx, key, task.task_id)
             if bounds:
                 self._check_bounds(tx, task, bounds)
-            tx.execute(INSERT_STEP, [_row(task, position, ids) for position in range(len(ids))])
-            edges = [
-                {"step_id": step_id, "needed_id": ids[needed]}
-                for step_id, step in zip(ids, task.steps, strict=True)
-                for needed in step.needs
-            ]
-            if edges:
-                tx.execute(needs.insert(), edges)
+            ready = self._add_steps(tx, task.task_id, task.steps, [])
             self._record(tx, task.task_id, "queued")
             tallies.add(tx, Count("tasks_created", task.engine))
-        return [ReadyStep(step_id, step.queue) for step_id, step in zip(ids, task.steps, strict=True) if not step.needs]
+        return ready
 
     def _check_bounds(self, tx: sa.Connection, task: NewTask, bounds: Bounds) -> None:
         """Counted and recorded as one: on SQLite writers queue up anyway, on PostgreSQL for this lock."""
@@ -134,6 +129,34 @@ class Ledger(Reader):
         for queue in {step.queue for step in task.steps}:
             if waiting.get(queue, 0) >= bounds.waiting_per_queue:
                 raise QueueFull(f"{bounds.waiting_per_queue} tasks wait for the queue {queue}, and no more may")
+
+    def _add_steps(
+        self, tx: sa.Connection, task_id: str, new: Sequence[NewStep], earlier: list[str]
+    ) -> list[ReadyStep]:
+        """Record steps behind the task's `earlier` ones (their ids by position). Returns those that may start."""
+        ids = earlier + [new_id() for _ in new]
+        done = set(tx.execute(FINISHED_STEPS, {"task_id": task_id}).scalars()) if earlier else set()
+        rows, edges, ready = [], [], []
+        for position, step in enumerate(new, start=len(earlier)):
+            waits_for = [ids[needed] for needed in step.needs if ids[needed] not in done]
+            edges += [{"step_id": ids[position], "needed_id": ids[needed]} for needed in step.needs]
+            rows.append(
+                {
+                    "step_id": ids[position],
+                    "task_id": task_id,
+                    "position": position,
+                    "verb": step.verb,
+                    "queue": step.queue,
+                    "params": step.params,
+                    "waits_for": len(waits_for),
+                }
+            )
+            if not waits_for:
+                ready.append(ReadyStep(ids[position], step.queue))
+        tx.execute(INSERT_STEP, rows)
+        if edges:
+            tx.execute(needs.insert(), edges)
+        return ready
 
     def _use_key(self, tx: sa.Connection, key: IdempotencyKey, task_id: str) -> None:
         """Whoever writes the key's row first makes the task; the others wait for that, find it, and undo theirs."""
@@ -190,8 +213,10 @@ class Ledger(Reader):
         receipt: dict[str, Any],
         phases: dict[str, float],
         warnings: Sequence[str] = (),
+        more: Sequence[NewStep] = (),
     ) -> list[ReadyStep] | None:
-        """Record what the attempt made (name → storage key), the seconds of each phase, and what a user should know.
+        """Record what the attempt made (name → storage key), the seconds of each phase, what a user should know, and
+        the steps that turned out to be needed; their `needs` count from the task's first step.
 
         Returns the steps that became ready, or None where the attempt was no longer the newest:
         then nothing was written.
@@ -206,6 +231,9 @@ class Ledger(Reader):
                 tx, *(Duration(f"phase_seconds:{name}", task.engine, seconds) for name, seconds in phases.items())
             )
             ready = self._release_dependants(tx, claim.step.step_id)
+            if more:
+                earlier = list(tx.execute(STEP_IDS, {"task_id": task.task_id}).scalars())
+                ready += self._add_steps(tx, task.task_id, more, earlier)
             if tx.execute(OPEN_STEPS, {"task_id": task.task_id}).scalar_one() == 0:
                 said = [*task.warnings, *warnings]
                 self._end_task(tx, task, Status.FINISHED, artifacts=artifacts, receipt=receipt, warnings=said)
@@ -377,16 +405,3 @@ class Ledger(Reader):
 def _mine(claim: Claim) -> dict[str, Any]:
     """The fence's parameters: IS_MINE is true only while this attempt is the newest and nobody ended it."""
     return {"of_step": claim.step.step_id, "of_attempt": claim.step.attempt}
-
-
-def _row(task: NewTask, position: int, ids: list[str]) -> dict[str, Any]:
-    step = task.steps[position]
-    return {
-        "step_id": ids[position],
-        "task_id": task.task_id,
-        "position": position,
-        "verb": step.verb,
-        "queue": step.queue,
-        "params": step.params,
-        "waits_for": len(step.needs),
-    }

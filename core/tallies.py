@@ -57,7 +57,8 @@ def add(connection: sa.Connection, *observations: Count | Duration) -> None:
         {"name": name, "engine": engine, "bound": bound, "count": count, "total": total}
         for (name, engine, bound), (count, total) in sorted(sums.items())
     ]
-    connection.execute(UPSERT[connection.dialect.name], rows)
+    if rows:
+        connection.execute(UPSERT[connection.dialect.name], rows)
 
 
 @dataclass(frozen=True)

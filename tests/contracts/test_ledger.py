@@ -1,6 +1,7 @@
 """The ledger's contract, on SQLite and on PostgreSQL."""
 
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -369,3 +370,64 @@ def test_no_more_tasks_wait_than_may_however_many_come_at_once(ledger: Ledger) -
         assert sum(pool.map(create, ["cpu"] * 10)) == 3
         assert sum(pool.map(create, ["gpu"] * 10)) == 2
     assert len(ledger.tasks(status=None, after=None, limit=50)) == 5
+
+
+def work_off(ledger: Ledger, ready: list[ReadyStep], crash_every: int = 0) -> dict[str, int]:
+    """Work on what is ready until nothing is; every `crash_every`th attempt dies. Returns the attempts of each step."""
+    tried: Counter[str] = Counter()
+    while ready:
+        step_id, _ = ready.pop()
+        claim = ledger.claim(step_id, "w", 60)
+        assert claim is not None
+        tried[step_id] += 1
+        if crash_every and sum(tried.values()) % crash_every == 0:
+            ledger.renew(claim, -1, 0, None)
+            ledger.expire_leases(max_attempts=1000)
+            ready.append(ReadyStep(step_id, "cpu"))
+        else:
+            ready += finish(ledger, claim) or []
+    return tried
+
+
+def test_a_graph_of_thirty_steps_runs_each_step_once_whatever_dies(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    # Fourteen clips, each with its sound, joined, then finished off: fan-out, fan-in, a tail.
+    clips = [NewStep("clip", "cpu") for _ in range(14)]
+    sounds = [NewStep("sound", "cpu", needs=(number,)) for number in range(14)]
+    graph = [*clips, *sounds, NewStep("join", "cpu", needs=tuple(range(28))), NewStep("publish", "cpu", needs=(28,))]
+    ready = ledger.create(new := new_task(steps=graph))
+    assert len(ready) == 14
+    tried = work_off(ledger, ready, crash_every=3)
+    assert ledger.task(new.task_id).status == Status.FINISHED
+    assert len(tried) == 30
+    with ledger.database.connect() as connection:
+        finished = sa.select(attempts.c.step_id).where(attempts.c.outcome == "finished")
+        assert sorted(connection.execute(finished).scalars()) == sorted(tried), "each step finished exactly once"
+
+
+def test_a_step_may_add_the_steps_that_it_found_to_be_needed(ledger: Ledger) -> None:
+    ((planner, _),) = ledger.create(new := new_task(steps=[NewStep("plan", "cpu")]))
+    claim = ledger.claim(planner, "w", 60)
+    assert claim is not None
+    clips = [NewStep("clip", "cpu", needs=(0,)) for _ in range(3)]
+    join = NewStep("join", "gpu", needs=(1, 2, 3))
+    ready = ledger.finish(claim, {}, {}, {}, more=[*clips, join])
+    assert ready is not None
+    assert [queue for _, queue in ready] == ["cpu"] * 3
+    assert ledger.task(new.task_id).status == Status.STARTED
+    tried = work_off(ledger, ready)
+    assert len(tried) == 4
+    assert ledger.task(new.task_id).status == Status.FINISHED
+
+
+def test_steps_added_by_an_attempt_that_was_taken_over_are_not_there(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    zombie = begin(ledger, lease=-1)
+    ledger.expire_leases(max_attempts=3)
+    assert ledger.finish(zombie, {}, {}, {}, more=[NewStep("clip", "cpu")]) is None
+    _, found = ledger.task_with_steps(zombie.task.task_id)
+    assert len(found) == 1

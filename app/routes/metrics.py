@@ -22,7 +22,7 @@ COUNTERS = {
 }
 HISTOGRAMS = {
     "task_waiting_seconds": "From acceptance to the first attempt",
-    "task_running_seconds": "From the first attempt to the end",
+    "task_running_seconds": "From the first attempt to the end, of finished tasks",
     "phase_seconds": "Time in each phase of a finished step",
 }
 

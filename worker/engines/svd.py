@@ -42,9 +42,9 @@ class Svd(Renderer):
 
     def load(self) -> None:
         try:
-            import diffusers  # noqa: F401
+            import diffusers  # noqa: F401 - only to see that it is there
             import torch
-            import transformers  # noqa: F401
+            import transformers  # noqa: F401 - likewise
         except (ImportError, OSError) as exc:  # OSError: a CUDA library that torch needs
             raise EngineUnavailable(f"run pip install -r requirements/svd.txt: {first_line(exc)}") from exc
         quieten_libraries()

@@ -7,14 +7,15 @@ import threading
 
 import structlog
 
-from app.deps import Services
+from app.deps import ANYONE, Services
 from core.config import Settings
+from core.destination import check_destination
 from core.engines import Engine, find_engine, known_engines
 from core.errors import EngineUnavailable, QueueFull, QueueUnavailable, StorageFull, TaskExists
 from core.picture import read_picture
 from core.spec import ClipRequest, resolve
 from core.storage import input_key
-from core.task import Bounds, IdempotencyKey, NewStep, NewTask, Worker, new_id
+from core.task import Bounds, Callback, IdempotencyKey, NewStep, NewTask, Worker, new_id
 
 log = structlog.get_logger(__name__)
 
@@ -22,16 +23,20 @@ log = structlog.get_logger(__name__)
 DECODING = threading.BoundedSemaphore(2)
 
 
-# Until callers have keys of their own, all are one.
-ANYONE = ""
-
-
-def accept(services: Services, picture: bytes, request: ClipRequest, idempotency_key: str | None = None) -> str:
+def accept(
+    services: Services,
+    picture: bytes,
+    request: ClipRequest,
+    idempotency_key: str | None = None,
+    callback: Callback | None = None,
+) -> str:
     """The task's id. When this returns, the picture is stored and the task is in the ledger: it will end.
 
     With an idempotency key, a request made again gives the task that it made first. Raises InvalidRequest for what
     the caller can mend, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
     """
+    if callback:
+        check_destination(callback.url, "callback_url")
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
     clip, warnings = resolve(request, engine, services.settings)
@@ -40,14 +45,17 @@ def accept(services: Services, picture: bytes, request: ClipRequest, idempotency
     task_id = new_id()
     task = NewTask(
         task_id=task_id,
+        owner=ANYONE,
         engine=engine.name,
         params=clip.model_dump(exclude_none=True),
         input_key=input_key(task_id),
         input_sha256=hashlib.sha256(picture).hexdigest(),
         warnings=warnings,
         steps=[NewStep(verb="clip", queue=engine.queue, params=clip.model_dump())],
+        callback=callback,
     )
-    key = idempotency_key and IdempotencyKey(ANYONE, idempotency_key, fingerprint(request, task.input_sha256))
+    sent = fingerprint(request, task.input_sha256, callback)
+    key = idempotency_key and IdempotencyKey(ANYONE, idempotency_key, sent)
     require_disk_space(services.settings)
     services.storage.put(task.input_key, picture)
     bounds = Bounds(services.settings.max_waiting, services.settings.max_waiting_per_queue)
@@ -78,9 +86,10 @@ def seconds_to_a_free_place(services: Services, engine: Engine, workers: list[Wo
     return max(1, min(60, math.ceil(seconds / max(1, alive))))
 
 
-def fingerprint(request: ClipRequest, input_sha256: str) -> str:
+def fingerprint(request: ClipRequest, input_sha256: str, callback: Callback | None) -> str:
     """SHA-256 of all that a caller sent; defaults are not filled in, for they may change."""
-    return hashlib.sha256(f"{request.model_dump_json(exclude_none=True)} {input_sha256}".encode()).hexdigest()
+    told = f" {callback.url} {' '.join(callback.events)}" if callback else ""
+    return hashlib.sha256(f"{request.model_dump_json(exclude_none=True)} {input_sha256}{told}".encode()).hexdigest()
 
 
 def wake(services: Services, step_id: str, queue: str) -> None:

@@ -10,6 +10,9 @@ from core.ledger import Ledger
 from core.queue import StepQueue
 from core.storage import Storage
 
+# Until callers have keys of their own, all are one.
+ANYONE = ""
+
 
 @dataclass(frozen=True)
 class Services:

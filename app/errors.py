@@ -28,6 +28,8 @@ STATUS: dict[type[KinoraError], int] = {
     errors.ImageTooSmall: 422,
     errors.TaskNotFound: 404,
     errors.ArtifactNotFound: 404,
+    errors.EndpointNotFound: 404,
+    errors.DeliveryNotFound: 404,
     errors.RangeNotSatisfiable: 416,
     errors.NotReady: 409,
     errors.TaskGone: 410,

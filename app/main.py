@@ -14,7 +14,7 @@ from app import errors
 from app.body_limit import ContentLengthLimit
 from app.deps import Services
 from app.http_metrics import CountRequests, HttpMetrics
-from app.routes import engines, generate, health, metrics, results, status
+from app.routes import engines, generate, health, metrics, results, status, webhooks
 from core.config import Settings
 from core.ledger import Ledger
 from core.logs import set_up_logs
@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=max_bytes)
     app.add_middleware(ContentLengthLimit, max_bytes=max_bytes)
     app.add_middleware(CountRequests, metrics=app.state.http_metrics)
-    for module in (generate, status, results, engines, health, metrics):
+    for module in (generate, status, results, webhooks, engines, health, metrics):
         app.include_router(module.router)
     return app
 

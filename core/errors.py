@@ -13,6 +13,8 @@ KinoraError
 ├── TaskExists                no error to a caller: the answer is the task that is there
 ├── TaskNotFound              task_not_found
 ├── ArtifactNotFound          artifact_not_found
+├── EndpointNotFound          endpoint_not_found
+├── DeliveryNotFound          delivery_not_found
 ├── RangeNotSatisfiable       range_not_satisfiable
 ├── NotReady                  not_ready
 ├── TaskGone                  the task's own error, task_canceled or result_expired
@@ -123,6 +125,18 @@ class ArtifactNotFound(KinoraError):
     """the file is not in the storage"""
 
     code = "artifact_not_found"
+
+
+class EndpointNotFound(KinoraError):
+    """there is no such endpoint"""
+
+    code = "endpoint_not_found"
+
+
+class DeliveryNotFound(KinoraError):
+    """there is no such delivery"""
+
+    code = "delivery_not_found"
 
 
 class RangeNotSatisfiable(KinoraError):

@@ -7,11 +7,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from core import tallies
+from core import deliveries, statements, tallies
 from core.database import migrate, reading, writing
+from core.deliveries import Deliveries
+from core.endpoints import CallbackEvent, Endpoints
 from core.errors import IdempotencyMismatch, QueueFull, TaskExists
 from core.reader import WORKER_ALIVE_SECONDS, Reader, step_from, task_from
-from core.tables import attempts, events, idempotency_keys, needs, now, steps, tasks, workers
+from core.tables import attempts, idempotency_keys, needs, now, steps, tasks, workers
 from core.tallies import Count, Duration
 from core.task import (
     Bounds,
@@ -32,69 +34,17 @@ from core.task import (
 RETRY_PAUSES = (1.0, 5.0, 30.0)
 WORKER_FORGOTTEN_SECONDS = 24 * 3600.0
 KEY_SECONDS = 24 * 3600.0
+TOLD_PERCENT = 10  # a task.progress callback for each
 BOUNDS_LOCK = 0x6B696E6F7262  # PostgreSQL's advisory lock for counting what waits
-
-# Statements of the hot path are built once: building one costs several times what SQLite needs to run it.
-STEP: sa.BindParameter[str] = sa.bindparam("of_step")
-ATTEMPT: sa.BindParameter[int] = sa.bindparam("of_attempt")
-WORKER: sa.BindParameter[str] = sa.bindparam("by_worker")
-LEASE: sa.BindParameter[float] = sa.bindparam("lease_seconds")
-IS_MINE = sa.and_(steps.c.step_id == STEP, steps.c.attempt == ATTEMPT, steps.c.status == Status.STARTED)
-
-INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now(), artifacts={})
-INSERT_STEP = steps.insert().values(
-    status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), not_before=now(), artifacts={}
-)
-INSERT_EVENT = events.insert().values(created_at=now())
-LOCK_TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id")).with_for_update()
-LOCK_TASK_OF = (
-    sa.select(tasks)
-    .where(tasks.c.task_id == sa.select(steps.c.task_id).where(steps.c.step_id == STEP).scalar_subquery())
-    .with_for_update()
-)
-CLAIM = (
-    steps.update()
-    .where(steps.c.step_id == STEP, steps.c.status == Status.QUEUED)
-    .where(steps.c.waits_for == 0, steps.c.not_before <= now())
-    .values(
-        status=Status.STARTED,
-        attempt=steps.c.attempt + 1,
-        worker_id=WORKER,
-        started_at=now(),
-        lease_until=now() + LEASE,
-        progress=0,
-        phase=None,
-    )
-    .returning(steps)
-)
-RENEW = steps.update().where(IS_MINE).values(lease_until=now() + LEASE)
-END_ATTEMPT = attempts.update().where(attempts.c.step_id == STEP, attempts.c.attempt == ATTEMPT)
-RELEASE_DEPENDANTS = (
-    steps.update()
-    .where(steps.c.step_id.in_(sa.select(needs.c.step_id).where(needs.c.needed_id == STEP)))
-    .values(waits_for=steps.c.waits_for - 1, queued_at=now(), not_before=now())
-    .returning(steps.c.step_id, steps.c.queue, steps.c.waits_for)
-)
-STEP_IDS = sa.select(steps.c.step_id).where(steps.c.task_id == sa.bindparam("task_id")).order_by(steps.c.position)
-FINISHED_STEPS = STEP_IDS.where(steps.c.status == Status.FINISHED)
-LOST_ATTEMPTS = (
-    sa.select(sa.func.count()).select_from(attempts).where(attempts.c.step_id == STEP, attempts.c.outcome == "lost")
-)
-WAITING_STEPS = (
-    sa.select(steps.c.queue, sa.func.count().label("waiting"))
-    .where(steps.c.status == Status.QUEUED)
-    .group_by(steps.c.queue)
-)
-OPEN_STEPS = (
-    sa.select(sa.func.count())
-    .select_from(steps)
-    .where(steps.c.task_id == sa.bindparam("task_id"), steps.c.status != Status.FINISHED)
-)
 
 EXHAUSTED = ErrorInfo("attempts_exhausted", "every attempt died before it could finish")
 
 
 class Ledger(Reader):
+    def __init__(self, database_url: str) -> None:
+        super().__init__(database_url)
+        self.endpoints, self.deliveries = Endpoints(self.database), Deliveries(self.database)
+
     def migrate(self) -> None:
         """Bring the tables up to date; every process does so when it starts."""
         migrate(self.database)
@@ -108,14 +58,16 @@ class Ledger(Reader):
         QueueFull where one more would be over `bounds`.
         """
         with writing(self.database) as tx:
-            values = {name: value for name, value in vars(task).items() if name != "steps"}
-            tx.execute(INSERT_TASK, values)
+            values = {name: value for name, value in vars(task).items() if name not in ("steps", "callback")}
+            values["callback_url"] = task.callback and task.callback.url
+            values["callback_events"] = task.callback.events if task.callback else []
+            tx.execute(statements.INSERT_TASK, values)
             if key:
                 self._use_key(tx, key, task.task_id)
             if bounds:
                 self._check_bounds(tx, task, bounds)
             ready = self._add_steps(tx, task.task_id, task.steps, [])
-            self._record(tx, task.task_id, "queued")
+            tx.execute(statements.INSERT_EVENT, {"task_id": task.task_id, "kind": Status.QUEUED})
             tallies.add(tx, Count("tasks_created", task.engine))
         return ready
 
@@ -123,7 +75,7 @@ class Ledger(Reader):
         """Counted and recorded as one: on SQLite writers queue up anyway, on PostgreSQL for this lock."""
         if tx.dialect.name == "postgresql":
             tx.execute(sa.select(sa.func.pg_advisory_xact_lock(BOUNDS_LOCK)))
-        waiting = {row.queue: row.waiting for row in tx.execute(WAITING_STEPS)}
+        waiting = {row.queue: row.waiting for row in tx.execute(statements.WAITING_STEPS)}
         if sum(waiting.values()) >= bounds.waiting:
             raise QueueFull(f"{bounds.waiting} tasks wait, and no more may")
         for queue in {step.queue for step in task.steps}:
@@ -135,7 +87,7 @@ class Ledger(Reader):
     ) -> list[ReadyStep]:
         """Record steps behind the task's `earlier` ones (their ids by position). Returns those that may start."""
         ids = earlier + [new_id() for _ in new]
-        done = set(tx.execute(FINISHED_STEPS, {"task_id": task_id}).scalars()) if earlier else set()
+        done = set(tx.execute(statements.FINISHED_STEPS, {"task_id": task_id}).scalars()) if earlier else set()
         rows, edges, ready = [], [], []
         for position, step in enumerate(new, start=len(earlier)):
             waits_for = [ids[needed] for needed in step.needs if ids[needed] not in done]
@@ -153,7 +105,7 @@ class Ledger(Reader):
             )
             if not waits_for:
                 ready.append(ReadyStep(ids[position], step.queue))
-        tx.execute(INSERT_STEP, rows)
+        tx.execute(statements.INSERT_STEP, rows)
         if edges:
             tx.execute(needs.insert(), edges)
         return ready
@@ -186,7 +138,7 @@ class Ledger(Reader):
             if task is None or task.status.is_final:
                 return None
             row = tx.execute(
-                CLAIM, {"of_step": step_id, "by_worker": worker_id, "lease_seconds": lease_seconds}
+                statements.CLAIM, {"of_step": step_id, "by_worker": worker_id, "lease_seconds": lease_seconds}
             ).one_or_none()
             if row is None:
                 return None
@@ -194,17 +146,21 @@ class Ledger(Reader):
             tx.execute(attempts.insert(), begun)
             waited = max(0.0, row.started_at - row.queued_at)
             if task.status == Status.QUEUED:
-                self._move_task(tx, task, Status.STARTED, started_at=row.started_at)
+                task = self._move_task(tx, task, Status.STARTED, started_at=row.started_at)
                 tallies.add(tx, Duration("task_waiting_seconds", task.engine, waited))
-            return Claim(step_from(row), task, waited)
+            tells_progress = bool(deliveries.wanted(tx, task, CallbackEvent.PROGRESS))
+            return Claim(step_from(row), task, waited, tells_progress)
 
     def renew(self, claim: Claim, lease_seconds: float, progress: int, phase: str | None) -> bool:
         """Say that the attempt lives, and how far it is. False: canceled or taken over, the attempt must end."""
+        task_id, renewal = claim.task.task_id, {"lease_seconds": lease_seconds, "progress": progress, "phase": phase}
         with writing(self.database) as tx:
-            renewed = tx.execute(
-                RENEW, _mine(claim) | {"lease_seconds": lease_seconds, "progress": progress, "phase": phase}
-            )
-            return bool(renewed.rowcount)
+            before = deliveries.progress_of(tx, task_id) if claim.tells_progress else 0
+            if not tx.execute(statements.RENEW, _mine(claim) | renewal).rowcount:
+                return False
+            if claim.tells_progress and deliveries.progress_of(tx, task_id) // TOLD_PERCENT > before // TOLD_PERCENT:
+                deliveries.write(tx, self._task(tx, task_id), CallbackEvent.PROGRESS)
+            return True
 
     def finish(
         self,
@@ -232,9 +188,9 @@ class Ledger(Reader):
             )
             ready = self._release_dependants(tx, claim.step.step_id)
             if more:
-                earlier = list(tx.execute(STEP_IDS, {"task_id": task.task_id}).scalars())
+                earlier = list(tx.execute(statements.STEP_IDS, {"task_id": task.task_id}).scalars())
                 ready += self._add_steps(tx, task.task_id, more, earlier)
-            if tx.execute(OPEN_STEPS, {"task_id": task.task_id}).scalar_one() == 0:
+            if tx.execute(statements.OPEN_STEPS, {"task_id": task.task_id}).scalar_one() == 0:
                 said = [*task.warnings, *warnings]
                 self._end_task(tx, task, Status.FINISHED, artifacts=artifacts, receipt=receipt, warnings=said)
             return ready
@@ -294,7 +250,7 @@ class Ledger(Reader):
     def _end_lost_attempt(self, tx: sa.Connection, claim: Claim, max_attempts: int, error: ErrorInfo | None) -> bool:
         """Queue the step for another attempt after a growing pause; without one left, its task fails."""
         step_id = claim.step.step_id
-        lost_before = tx.execute(LOST_ATTEMPTS, {"of_step": step_id}).scalar_one()
+        lost_before = tx.execute(statements.LOST_ATTEMPTS, {"of_step": step_id}).scalar_one()
         if lost_before + 1 < max_attempts:
             pause = RETRY_PAUSES[min(lost_before, len(RETRY_PAUSES) - 1)]
             return self._end_step(tx, claim, Status.QUEUED, "lost", error=error, not_before=now() + pause)
@@ -336,11 +292,11 @@ class Ledger(Reader):
     # --- parts of moves; each runs inside the caller's transaction ---
 
     def _lock_task(self, tx: sa.Connection, task_id: str) -> Task | None:
-        row = tx.execute(LOCK_TASK, {"task_id": task_id}).one_or_none()
+        row = tx.execute(statements.LOCK_TASK, {"task_id": task_id}).one_or_none()
         return task_from(row) if row else None
 
     def _lock_task_of(self, tx: sa.Connection, step_id: str) -> Task | None:
-        row = tx.execute(LOCK_TASK_OF, {"of_step": step_id}).one_or_none()
+        row = tx.execute(statements.LOCK_TASK_OF, {"of_step": step_id}).one_or_none()
         return task_from(row) if row else None
 
     def _end_step(
@@ -356,15 +312,16 @@ class Ledger(Reader):
             values = {"queued_at": now(), "not_before": now(), "progress": 0, "phase": None} | values
         else:
             values |= {"finished_at": now()}
-        update = steps.update().where(IS_MINE).values(status=status, lease_until=None, worker_id=None, **values)
-        if not tx.execute(update, _mine(claim)).rowcount:
+        update = steps.update().where(statements.IS_MINE)
+        ended_step = update.values(status=status, lease_until=None, worker_id=None, **values)
+        if not tx.execute(ended_step, _mine(claim)).rowcount:
             return False
         ended = {"outcome": outcome, "error_code": error and error.code, "error_message": error and error.message}
-        tx.execute(END_ATTEMPT.values(ended_at=now(), **ended), _mine(claim))
+        tx.execute(statements.END_ATTEMPT.values(ended_at=now(), **ended), _mine(claim))
         return True
 
     def _release_dependants(self, tx: sa.Connection, step_id: str) -> list[ReadyStep]:
-        released = tx.execute(RELEASE_DEPENDANTS, {"of_step": step_id})
+        released = tx.execute(statements.RELEASE_DEPENDANTS, {"of_step": step_id})
         return [ReadyStep(row.step_id, row.queue) for row in released if row.waits_for == 0]
 
     def _fail_task(self, tx: sa.Connection, task: Task, error: ErrorInfo) -> None:
@@ -391,15 +348,15 @@ class Ledger(Reader):
         # Last, so that the moment it writes down is the moment at which others can see the end.
         self._move_task(tx, task, status, finished_at=now(), **values)
 
-    def _move_task(self, tx: sa.Connection, task: Task, status: Status, **values: Any) -> None:
+    def _move_task(self, tx: sa.Connection, task: Task, status: Status, **values: Any) -> Task:
         """The caller holds the task's row, so nobody moved it since it was read."""
         if task.status not in sources(status):
             raise AssertionError(f"{task.status} → {status} is no move")  # a fault of ours: the transaction ends here
-        self._record(tx, task.task_id, status)
-        tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(status=status, **values))
-
-    def _record(self, tx: sa.Connection, task_id: str, kind: str) -> None:
-        tx.execute(INSERT_EVENT, {"task_id": task_id, "kind": kind})
+        tx.execute(statements.INSERT_EVENT, {"task_id": task.task_id, "kind": status})
+        update = tasks.update().where(tasks.c.task_id == task.task_id).values(status=status, **values)
+        moved = task_from(tx.execute(update.returning(tasks)).one())
+        deliveries.write(tx, moved, CallbackEvent(f"task.{status}"))
+        return moved
 
 
 def _mine(claim: Claim) -> dict[str, Any]:

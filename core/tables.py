@@ -37,6 +37,7 @@ tasks = Table(
     "tasks",
     metadata,
     Column("task_id", String(32), primary_key=True),
+    Column("owner", String(64), nullable=False, server_default=""),
     Column("status", String(8), nullable=False),
     Column("engine", String(64), nullable=False),
     Column("params", JSON, nullable=False),
@@ -51,6 +52,8 @@ tasks = Table(
     Column("error_message", Text),
     Column("artifacts", JSON, nullable=False),
     Column("receipt", JSON),
+    Column("callback_url", Text),
+    Column("callback_events", JSON, nullable=False, server_default="[]"),
     # The ids sort by time, so one index gives a page of any status, newest first.
     Index(None, "status", "task_id"),
     Index(None, "expired_at", "finished_at"),
@@ -139,6 +142,53 @@ idempotency_keys = Table(
     Column("task_id", ForeignKey("tasks.task_id", ondelete="CASCADE"), nullable=False),
     Column("created_at", Double, nullable=False),
     Index(None, "created_at"),
+)
+
+# Where a caller wants to be told of all of his tasks.
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("endpoint_id", String(32), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("url", String(2000), nullable=False),
+    Column("events", JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("disabled_at", Double),
+    Index(None, "owner", "url", unique=True),
+)
+
+# What each caller's callbacks are signed with.
+webhook_secrets = Table(
+    "webhook_secrets",
+    metadata,
+    Column("owner", String(64), primary_key=True),
+    Column("secret", String(128), nullable=False),
+)
+
+# One event to be told at one place. `data` is what is told of the task, as it was then.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("delivery_id", String(32), primary_key=True),
+    Column("task_id", ForeignKey("tasks.task_id", ondelete="CASCADE"), nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("endpoint_id", ForeignKey("endpoints.endpoint_id", ondelete="SET NULL")),
+    Column("url", String(2000), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("next_try_at", Double),
+    Column("ended_at", Double),
+    Column("http_status", Integer),
+    Column("error", Text),
+    Index(None, "task_id"),
+    Index(None, "endpoint_id"),
+    Index(None, "status", "next_try_at"),
+    Index(None, "owner", "status", "delivery_id"),
+    Index(None, "ended_at"),
 )
 
 # What /metrics counts. A row is one counter, or one bucket of a histogram (`bound` is its upper edge).

@@ -86,14 +86,24 @@ class Bounds:
 
 
 @dataclass(frozen=True)
+class Callback:
+    """Where to tell of one task, and which events."""
+
+    url: str
+    events: list[str]
+
+
+@dataclass(frozen=True)
 class NewTask:
     task_id: str
+    owner: str
     engine: str
     params: dict[str, Any]
     input_key: str
     input_sha256: str
     warnings: list[str]
     steps: list[NewStep]
+    callback: Callback | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,8 @@ class Task:
     """A task as the ledger holds it. Times are seconds since the epoch by the database's clock."""
 
     task_id: str
+    owner: str
+    """Whose key made it."""
     status: Status
     engine: str
     params: dict[str, Any]
@@ -120,6 +132,8 @@ class Task:
     error: ErrorInfo | None
     artifacts: dict[str, str]
     receipt: dict[str, Any] | None
+    callback_url: str | None
+    callback_events: list[str]
 
 
 @dataclass(frozen=True)
@@ -150,6 +164,8 @@ class Claim:
     task: Task
     waited: float
     """Seconds from becoming ready to this claim."""
+    tells_progress: bool = False
+    """Whether a callback wants to know how far the task is."""
 
 
 @dataclass(frozen=True)

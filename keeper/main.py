@@ -21,6 +21,7 @@ from core.queue import StepQueue
 from core.startup import wait_for_ledger
 from core.storage import Storage
 from core.task import ID_PATTERN, id_seconds
+from keeper.deliverer import Deliverer
 
 TICK_SECONDS = 1.0
 
@@ -38,7 +39,8 @@ class Keeper:
 
     def tick(self) -> None:
         """Each duty on its own: one that fails does not hold up the others."""
-        hourly = (self.ledger.forget_old_workers, self.ledger.forget_old_keys, self.sweep)
+        ledger = self.ledger
+        hourly = (ledger.forget_old_workers, ledger.forget_old_keys, ledger.deliveries.forget_old, self.sweep)
         for duty in (self.take_over, self.wake, self.delete_expired, *(hourly if self._an_hour_is_over() else ())):
             try:
                 duty()
@@ -97,9 +99,11 @@ def main() -> None:
     ledger = Ledger(settings.resolved_database_url)
     wait_for_ledger(ledger, ended)
     keeper = Keeper(settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings))
+    delivering = Deliverer(ledger, settings.public_url).start(ended)
     log.info("keeper_started")
     sign_of_life = Path(tempfile.gettempdir()) / "kinora-keeper"
     while not ended.wait(TICK_SECONDS):
         keeper.tick()
         sign_of_life.touch()  # a health check looks how old it is
+    delivering.join()
     ledger.close()

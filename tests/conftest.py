@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from core.config import Settings
 from core.ledger import Ledger
 from core.storage import Storage
-from core.task import NewStep, NewTask, new_id
+from core.task import Callback, NewStep, NewTask, new_id
 from tests.servers import RedisServer, postgres_server, s3_server
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -104,9 +104,11 @@ def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
     return Settings(_env_file=None, data_dir=tmp_path / "data", redis_port=redis_server.port)
 
 
-def new_task(engine: str = "preview", steps: list[NewStep] | None = None) -> NewTask:
+def new_task(engine: str = "preview", steps: list[NewStep] | None = None, callback: Callback | None = None) -> NewTask:
     return NewTask(
         task_id=new_id(),
+        owner="",
+        callback=callback,
         engine=engine,
         params={"width": 64},
         input_key="tasks/x/input",

@@ -9,7 +9,9 @@ from app.accept import accept
 from app.deps import Given
 from app.errors import documented
 from core import errors
+from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.spec import ClipRequest
+from core.task import Callback
 
 router = APIRouter(tags=["tasks"])
 
@@ -17,6 +19,10 @@ router = APIRouter(tags=["tasks"])
 class GenerateForm(ClipRequest):
     file: Annotated[UploadFile | None, Field(description="The picture: JPEG, PNG or WebP")] = None
     image: Annotated[UploadFile | None, Field(description="Another name for `file`")] = None
+    callback_url: Annotated[str | None, Field(description="Where to tell how this task ended")] = None
+    callback_events: Annotated[
+        list[CallbackEvent] | None, Field(description="What to tell `callback_url`; without it, how the task ended")
+    ] = None
 
 
 class Accepted(BaseModel):
@@ -56,8 +62,8 @@ def generate(
     entry (`GET /engines`); a value out of range is refused, never changed. With an `Idempotency-Key`, a
     request sent again within a day gives the task that it made first."""
     picture = _read_upload(form, services.settings.max_upload_mb)
-    asked = ClipRequest(**form.model_dump(exclude={"file", "image"}, exclude_none=True))
-    task_id = accept(services, picture, asked, idempotency_key)
+    asked = ClipRequest(**form.model_dump(include=set(ClipRequest.model_fields), exclude_none=True))
+    task_id = accept(services, picture, asked, idempotency_key, _callback(form))
     base = services.settings.public_url or str(request.base_url)
     base = base.rstrip("/")
     return Accepted(
@@ -65,6 +71,14 @@ def generate(
         status_url=f"{base}/status/{task_id}",
         result_url=f"{base}/results/{task_id}",
     )
+
+
+def _callback(form: GenerateForm) -> Callback | None:
+    if form.callback_url:
+        return Callback(form.callback_url, list(form.callback_events or FINAL_EVENTS))
+    if form.callback_events:
+        raise errors.InvalidParameter("callback_events says nothing without callback_url", param="callback_events")
+    return None
 
 
 def _read_upload(form: GenerateForm, max_mb: int) -> bytes:

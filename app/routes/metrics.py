@@ -58,6 +58,7 @@ class ServiceCollector(Collector):
             return
         yield from self._queues({name: queue.workers for name, queue in health.queues.items()})
         yield from self._counters()
+        yield self._deliveries()
         yield from self._histograms()
 
     def _queues(self, workers: dict[str, list[WorkerInfo]]) -> Iterator[Metric]:
@@ -81,6 +82,12 @@ class ServiceCollector(Collector):
         for (name, engine), count in (counts | self.services.ledger.counters()).items():
             families[name].add_metric([engine], count)
         yield from families.values()
+
+    def _deliveries(self) -> Metric:
+        left = GaugeMetricFamily("kinora_deliveries", "Callbacks that did not arrive yet", labels=["status"])
+        for status, count in self.services.ledger.deliveries.waiting().items():
+            left.add_metric([status], count)
+        return left
 
     def _histograms(self) -> Iterator[Metric]:
         families = {

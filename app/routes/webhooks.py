@@ -1,0 +1,130 @@
+"""/webhooks: who is told how tasks end, and what became of each telling."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.deps import ANYONE, Given
+from app.errors import documented
+from app.routes.status import moment
+from core import errors
+from core.deliveries import Delivery, DeliveryStatus
+from core.destination import MAX_URL
+from core.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint
+from core.task import ID_PATTERN
+
+router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+
+ERRORS = documented(errors.InvalidParameter, errors.LedgerUnavailable)
+
+
+class EndpointRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(max_length=MAX_URL, examples=["https://example.com/kinora"])
+    events: Annotated[list[CallbackEvent], Field(min_length=1)] = FINAL_EVENTS
+
+
+class EndpointInfo(BaseModel):
+    endpoint_id: str = Field(examples=["01a1fd3450027302a9e88e163fd55fdb"])
+    url: str
+    events: list[CallbackEvent]
+    created_at: datetime
+    disabled_at: datetime | None = Field(description="When it answered 410; registering it again switches it on")
+
+
+class EndpointList(BaseModel):
+    endpoints: list[EndpointInfo]
+
+
+class Secret(BaseModel):
+    secret: str = Field(description="For the verifying libraries of Standard Webhooks", examples=["whsec_…"])
+
+
+class DeliveryInfo(BaseModel):
+    delivery_id: str = Field(description="The header `webhook-id` of each try")
+    task_id: str
+    endpoint_id: str | None = Field(description="null: the task's own `callback_url`")
+    url: str
+    event: CallbackEvent
+    data: dict[str, Any]
+    status: DeliveryStatus
+    tries: int
+    created_at: datetime
+    next_try_at: datetime | None
+    ended_at: datetime | None
+    http_status: int | None = Field(description="What the last try was answered with")
+    error: str | None = Field(description="Why the last try failed")
+
+
+class DeliveryPage(BaseModel):
+    deliveries: list[DeliveryInfo]
+    next_after: str | None = Field(description="Give it as `after` for the next page; null on the last one")
+
+
+@router.post("", status_code=201, summary="Register an endpoint", responses=ERRORS)
+def register(asked: EndpointRequest, services: Given) -> EndpointInfo:
+    """It is told of every task that begins from now on. Registering a URL again changes its events."""
+    return describe_endpoint(services.ledger.endpoints.register(ANYONE, asked.url, list(asked.events)))
+
+
+@router.get("", summary="List the endpoints", responses=documented(errors.LedgerUnavailable))
+def endpoints(services: Given) -> EndpointList:
+    """All of them, the oldest first."""
+    return EndpointList(endpoints=[describe_endpoint(found) for found in services.ledger.endpoints.all(ANYONE)])
+
+
+@router.get("/secret", summary="What callbacks are signed with", responses=documented(errors.LedgerUnavailable))
+def secret(services: Given) -> Secret:
+    """The same for every endpoint and every `callback_url`. Whoever has it can forge callbacks: keep it safe."""
+    return Secret(secret=services.ledger.endpoints.secret(ANYONE))
+
+
+@router.get("/deliveries", summary="List the deliveries", responses=ERRORS)
+def deliveries(
+    services: Given,
+    status: Annotated[DeliveryStatus | None, Query(description="`dead` lists what never arrived")] = None,
+    task_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only those of this task")] = None,
+    after: Annotated[str | None, Query(pattern=ID_PATTERN, description="The last delivery of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> DeliveryPage:
+    """Newest first, page by page."""
+    found = services.ledger.deliveries.page(ANYONE, status=status, task_id=task_id, after=after, limit=limit + 1)
+    page = found[:limit]
+    return DeliveryPage(
+        deliveries=[describe_delivery(delivery) for delivery in page],
+        next_after=page[-1].delivery_id if len(found) > limit else None,
+    )
+
+
+@router.post(
+    "/{delivery_id}/redeliver",
+    summary="Tell it once more",
+    responses=ERRORS | documented(errors.DeliveryNotFound),
+)
+def redeliver(delivery_id: str, services: Given) -> DeliveryInfo:
+    """Tries it at once and with the whole schedule again, whatever became of it before. Its id stays the same."""
+    return describe_delivery(services.ledger.deliveries.redeliver(ANYONE, delivery_id))
+
+
+@router.delete(
+    "/{endpoint_id}",
+    status_code=204,
+    summary="Remove an endpoint",
+    responses=ERRORS | documented(errors.EndpointNotFound),
+)
+def remove(endpoint_id: str, services: Given) -> None:
+    """It is told of nothing that happens from now on; what is under way to it is still tried."""
+    services.ledger.endpoints.remove(ANYONE, endpoint_id)
+
+
+def describe_endpoint(endpoint: Endpoint) -> EndpointInfo:
+    times = {"created_at": moment(endpoint.created_at), "disabled_at": moment(endpoint.disabled_at)}
+    return EndpointInfo.model_validate(vars(endpoint) | times)
+
+
+def describe_delivery(delivery: Delivery) -> DeliveryInfo:
+    times = {name: moment(getattr(delivery, name)) for name in ("created_at", "next_try_at", "ended_at")}
+    return DeliveryInfo.model_validate(vars(delivery) | times)

@@ -1,0 +1,228 @@
+"""Events on their way to whoever asked for them: written with the move that they tell of, tried until they arrive.
+
+keeper/deliverer.py does the trying.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from core.database import reading, writing
+from core.destination import host_of
+from core.endpoints import CallbackEvent
+from core.errors import DeliveryNotFound
+from core.tables import deliveries, endpoints, now, steps
+from core.task import Task, new_id
+
+# Seconds after each failed try, with jitter: the schedule of Standard Webhooks 1.0. After the last one it is dead.
+RETRY_SECONDS = (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
+# A try that nobody reported on was lost with its keeper; a try takes at most 15 s.
+TRY_SECONDS = 30.0
+FORGOTTEN_SECONDS = 30 * 24 * 3600.0
+
+WANTED = sa.select(endpoints.c.endpoint_id, endpoints.c.url, endpoints.c.events).where(
+    endpoints.c.owner == sa.bindparam("owner"), endpoints.c.disabled_at.is_(None)
+)
+PROGRESS = sa.select(sa.func.sum(steps.c.progress) / sa.func.count()).where(steps.c.task_id == sa.bindparam("task_id"))
+INSERT = deliveries.insert().values(tries=0, created_at=now(), next_try_at=now())
+
+
+class DeliveryStatus(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    """Every try failed, or it answered 410 Gone. It is kept, and can be redelivered."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One event to be told at one place. `delivery_id` is the same at each try, so that a receiver can tell."""
+
+    delivery_id: str
+    task_id: str
+    owner: str
+    endpoint_id: str | None
+    """None: the task's own `callback_url`."""
+    url: str
+    host: str
+    event: str
+    data: dict[str, Any]
+    status: DeliveryStatus
+    tries: int
+    created_at: float
+    next_try_at: float | None
+    ended_at: float | None
+    http_status: int | None
+    """What the last try was answered with."""
+    error: str | None
+
+
+def wanted(tx: sa.Connection, task: Task, event: CallbackEvent) -> dict[str, str | None]:
+    """Where `event` is to be told: URL → the endpoint's id, or None for the task's own `callback_url`."""
+    found: dict[str, str | None] = {}
+    if task.callback_url and event in task.callback_events:
+        found[task.callback_url] = None
+    for endpoint_id, url, events in tx.execute(WANTED, {"owner": task.owner}):
+        if event in events:
+            found.setdefault(url, endpoint_id)
+    return found
+
+
+def write(tx: sa.Connection, task: Task, event: CallbackEvent) -> None:
+    """Record that `event` is to be told wherever it is wanted. `task` is as it is after the move."""
+    found = wanted(tx, task, event)
+    if not found:
+        return
+    data = tell(task, progress_of(tx, task.task_id))
+    rows = [
+        {
+            "delivery_id": new_id(),
+            "task_id": task.task_id,
+            "owner": task.owner,
+            "endpoint_id": endpoint_id,
+            "url": url,
+            "host": host_of(url),
+            "event": event,
+            "data": data,
+            "status": DeliveryStatus.PENDING,
+        }
+        for url, endpoint_id in found.items()
+    ]
+    tx.execute(INSERT, rows)
+
+
+def progress_of(tx: sa.Connection, task_id: str) -> int:
+    """0 to 100, over all steps of the task."""
+    return int(tx.execute(PROGRESS, {"task_id": task_id}).scalar_one())
+
+
+def tell(task: Task, progress: int) -> dict[str, Any]:
+    return {
+        "task_id": task.task_id,
+        "status": task.status,
+        "progress": progress,
+        "engine": task.engine,
+        "created_at": moment(task.created_at),
+        "started_at": moment(task.started_at),
+        "finished_at": moment(task.finished_at),
+        "error": task.error and vars(task.error),
+        "warnings": task.warnings,
+    }
+
+
+def moment(seconds: float | None) -> str | None:
+    """ISO 8601 in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+class Deliveries:
+    def __init__(self, database: sa.Engine) -> None:
+        self.database = database
+
+    def due(self, busy_hosts: Collection[str], limit: int) -> list[Delivery]:
+        """Those to be tried now, the longest due first, without those that go to `busy_hosts`."""
+        due = sa.and_(_due(), deliveries.c.host.not_in(sorted(busy_hosts)))
+        query = sa.select(deliveries).where(due).order_by(deliveries.c.next_try_at).limit(limit)
+        with reading(self.database) as connection:
+            return [_delivery(row) for row in connection.execute(query)]
+
+    def take(self, delivery_id: str) -> bool:
+        """Begin a try. False: another keeper did."""
+        with writing(self.database) as tx:
+            taken = deliveries.update().where(deliveries.c.delivery_id == delivery_id, _due())
+            return bool(tx.execute(taken.values(next_try_at=now() + TRY_SECONDS)).rowcount)
+
+    def arrived(self, delivery: Delivery, http_status: int) -> None:
+        self._end(delivery, DeliveryStatus.DELIVERED, http_status, None)
+
+    def missed(self, delivery: Delivery, http_status: int | None, error: str, jitter: float) -> None:
+        """The try failed: try again later, or never. `jitter`, from -1 to 1, moves the next try by up to a tenth."""
+        if delivery.tries >= len(RETRY_SECONDS):
+            self._end(delivery, DeliveryStatus.DEAD, http_status, error)
+            return
+        pause = RETRY_SECONDS[delivery.tries] * (1 + jitter / 10)
+        with writing(self.database) as tx:
+            self._change(
+                tx, delivery, tries=delivery.tries + 1, next_try_at=now() + pause, http_status=http_status, error=error
+            )
+
+    def gone(self, delivery: Delivery, http_status: int, error: str) -> None:
+        """The receiver wants no more: the endpoint is switched off, and what waits for it will not be tried."""
+        self._end(delivery, DeliveryStatus.DEAD, http_status, error)
+        if delivery.endpoint_id is None:
+            return
+        with writing(self.database) as tx:
+            its = endpoints.c.endpoint_id == delivery.endpoint_id
+            tx.execute(endpoints.update().where(its).values(disabled_at=now()))
+            waiting = sa.and_(
+                deliveries.c.endpoint_id == delivery.endpoint_id, deliveries.c.status == DeliveryStatus.PENDING
+            )
+            ended = {"status": DeliveryStatus.DEAD, "ended_at": now(), "next_try_at": None, "error": error}
+            tx.execute(deliveries.update().where(waiting).values(**ended))
+
+    def redeliver(self, owner: str, delivery_id: str) -> Delivery:
+        """Try it again at once, whatever became of it, with the whole schedule. Raises DeliveryNotFound."""
+        its = sa.and_(deliveries.c.owner == owner, deliveries.c.delivery_id == delivery_id)
+        again = {"status": DeliveryStatus.PENDING, "tries": 0, "next_try_at": now(), "ended_at": None}
+        with writing(self.database) as tx:
+            row = tx.execute(deliveries.update().where(its).values(**again).returning(deliveries)).one_or_none()
+        if row is None:
+            raise DeliveryNotFound(f"there is no delivery {delivery_id!r}", param="delivery_id")
+        return _delivery(row)
+
+    def page(
+        self, owner: str, *, status: DeliveryStatus | None, task_id: str | None, after: str | None, limit: int
+    ) -> list[Delivery]:
+        """Newest first, those older than the delivery `after`."""
+        query = sa.select(deliveries).where(deliveries.c.owner == owner).order_by(deliveries.c.delivery_id.desc())
+        for column, value in ((deliveries.c.status, status), (deliveries.c.task_id, task_id)):
+            if value:
+                query = query.where(column == value)
+        if after:
+            query = query.where(deliveries.c.delivery_id < after)
+        with reading(self.database) as connection:
+            return [_delivery(row) for row in connection.execute(query.limit(limit))]
+
+    def waiting(self) -> dict[DeliveryStatus, int]:
+        """How many are pending, and how many dead."""
+        kept = (DeliveryStatus.PENDING, DeliveryStatus.DEAD)
+        query = (
+            sa.select(deliveries.c.status, sa.func.count())
+            .where(deliveries.c.status.in_(kept))
+            .group_by(deliveries.c.status)
+        )
+        with reading(self.database) as connection:
+            found = {DeliveryStatus(status): count for status, count in connection.execute(query)}
+        return {status: found.get(status, 0) for status in kept}
+
+    def forget_old(self) -> None:
+        """Drop those that ended a month ago."""
+        with writing(self.database) as tx:
+            tx.execute(deliveries.delete().where(deliveries.c.ended_at < now() - FORGOTTEN_SECONDS))
+
+    def _end(self, delivery: Delivery, status: DeliveryStatus, http_status: int | None, error: str | None) -> None:
+        ended = {"status": status, "ended_at": now(), "next_try_at": None, "tries": delivery.tries + 1}
+        with writing(self.database) as tx:
+            self._change(tx, delivery, http_status=http_status, error=error, **ended)
+
+    def _change(self, tx: sa.Connection, delivery: Delivery, **values: Any) -> None:
+        """Of the try that `delivery` was read for, and of no later one."""
+        its = sa.and_(
+            deliveries.c.delivery_id == delivery.delivery_id,
+            deliveries.c.status == DeliveryStatus.PENDING,
+            deliveries.c.tries == delivery.tries,
+        )
+        tx.execute(deliveries.update().where(its).values(**values))
+
+
+def _due() -> sa.ColumnElement[bool]:
+    return sa.and_(deliveries.c.status == DeliveryStatus.PENDING, deliveries.c.next_try_at <= now())
+
+
+def _delivery(row: sa.Row[Any]) -> Delivery:
+    fields = {name: getattr(row, name) for name in Delivery.__dataclass_fields__ if name != "status"}
+    return Delivery(**fields, status=DeliveryStatus(row.status))

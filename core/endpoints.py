@@ -1,0 +1,89 @@
+"""Where a caller wants to be told of his tasks, and the secret that his callbacks are signed with."""
+
+import base64
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from core.database import reading, writing
+from core.destination import check_destination
+from core.errors import EndpointNotFound
+from core.tables import endpoints, now, webhook_secrets
+from core.task import Status, new_id
+
+SECRET_BYTES = 32  # Standard Webhooks asks for 24 to 64
+
+
+class CallbackEvent(StrEnum):
+    """What a callback can tell. Without a word it tells the last three: one of them ends each task."""
+
+    STARTED = "task.started"
+    PROGRESS = "task.progress"
+    FINISHED = "task.finished"
+    FAILED = "task.failed"
+    CANCELED = "task.canceled"
+
+
+FINAL_EVENTS = [CallbackEvent(f"task.{status}") for status in (Status.FINISHED, Status.FAILED, Status.CANCELED)]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    endpoint_id: str
+    url: str
+    events: list[str]
+    created_at: float
+    disabled_at: float | None
+    """When it answered 410 Gone; since then it is told nothing."""
+
+
+class Endpoints:
+    def __init__(self, database: sa.Engine) -> None:
+        self.database = database
+
+    def register(self, owner: str, url: str, events: list[str]) -> Endpoint:
+        """Tell `url` of every task of `owner`. Done again it changes the events, and switches the endpoint on again.
+
+        Raises InvalidParameter.
+        """
+        check_destination(url)
+        values = {"endpoint_id": new_id(), "owner": owner, "url": url, "events": events, "created_at": now()}
+        with writing(self.database) as tx:
+            insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+            changed = {"events": events, "disabled_at": None}
+            made = insert(endpoints).values(values)
+            made = made.on_conflict_do_update(index_elements=["owner", "url"], set_=changed)
+            return _endpoint(tx.execute(made.returning(endpoints)).one())
+
+    def all(self, owner: str) -> list[Endpoint]:
+        """Oldest first."""
+        query = sa.select(endpoints).where(endpoints.c.owner == owner).order_by(endpoints.c.endpoint_id)
+        with reading(self.database) as connection:
+            return [_endpoint(row) for row in connection.execute(query)]
+
+    def remove(self, owner: str, endpoint_id: str) -> None:
+        """Tell it nothing more; what is under way to it is still tried. Raises EndpointNotFound."""
+        mine = sa.and_(endpoints.c.owner == owner, endpoints.c.endpoint_id == endpoint_id)
+        with writing(self.database) as tx:
+            if not tx.execute(endpoints.delete().where(mine)).rowcount:
+                raise EndpointNotFound(f"there is no endpoint {endpoint_id!r}", param="endpoint_id")
+
+    def secret(self, owner: str) -> str:
+        """`whsec_…`, made when it is first asked for."""
+        query = sa.select(webhook_secrets.c.secret).where(webhook_secrets.c.owner == owner)
+        with reading(self.database) as connection:
+            found = connection.execute(query).scalar_one_or_none()
+        if found:
+            return str(found)
+        made = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+        with writing(self.database) as tx:
+            insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+            tx.execute(insert(webhook_secrets).values(owner=owner, secret=made).on_conflict_do_nothing())
+            return str(tx.execute(query).scalar_one())  # another process may have been first
+
+
+def _endpoint(row: sa.Row[tuple[object, ...]]) -> Endpoint:
+    return Endpoint(**{name: getattr(row, name) for name in Endpoint.__dataclass_fields__})

@@ -1,0 +1,63 @@
+"""The ledger's statements on the path of a task, built once: building one costs several times what SQLite needs
+to run it."""
+
+import sqlalchemy as sa
+
+from core.tables import attempts, events, needs, now, steps, tasks
+from core.task import Status
+
+STEP: sa.BindParameter[str] = sa.bindparam("of_step")
+ATTEMPT: sa.BindParameter[int] = sa.bindparam("of_attempt")
+WORKER: sa.BindParameter[str] = sa.bindparam("by_worker")
+LEASE: sa.BindParameter[float] = sa.bindparam("lease_seconds")
+IS_MINE = sa.and_(steps.c.step_id == STEP, steps.c.attempt == ATTEMPT, steps.c.status == Status.STARTED)
+
+INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now(), artifacts={})
+INSERT_STEP = steps.insert().values(
+    status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), not_before=now(), artifacts={}
+)
+INSERT_EVENT = events.insert().values(created_at=now())
+LOCK_TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id")).with_for_update()
+LOCK_TASK_OF = (
+    sa.select(tasks)
+    .where(tasks.c.task_id == sa.select(steps.c.task_id).where(steps.c.step_id == STEP).scalar_subquery())
+    .with_for_update()
+)
+CLAIM = (
+    steps.update()
+    .where(steps.c.step_id == STEP, steps.c.status == Status.QUEUED)
+    .where(steps.c.waits_for == 0, steps.c.not_before <= now())
+    .values(
+        status=Status.STARTED,
+        attempt=steps.c.attempt + 1,
+        worker_id=WORKER,
+        started_at=now(),
+        lease_until=now() + LEASE,
+        progress=0,
+        phase=None,
+    )
+    .returning(steps)
+)
+RENEW = steps.update().where(IS_MINE).values(lease_until=now() + LEASE)
+END_ATTEMPT = attempts.update().where(attempts.c.step_id == STEP, attempts.c.attempt == ATTEMPT)
+RELEASE_DEPENDANTS = (
+    steps.update()
+    .where(steps.c.step_id.in_(sa.select(needs.c.step_id).where(needs.c.needed_id == STEP)))
+    .values(waits_for=steps.c.waits_for - 1, queued_at=now(), not_before=now())
+    .returning(steps.c.step_id, steps.c.queue, steps.c.waits_for)
+)
+STEP_IDS = sa.select(steps.c.step_id).where(steps.c.task_id == sa.bindparam("task_id")).order_by(steps.c.position)
+FINISHED_STEPS = STEP_IDS.where(steps.c.status == Status.FINISHED)
+LOST_ATTEMPTS = (
+    sa.select(sa.func.count()).select_from(attempts).where(attempts.c.step_id == STEP, attempts.c.outcome == "lost")
+)
+WAITING_STEPS = (
+    sa.select(steps.c.queue, sa.func.count().label("waiting"))
+    .where(steps.c.status == Status.QUEUED)
+    .group_by(steps.c.queue)
+)
+OPEN_STEPS = (
+    sa.select(sa.func.count())
+    .select_from(steps)
+    .where(steps.c.task_id == sa.bindparam("task_id"), steps.c.status != Status.FINISHED)
+)

@@ -1,0 +1,226 @@
+"""Callbacks from the ledger to a real receiver, which verifies each with the `standardwebhooks` library."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from core.deliveries import RETRY_SECONDS, Delivery, DeliveryStatus
+from core.endpoints import FINAL_EVENTS, CallbackEvent
+from core.ledger import Ledger
+from core.task import Callback, ErrorInfo
+from keeper.deliverer import Deliverer
+from tests.conftest import new_task
+from tests.receiver import receiving
+from tests.servers import free_port, wait_until
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keeper.deliverer.LOOK_SECONDS", 0.02)
+
+
+@pytest.fixture
+def secret(ledger: Ledger) -> str:
+    return ledger.endpoints.secret("")
+
+
+@pytest.fixture
+def delivering(ledger: Ledger) -> Iterator[None]:
+    ended = threading.Event()
+    thread = Deliverer(ledger, "https://video.example.com/").start(ended)
+    yield
+    ended.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def canceled_task(ledger: Ledger, url: str, events: list[str] | None = None) -> str:
+    ledger.create(new := new_task(callback=Callback(url, events or list(FINAL_EVENTS))))
+    ledger.cancel(new.task_id)
+    return new.task_id
+
+
+def deliveries_of(ledger: Ledger, task_id: str) -> list[Delivery]:
+    return ledger.deliveries.page("", status=None, task_id=task_id, after=None, limit=100)
+
+
+def wait_for_status(ledger: Ledger, task_id: str, status: DeliveryStatus) -> Delivery:
+    wait_until(lambda: deliveries_of(ledger, task_id)[0].status == status, what=f"a delivery that is {status}")
+    return deliveries_of(ledger, task_id)[0]
+
+
+@pytest.mark.usefixtures("delivering")
+def test_a_callback_says_how_the_task_ended(ledger: Ledger, secret: str) -> None:
+    with receiving(secret) as receiver:
+        ((step_id, _),) = ledger.create(new := new_task(callback=Callback(receiver.url, list(FINAL_EVENTS))))
+        claim = ledger.claim(step_id, "w", 60)
+        assert claim is not None
+        ledger.fail(claim, ErrorInfo("engine_failed", "it broke"))
+        delivery = wait_for_status(ledger, new.task_id, DeliveryStatus.DELIVERED)
+        (received,) = receiver.received
+    assert received.delivery_id == delivery.delivery_id
+    assert received.body["type"] == "task.failed"
+    data = received.body["data"]
+    assert data["task_id"] == new.task_id
+    assert data["status"] == "failed"
+    assert data["error"] == {"code": "engine_failed", "message": "it broke"}
+    assert data["result_url"] == f"https://video.example.com/results/{new.task_id}"
+    assert (delivery.tries, delivery.http_status, delivery.error) == (1, 200, None)
+
+
+def test_start_and_progress_are_told_on_request(ledger: Ledger) -> None:
+    ledger.create(quiet := new_task(callback=Callback("http://a/", list(FINAL_EVENTS))))
+    ((step_id, _),) = ledger.create(new := new_task(callback=Callback("http://a/", list(CallbackEvent))))
+    claim = ledger.claim(step_id, "w", 60)
+    assert claim is not None
+    for progress in (5, 12, 15, 31, 31):
+        ledger.renew(claim, 60, progress, "denoise")
+    ledger.finish(claim, {}, {}, {})
+    told = [(found.event, found.data["progress"]) for found in reversed(deliveries_of(ledger, new.task_id))]
+    assert told == [("task.started", 0), ("task.progress", 12), ("task.progress", 31), ("task.finished", 100)]
+    assert deliveries_of(ledger, quiet.task_id) == []
+
+
+def test_a_registered_endpoint_is_told_of_every_task_of_its_owner(ledger: Ledger) -> None:
+    endpoint = ledger.endpoints.register("", "http://mine/", ["task.canceled"])
+    ledger.endpoints.register("another", "http://theirs/", ["task.canceled"])
+    ledger.endpoints.register("", "http://mine/failures", ["task.failed"])
+    (delivery,) = deliveries_of(ledger, canceled_task(ledger, "http://own/", ["task.failed"]))
+    assert (delivery.url, delivery.endpoint_id) == ("http://mine/", endpoint.endpoint_id)
+
+
+def test_a_url_named_twice_is_told_once(ledger: Ledger) -> None:
+    ledger.endpoints.register("", "http://mine/", list(FINAL_EVENTS))
+    assert len(deliveries_of(ledger, canceled_task(ledger, "http://mine/"))) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 404, 500])
+@pytest.mark.usefixtures("delivering")
+def test_what_is_no_success_is_tried_again_with_the_same_id(
+    ledger: Ledger, secret: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.deliveries.RETRY_SECONDS", (1.1, 1.1))
+    with receiving(secret, status=status) as receiver:
+        task_id = canceled_task(ledger, receiver.url)
+        wait_until(lambda: len(receiver.received) == 1, what="the first try")
+        receiver.status = 204
+        delivery = wait_for_status(ledger, task_id, DeliveryStatus.DELIVERED)
+    first, second = receiver.received
+    assert first.delivery_id == second.delivery_id == delivery.delivery_id
+    assert first.body == second.body
+    assert first.timestamp < second.timestamp, "a fresh timestamp at each try"
+    assert (delivery.tries, delivery.http_status) == (2, 204)
+
+
+@pytest.mark.usefixtures("delivering")
+def test_after_its_last_try_a_delivery_is_dead_and_can_be_redelivered(
+    ledger: Ledger, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.deliveries.RETRY_SECONDS", (0.05, 0.05))
+    with receiving(secret, status=500) as receiver:
+        task_id = canceled_task(ledger, receiver.url)
+        dead = wait_for_status(ledger, task_id, DeliveryStatus.DEAD)
+        assert (dead.tries, dead.http_status, dead.error) == (3, 500, "it answered 500")
+        assert ledger.deliveries.waiting() == {DeliveryStatus.PENDING: 0, DeliveryStatus.DEAD: 1}
+        receiver.status = 200
+        ledger.deliveries.redeliver("", dead.delivery_id)
+        assert wait_for_status(ledger, task_id, DeliveryStatus.DELIVERED).tries == 1
+        assert len({received.delivery_id for received in receiver.received}) == 1
+
+
+def test_the_pauses_are_those_of_standard_webhooks_and_end_after_three_days(ledger: Ledger) -> None:
+    assert [round(pause / 60, 2) for pause in RETRY_SECONDS] == [0.08, 5, 30, 120, 300, 600, 840, 1200, 1440]
+    task_id = canceled_task(ledger, "http://a/")
+    for number, pause in enumerate(RETRY_SECONDS, start=1):
+        (delivery,) = deliveries_of(ledger, task_id)
+        ledger.deliveries.missed(delivery, None, "no answer", jitter=1)
+        (delivery,) = deliveries_of(ledger, task_id)
+        assert delivery.tries == number
+        assert delivery.next_try_at is not None
+        assert delivery.next_try_at - time.time() == pytest.approx(1.1 * pause, abs=2)
+    ledger.deliveries.missed(delivery, None, "no answer", jitter=0)
+    assert deliveries_of(ledger, task_id)[0].status == DeliveryStatus.DEAD
+
+
+@pytest.mark.usefixtures("delivering")
+def test_an_endpoint_that_is_gone_is_switched_off(ledger: Ledger, secret: str) -> None:
+    with receiving(secret, status=410) as receiver:
+        ledger.endpoints.register("", receiver.url, list(FINAL_EVENTS))
+        ledger.create(first := new_task())
+        ledger.cancel(first.task_id)
+        wait_for_status(ledger, first.task_id, DeliveryStatus.DEAD)
+        wait_until(lambda: ledger.endpoints.all("")[0].disabled_at is not None, what="the endpoint switched off")
+        ledger.create(second := new_task())
+        ledger.cancel(second.task_id)
+        assert deliveries_of(ledger, second.task_id) == []
+        ledger.endpoints.register("", receiver.url, list(FINAL_EVENTS))
+        assert ledger.endpoints.all("")[0].disabled_at is None, "registering it again switches it on"
+
+
+@pytest.mark.usefixtures("delivering")
+def test_a_slow_endpoint_holds_up_no_other(ledger: Ledger, secret: str) -> None:
+    with receiving(secret, delay=30) as slow, receiving(secret) as quick:
+        for _ in range(50):
+            canceled_task(ledger, slow.url)
+        last = canceled_task(ledger, quick.url)
+        wait_for_status(ledger, last, DeliveryStatus.DELIVERED)
+        assert len(slow.received) <= 4
+
+
+@pytest.mark.usefixtures("delivering")
+def test_a_host_that_does_not_answer_is_a_failed_try(ledger: Ledger) -> None:
+    task_id = canceled_task(ledger, f"http://127.0.0.1:{free_port()}/")
+    wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="a failed try")
+    (delivery,) = deliveries_of(ledger, task_id)
+    assert delivery.http_status is None
+    assert delivery.error
+
+
+@pytest.mark.usefixtures("delivering")
+def test_an_answer_that_takes_too_long_is_a_failed_try(
+    ledger: Ledger, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keeper.deliverer.TRY_TIMEOUT_SECONDS", 0.3)
+    with receiving(secret, delay=5) as receiver:
+        task_id = canceled_task(ledger, receiver.url)
+        wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="a failed try")
+    assert deliveries_of(ledger, task_id)[0].error == "no answer within 0.3 s"
+
+
+def test_of_two_keepers_one_takes_a_delivery_and_a_lost_try_is_made_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canceled_task(ledger, "http://a/")
+    (delivery,) = ledger.deliveries.due(set(), 10)
+    assert [ledger.deliveries.take(delivery.delivery_id) for _ in range(2)] == [True, False]
+    assert ledger.deliveries.due(set(), 10) == []
+    ledger.deliveries.redeliver("", delivery.delivery_id)
+    monkeypatch.setattr("core.deliveries.TRY_SECONDS", -1.0)  # the keeper died in its try
+    ledger.deliveries.take(delivery.delivery_id)
+    assert [found.delivery_id for found in ledger.deliveries.due(set(), 10)] == [delivery.delivery_id]
+
+
+def test_old_deliveries_are_forgotten_and_pending_ones_never(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, pending = canceled_task(ledger, "http://a/"), canceled_task(ledger, "http://b/")
+    ledger.deliveries.arrived(deliveries_of(ledger, ended)[0], 200)
+    monkeypatch.setattr("core.deliveries.FORGOTTEN_SECONDS", -1.0)
+    ledger.deliveries.forget_old()
+    assert deliveries_of(ledger, ended) == []
+    assert len(deliveries_of(ledger, pending)) == 1
+
+
+def test_canceling_and_finishing_at_once_tells_one_end(ledger: Ledger) -> None:
+    for _ in range(10):
+        ((step_id, _),) = ledger.create(new := new_task(callback=Callback("http://a/", list(FINAL_EVENTS))))
+        claim = ledger.claim(step_id, "w", 60)
+        assert claim is not None
+        moves = [lambda c=claim: ledger.finish(c, {}, {}, {}), lambda t=new.task_id: ledger.cancel(t)]
+        threads = [threading.Thread(target=move) for move in moves]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (delivery,) = deliveries_of(ledger, new.task_id)
+        assert delivery.event == f"task.{ledger.task(new.task_id).status}"

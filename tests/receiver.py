@@ -1,0 +1,61 @@
+"""A real HTTP server that receives callbacks, and checks each with the library that its users would take."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from standardwebhooks import Webhook
+
+
+@dataclass
+class Received:
+    delivery_id: str
+    timestamp: float
+    body: dict[str, Any]
+
+
+class Receiver:
+    """Answers each POST with `status`, after `delay` seconds."""
+
+    def __init__(self, secret: str, status: int = 200, delay: float = 0.0) -> None:
+        self.secret, self.status, self.delay = secret, status, delay
+        self.received: list[Received] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                text = self.rfile.read(int(self.headers["content-length"]))
+                body = Webhook(receiver.secret).verify(text, dict(self.headers))
+                stamp = float(self.headers["webhook-timestamp"])
+                receiver.received.append(Received(self.headers["webhook-id"], stamp, body))
+                time.sleep(receiver.delay)
+                self.send_response(receiver.status)
+                self.send_header("content-length", "0")
+                self.send_header("location", f"{receiver.url}/elsewhere")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def events(self) -> list[str]:
+        return [received.body["type"] for received in self.received]
+
+
+@contextmanager
+def receiving(secret: str, **answers: Any) -> Iterator[Receiver]:
+    receiver = Receiver(secret, **answers)
+    thread = threading.Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        receiver.server.shutdown()
+        receiver.server.server_close()

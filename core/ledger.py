@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core import deliveries, statements, tallies
-from core.database import migrate, reading, writing
+from core.database import migrate, writing
 from core.deliveries import Deliveries
 from core.endpoints import CallbackEvent, Endpoints
 from core.errors import IdempotencyMismatch, QueueFull, TaskExists
@@ -19,6 +19,7 @@ from core.task import (
     Bounds,
     Claim,
     ErrorInfo,
+    HeldLease,
     IdempotencyKey,
     NewStep,
     NewTask,
@@ -30,7 +31,7 @@ from core.task import (
     sources,
 )
 
-# Seconds a step rests after its first, second, … lost attempt.
+# Seconds a step rests after its first, second, … lost attempt; statements.LONGEST_REST_SECONDS is beyond them all.
 RETRY_PAUSES = (1.0, 5.0, 30.0)
 WORKER_FORGOTTEN_SECONDS = 24 * 3600.0
 KEY_SECONDS = 24 * 3600.0
@@ -228,21 +229,20 @@ class Ledger(Reader):
                 self._end_task(tx, task, Status.CANCELED)
         return self.task(task_id)
 
-    def expire_leases(self, max_attempts: int) -> list[str]:
-        """Take every step whose attempt gave no sign in time from its worker.
+    def take_over(self, lease: HeldLease, max_attempts: int) -> bool:
+        """Take the step from a worker that is believed dead: from this very lease, not from a renewed one.
 
         It is queued again after a growing pause, or fails its task when `max_attempts` were lost.
-        Returns the ids of these steps.
         """
-        expired = sa.and_(steps.c.status == Status.STARTED, steps.c.lease_until < now())
-        with reading(self.database) as connection:
-            found = connection.execute(sa.select(steps.c.step_id).where(expired)).scalars().all()
-        return [step_id for step_id in found if self._take_over(step_id, expired, max_attempts)]
-
-    def _take_over(self, step_id: str, expired: sa.ColumnElement[bool], max_attempts: int) -> bool:
+        unchanged = sa.and_(
+            steps.c.step_id == lease.step_id,
+            steps.c.status == Status.STARTED,
+            steps.c.attempt == lease.attempt,
+            steps.c.lease_until == lease.lease_until,
+        )
         with writing(self.database) as tx:
-            task = self._lock_task_of(tx, step_id)
-            row = tx.execute(sa.select(steps).where(steps.c.step_id == step_id, expired)).one_or_none()
+            task = self._lock_task_of(tx, lease.step_id)
+            row = tx.execute(sa.select(steps).where(unchanged)).one_or_none()
             if task is None or row is None:
                 return False
             return self._end_lost_attempt(tx, Claim(step_from(row), task, 0.0), max_attempts, None)

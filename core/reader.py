@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from core import tallies
 from core.database import connect, reading
 from core.errors import TaskNotFound
+from core.statements import CLOCK_WAS_SET_BACK, RESTED
 from core.tables import now, steps, tasks, workers
-from core.task import ID_PATTERN, ErrorInfo, ReadyStep, Status, Step, Task, Worker
+from core.task import ID_PATTERN, ErrorInfo, HeldLease, ReadyStep, Status, Step, Task, Worker
 
 # A worker reports every two seconds; after this many without word it counts as gone.
 WORKER_ALIVE_SECONDS = 15.0
@@ -109,11 +110,21 @@ class Reader:
             return {queue: (count, max(0.0, oldest)) for queue, count, oldest in connection.execute(query)}
 
     def steps_to_wake(self, older_than: float) -> list[ReadyStep]:
-        """Each step that has been ready to run for `older_than` seconds."""
-        due = sa.and_(READY, steps.c.not_before <= now() - older_than)
-        query = sa.select(steps.c.step_id, steps.c.queue).where(due).order_by(steps.c.queued_at).limit(WOKEN_AT_ONCE)
+        """Each step that has been ready to run for `older_than` seconds, or has rested after a lost attempt."""
+        rested = sa.and_(steps.c.attempt > 0, RESTED)
+        due = sa.or_(steps.c.not_before <= now() - older_than, rested, CLOCK_WAS_SET_BACK)
+        query = sa.select(steps.c.step_id, steps.c.queue).where(READY, due)
         with reading(self.database) as connection:
-            return [ReadyStep(row.step_id, row.queue) for row in connection.execute(query)]
+            rows = connection.execute(query.order_by(steps.c.queued_at).limit(WOKEN_AT_ONCE))
+            return [ReadyStep(row.step_id, row.queue) for row in rows]
+
+    def held_leases(self) -> list[HeldLease]:
+        """Of every attempt that runs."""
+        overdue = (steps.c.lease_until < now()).label("overdue")
+        query = sa.select(steps.c.step_id, steps.c.attempt, steps.c.lease_until, overdue)
+        with reading(self.database) as connection:
+            rows = connection.execute(query.where(steps.c.status == Status.STARTED))
+            return [HeldLease(row.step_id, row.attempt, row.lease_until, bool(row.overdue)) for row in rows]
 
     def unknown(self, task_ids: Iterable[str]) -> set[str]:
         """Those of the ids that no task has."""

@@ -12,6 +12,11 @@ WORKER: sa.BindParameter[str] = sa.bindparam("by_worker")
 LEASE: sa.BindParameter[float] = sa.bindparam("lease_seconds")
 IS_MINE = sa.and_(steps.c.step_id == STEP, steps.c.attempt == ATTEMPT, steps.c.status == Status.STARTED)
 
+# A step that rests until after any pause there is waits for a clock that has since been set back.
+LONGEST_REST_SECONDS = 60.0
+CLOCK_WAS_SET_BACK = steps.c.not_before > now() + LONGEST_REST_SECONDS
+RESTED = sa.or_(steps.c.not_before <= now(), CLOCK_WAS_SET_BACK)
+
 INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now(), artifacts={})
 INSERT_STEP = steps.insert().values(
     status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), not_before=now(), artifacts={}
@@ -26,7 +31,7 @@ LOCK_TASK_OF = (
 CLAIM = (
     steps.update()
     .where(steps.c.step_id == STEP, steps.c.status == Status.QUEUED)
-    .where(steps.c.waits_for == 0, steps.c.not_before <= now())
+    .where(steps.c.waits_for == 0, RESTED)
     .values(
         status=Status.STARTED,
         attempt=steps.c.attempt + 1,

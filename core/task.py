@@ -168,6 +168,15 @@ class Claim:
     """Whether a callback wants to know how far the task is."""
 
 
+class HeldLease(NamedTuple):
+    """What an attempt holds a step by. Each renewal changes `lease_until`; `overdue` is by the database's clock."""
+
+    step_id: str
+    attempt: int
+    lease_until: float
+    overdue: bool
+
+
 @dataclass(frozen=True)
 class Worker:
     """A worker as it last reported. `engines` maps each engine it serves to {"ready": bool, "reason": str | None}."""

@@ -74,7 +74,7 @@ class Deliverer:
                 return
 
     async def _try(self, client: httpx2.AsyncClient, delivery: Delivery) -> None:
-        names = {"delivery_id": delivery.delivery_id, "task_id": delivery.task_id, "event": delivery.event}
+        names = {"delivery_id": delivery.delivery_id, "task_id": delivery.task_id, "tells": delivery.event}
         try:
             answered, error = await self._post(client, delivery)
             await asyncio.to_thread(self._record, delivery, answered, error)

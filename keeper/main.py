@@ -1,4 +1,4 @@
-"""python -m keeper: once a second, keep the promises that nobody else will.
+"""python -m keeper: twice a second, keep the promises that nobody else will.
 
 It can be away for an hour and everything is late, nothing is wrong. Two at once do no harm.
 """
@@ -22,8 +22,9 @@ from core.startup import wait_for_ledger
 from core.storage import Storage
 from core.task import ID_PATTERN, id_seconds
 from keeper.deliverer import Deliverer
+from keeper.leases import Leases
 
-TICK_SECONDS = 1.0
+TICK_SECONDS = 0.5
 
 # A step just recorded is about to be woken by whoever recorded it.
 WAKE_AFTER_SECONDS = 2.0
@@ -35,6 +36,7 @@ log = structlog.get_logger(__name__)
 class Keeper:
     def __init__(self, settings: Settings, ledger: Ledger, storage: Storage, queue: StepQueue) -> None:
         self.settings, self.ledger, self.storage, self.queue = settings, ledger, storage, queue
+        self.leases = Leases(settings.lease_seconds)
         self._next_hour = 0.0
 
     def tick(self) -> None:
@@ -51,8 +53,9 @@ class Keeper:
 
     def take_over(self) -> None:
         """Steps whose worker gave no sign in time."""
-        for step_id in self.ledger.expire_leases(self.settings.max_attempts):
-            log.warning("lease_expired", step_id=step_id)
+        for lease in self.leases.dead(self.ledger.held_leases()):
+            if self.ledger.take_over(lease, self.settings.max_attempts):
+                log.warning("lease_expired", step_id=lease.step_id, attempt=lease.attempt)
 
     def wake(self) -> None:
         """Ready steps that no job stands for: Redis was away, or lost it, or a pause is over."""

@@ -104,6 +104,12 @@ def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
     return Settings(_env_file=None, data_dir=tmp_path / "data", redis_port=redis_server.port)
 
 
+def expire_leases(ledger: Ledger, max_attempts: int = 3) -> list[str]:
+    """Take every step whose lease ran out from its worker, as the keeper does after a moment of silence."""
+    overdue = [lease for lease in ledger.held_leases() if lease.overdue]
+    return [lease.step_id for lease in overdue if ledger.take_over(lease, max_attempts)]
+
+
 def new_task(engine: str = "preview", steps: list[NewStep] | None = None, callback: Callback | None = None) -> NewTask:
     return NewTask(
         task_id=new_id(),

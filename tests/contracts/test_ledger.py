@@ -15,7 +15,7 @@ from core.ledger import Ledger
 from core.reader import Reader, page_of_tasks
 from core.tables import attempts, events, metadata
 from core.task import Bounds, Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
-from tests.conftest import new_task
+from tests.conftest import expire_leases, new_task
 
 BROKEN = ErrorInfo("engine_failed", "it broke")
 
@@ -90,7 +90,7 @@ def test_renewing_carries_the_progress(ledger: Ledger) -> None:
 
 def test_a_lease_that_ran_out_is_taken_over_after_a_pause(ledger: Ledger) -> None:
     claim = begin(ledger, lease=-1)
-    assert ledger.expire_leases(max_attempts=3) == [claim.step.step_id]
+    assert expire_leases(ledger, max_attempts=3) == [claim.step.step_id]
     _, (step,) = ledger.task_with_steps(claim.task.task_id)
     assert step.status == Status.QUEUED
     assert ledger.claim(step.step_id, "w2", 60) is None, "it rests before the next attempt"
@@ -98,13 +98,13 @@ def test_a_lease_that_ran_out_is_taken_over_after_a_pause(ledger: Ledger) -> Non
 
 def test_a_lease_that_holds_is_left_alone(ledger: Ledger) -> None:
     begin(ledger)
-    assert ledger.expire_leases(max_attempts=3) == []
+    assert expire_leases(ledger, max_attempts=3) == []
 
 
 def test_a_zombie_attempt_cannot_write(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
     zombie = begin(ledger, lease=-1)
-    ledger.expire_leases(max_attempts=3)
+    expire_leases(ledger, max_attempts=3)
     heir = ledger.claim(zombie.step.step_id, "w2", 60)
     assert heir is not None
     assert heir.step.attempt == 2
@@ -122,7 +122,7 @@ def test_a_step_that_loses_every_attempt_fails_its_task(ledger: Ledger, monkeypa
     ((step_id, _),) = ledger.create(new := new_task())
     for _ in range(3):
         assert ledger.claim(step_id, "w", -1)
-        ledger.expire_leases(max_attempts=3)
+        expire_leases(ledger, max_attempts=3)
     task = ledger.task(new.task_id)
     assert task.status == Status.FAILED
     assert task.error is not None
@@ -136,7 +136,7 @@ def test_a_step_given_back_uses_up_no_attempt(ledger: Ledger) -> None:
         claim = ledger.claim(claim.step.step_id, "w", 60)
         assert claim is not None
     ledger.renew(claim, -1, 0, None)
-    ledger.expire_leases(max_attempts=2)
+    expire_leases(ledger, max_attempts=2)
     assert ledger.task(claim.task.task_id).status == Status.STARTED, "one attempt was lost, one is left"
 
 
@@ -212,7 +212,7 @@ def test_a_failed_step_stops_the_others_of_its_task(ledger: Ledger) -> None:
 def test_the_ledger_keeps_each_attempt(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
     lost = begin(ledger, lease=-1)
-    ledger.expire_leases(max_attempts=3)
+    expire_leases(ledger, max_attempts=3)
     finish(ledger, ledger.claim(lost.step.step_id, "w2", 60))
     with ledger.database.connect() as connection:
         rows = connection.execute(sa.select(attempts.c.attempt, attempts.c.worker_id, attempts.c.outcome)).all()
@@ -382,7 +382,7 @@ def work_off(ledger: Ledger, ready: list[ReadyStep], crash_every: int = 0) -> di
         tried[step_id] += 1
         if crash_every and sum(tried.values()) % crash_every == 0:
             ledger.renew(claim, -1, 0, None)
-            ledger.expire_leases(max_attempts=1000)
+            expire_leases(ledger, max_attempts=1000)
             ready.append(ReadyStep(step_id, "cpu"))
         else:
             ready += finish(ledger, claim) or []
@@ -427,7 +427,7 @@ def test_steps_added_by_an_attempt_that_was_taken_over_are_not_there(
 ) -> None:
     monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
     zombie = begin(ledger, lease=-1)
-    ledger.expire_leases(max_attempts=3)
+    expire_leases(ledger, max_attempts=3)
     assert ledger.finish(zombie, {}, {}, {}, more=[NewStep("clip", "cpu")]) is None
     _, found = ledger.task_with_steps(zombie.task.task_id)
     assert len(found) == 1

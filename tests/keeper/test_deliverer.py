@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from core.deliveries import RETRY_SECONDS, Delivery, DeliveryStatus
 from core.endpoints import FINAL_EVENTS, CallbackEvent
@@ -53,13 +54,15 @@ def wait_for_status(ledger: Ledger, task_id: str, status: DeliveryStatus) -> Del
 
 @pytest.mark.usefixtures("delivering")
 def test_a_callback_says_how_the_task_ended(ledger: Ledger, secret: str) -> None:
-    with receiving(secret) as receiver:
+    with receiving(secret) as receiver, capture_logs() as logs:
         ((step_id, _),) = ledger.create(new := new_task(callback=Callback(receiver.url, list(FINAL_EVENTS))))
         claim = ledger.claim(step_id, "w", 60)
         assert claim is not None
         ledger.fail(claim, ErrorInfo("engine_failed", "it broke"))
         delivery = wait_for_status(ledger, new.task_id, DeliveryStatus.DELIVERED)
         (received,) = receiver.received
+        wait_until(lambda: bool(logs), what="a line in the log")
+    assert logs[0]["event"] == "callback_tried"
     assert received.delivery_id == delivery.delivery_id
     assert received.body["type"] == "task.failed"
     data = received.body["data"]
@@ -104,7 +107,7 @@ def test_what_is_no_success_is_tried_again_with_the_same_id(
     monkeypatch.setattr("core.deliveries.RETRY_SECONDS", (1.1, 1.1))
     with receiving(secret, status=status) as receiver:
         task_id = canceled_task(ledger, receiver.url)
-        wait_until(lambda: len(receiver.received) == 1, what="the first try")
+        wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="the first try")
         receiver.status = 204
         delivery = wait_for_status(ledger, task_id, DeliveryStatus.DELIVERED)
     first, second = receiver.received

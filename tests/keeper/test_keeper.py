@@ -17,6 +17,7 @@ from tests.servers import free_port
 @pytest.fixture
 def keeper(settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
     monkeypatch.setattr("keeper.main.WAKE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("keeper.leases.SILENCE_SECONDS", 0.0)
     monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
     queue = StepQueue(settings)
     yield Keeper(settings, ledger, Storage(settings.resolved_storage_url), queue)
@@ -33,6 +34,7 @@ def test_a_step_that_nobody_rang_for_is_woken_once(keeper: Keeper) -> None:
 def test_a_step_whose_worker_died_is_queued_and_woken_again(keeper: Keeper) -> None:
     ((step_id, _),) = keeper.ledger.create(new_task())
     keeper.ledger.claim(step_id, "w1", lease_seconds=-1)
+    keeper.tick()
     keeper.tick()
     assert keeper.queue.rung_for("cpu") == {step_id}
     assert keeper.ledger.claim(step_id, "w2", 60) is not None

@@ -1,14 +1,15 @@
 """python -m app: serve the HTTP front."""
 
 import os
+import signal
 import sys
-import tempfile
 
 import uvicorn
 
 from app.http_metrics import MULTIPROCESS_FOLDER
 from core.config import Settings
 from core.errors import InvalidParameter
+from core.scratch import scratch_folder
 from core.spec import check_defaults
 
 
@@ -18,9 +19,11 @@ def main() -> None:
         check_defaults(settings)
     except InvalidParameter as error:
         sys.exit(f"kinora: the settings do not fit: {error.message}")
-    with tempfile.TemporaryDirectory(prefix="kinora-metrics-") as folder:
+    # uvicorn stops in order and then raises the signal again, for whoever handled it before.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    with scratch_folder("metrics") as folder:
         if settings.api_workers > 1:
-            os.environ[MULTIPROCESS_FOLDER] = folder
+            os.environ[MULTIPROCESS_FOLDER] = str(folder)
         uvicorn.run(
             "app.main:create_app",
             factory=True,

@@ -215,7 +215,7 @@ class Ledger(Reader):
         """Queue the step again at once, without using up an attempt."""
         with writing(self.database) as tx:
             self._lock_task_of(tx, claim.step.step_id)
-            return self._end_step(tx, claim, Status.QUEUED, "given_back", queued_at=steps.c.queued_at)
+            return self._end_step(tx, claim, Status.QUEUED, "given_back")
 
     # --- from outside ---
 
@@ -309,7 +309,7 @@ class Ledger(Reader):
         **values: Any,
     ) -> bool:
         if status == Status.QUEUED:
-            values = {"queued_at": now(), "not_before": now(), "progress": 0, "phase": None} | values
+            values = {"not_before": now(), "progress": 0, "phase": None} | values  # it keeps its place in the queue
         else:
             values |= {"finished_at": now()}
         update = steps.update().where(statements.IS_MINE)

@@ -36,12 +36,21 @@ class StepQueue:
     def __init__(self, settings: Settings) -> None:
         self.redis = connect_redis(settings, socket_timeout=TIMEOUT_SECONDS)
 
-    def wake(self, step_id: str, queue: str) -> None:
-        """Ring for a step. Raises QueueUnavailable; whoever recorded the step in the ledger may go on."""
+    def wake(self, step_id: str, queue: str, at_front: bool = False) -> None:
+        """Ring for a step; `at_front` for one that has waited its turn before.
+
+        Raises QueueUnavailable; whoever recorded the step in the ledger may go on.
+        """
         with _translated():
             # Stored as JSON and answered by worker/rq_worker.py, which takes the id and deletes the job.
             Queue(queue, connection=self.redis, serializer=SERIALIZER).enqueue_call(
-                STEP_FUNCTION, args=(step_id,), job_id=step_id, timeout=-1, result_ttl=0, failure_ttl=0
+                STEP_FUNCTION,
+                args=(step_id,),
+                job_id=step_id,
+                timeout=-1,
+                result_ttl=0,
+                failure_ttl=0,
+                at_front=at_front,
             )
 
     def rung_for(self, queue: str) -> set[str]:

@@ -102,7 +102,7 @@ class Reader:
     def waiting(self) -> dict[str, tuple[int, float]]:
         """For each queue with ready steps: how many wait, and for how many seconds the oldest has."""
         query = (
-            sa.select(steps.c.queue, sa.func.count(), now() - sa.func.min(steps.c.queued_at))
+            sa.select(steps.c.queue, sa.func.count(), now() - sa.func.min(steps.c.not_before))
             .where(READY)
             .group_by(steps.c.queue)
         )

@@ -1,5 +1,6 @@
 """Bytes by key: a folder by default, an object store by `STORAGE_URL`. Inputs and artifacts, nothing else."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -34,8 +35,9 @@ def task_prefix(task_id: str) -> str:
 
 class Storage:
     def __init__(self, url: str) -> None:
-        if url.startswith("file://"):
-            self._store: ObjectStore = LocalStore(url.removeprefix("file://"), mkdir=True, automatic_cleanup=True)
+        self._folder = Path(url.removeprefix("file://")) if url.startswith("file://") else None
+        if self._folder:
+            self._store: ObjectStore = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
             self._probe: ObjectStore = self._store
         else:
             # Keys, endpoint and region of an object store come from its usual variables (AWS_…, GOOGLE_…, AZURE_…).
@@ -70,6 +72,8 @@ class Storage:
             for key in keys:
                 with suppress(FileNotFoundError):
                     self._store.delete(key)
+            if self._folder:  # what a killed process had half written is in no list
+                shutil.rmtree(self._folder / task_prefix(task_id), ignore_errors=True)
 
     def task_ids(self) -> Iterator[str]:
         """Of every task that has anything stored."""

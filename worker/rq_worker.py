@@ -29,6 +29,9 @@ HEARTBEAT_SECONDS = 5.0
 
 
 class StepWorker(SimpleWorker):
+    # RQ would double its pause up to a minute, so that a worker slept on long after Redis was back.
+    max_connection_wait_time = 1.0
+
     def __init__(
         self, queue: str, connection: "Redis", answer: Callable[[str], bool], hurry: Callable[[], None] = lambda: None
     ) -> None:

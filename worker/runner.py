@@ -132,7 +132,7 @@ def hand_over(kit: Kit) -> None:
     attempt.stop()
     try:
         if kit.ledger.give_back(claim):
-            _wake([ReadyStep(claim.step.step_id, claim.step.queue)], kit)
+            _wake([ReadyStep(claim.step.step_id, claim.step.queue)], kit, at_front=True)
             log.info("step_given_back", step_id=claim.step.step_id)
     except Unavailable as error:
         log.warning("step_not_given_back", step_id=claim.step.step_id, reason=error.message)  # its lease runs out
@@ -156,9 +156,9 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def _wake(ready: list[ReadyStep], kit: Kit) -> None:
+def _wake(ready: list[ReadyStep], kit: Kit, at_front: bool = False) -> None:
     for step_id, queue in ready:
         try:
-            kit.queue.wake(step_id, queue)
+            kit.queue.wake(step_id, queue, at_front)
         except Unavailable as error:
             log.warning("step_not_woken", step_id=step_id, reason=error.message)  # the keeper will

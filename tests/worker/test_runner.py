@@ -48,7 +48,7 @@ def enqueue(kit: Kit, data: bytes | None, **changes: object) -> tuple[str, str]:
     clip = clip.model_copy(update=changes)
     task_id = new_id()
     steps = [NewStep("clip", "cpu", clip.model_dump())]
-    task = NewTask(task_id, "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
+    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
     if data is not None:
         kit.storage.put(task.input_key, data)
     ((step_id, _),) = kit.ledger.create(task)

@@ -1,7 +1,5 @@
 """The verb `clip`: one picture in, one MP4 and its thumbnail out."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
@@ -9,6 +7,7 @@ from PIL.Image import Image
 from core.config import Settings
 from core.errors import ArtifactNotFound, InputMissing, OutOfMemory
 from core.picture import read_picture
+from core.scratch import scratch_folder
 from core.spec import Clip
 from core.storage import Storage, artifact_key
 from core.task import Claim
@@ -33,8 +32,8 @@ def make_clip(
         attempt.shares |= {name: RENDER * share for name, share in renderer.phases.items()}
         picture = read_picture(attempt.keep_trying(lambda: _read_input(storage, claim)), settings.max_image_megapixels)
     frames, clip = _render(renderer, picture, clip, attempt)
-    with attempt.phase("encode_video"), tempfile.TemporaryDirectory(prefix="kinora-") as folder:
-        path = Path(folder) / "video.mp4"
+    with attempt.phase("encode_video"), scratch_folder("clip") as folder:
+        path = folder / "video.mp4"
         encode_mp4(frames, clip.fps, clip.quality, path, attempt.advance)
         video = path.read_bytes()
         thumbnail = first_frame_jpeg(frames)

@@ -1,0 +1,173 @@
+"""Faults into the running service, from a seeded list, and then the question whether every promise was kept.
+
+    python -m chaos [--faults 100] [--seed 1] [--postgres]
+
+Real processes, a real Redis, SQLite or a real PostgreSQL. Prints what was done and what came of it, writes
+bench/results/, and ends with 1 where anything was lost, stuck or done twice.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psutil
+
+from bench.report import machine, print_table, write
+from chaos.faults import FAULTS, POSTGRES_FAULTS, WEIGHTS
+from chaos.load import Load
+from chaos.reconcile import Verdict, reconcile
+from chaos.service import LEASE_SECONDS, Service
+from core.config import Settings
+from core.deliveries import DeliveryStatus
+from core.ledger import Ledger
+from core.queue import StepQueue
+from core.storage import Storage
+from core.task import Status
+from keeper import main as keeper_main
+from tests.receiver import receiving
+from tests.servers import PostgresServer, RedisServer, wait_until
+
+# What it takes a killed process to start again, on two cores that are busy.
+RECOVERY_SECONDS = 4.0
+# After the last fault everything must have ended by then. A callback whose keeper died waits for half a minute.
+SETTLE_SECONDS = 120.0
+
+
+def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = False) -> tuple[dict[str, Any], Verdict]:
+    """Returns what was done, with its figures, and the verdict."""
+    random, done = Random(seed), Counter[str]()
+    kinds = FAULTS | (POSTGRES_FAULTS if postgres else {})
+    weights = [WEIGHTS.get(name, 1) for name in kinds]
+    begun = time.monotonic()
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer())
+        server = stack.enter_context(PostgresServer()) if postgres else None
+        service = stack.enter_context(Service(folder, redis, server))
+        ledger = Ledger(Settings(_env_file=None, **_stores(service)).resolved_database_url)
+        stack.callback(ledger.close)
+        storage = Storage(f"file://{folder}/data/storage")
+        receiver = stack.enter_context(receiving(ledger.endpoints.secret("")))
+        load = Load(service, ledger, storage, receiver, seed)
+        load.start()
+        try:
+            while done.total() < faults:
+                name, at = random.choices(list(kinds), weights)[0], time.time()
+                if kinds[name](service, random):
+                    done[name] += 1
+                    if not name.startswith("worker"):
+                        service.troubles.append((at, time.time() + RECOVERY_SECONDS))
+                    if not quiet:
+                        print(f"\r{done.total()} faults, {len(load.accepted.tasks)} tasks ", end="", file=sys.stderr)
+                time.sleep(random.uniform(0.2, 1.5))
+        finally:
+            load.stop()
+        settle(service, ledger)
+        sweep(ledger, storage, service)
+        verdict = reconcile(service, ledger, load.accepted, receiver)
+        restarts = service.restarts
+        processes = [psutil.Process(process.pid) for process in service.processes.values()]
+        processes += [child for process in processes for child in process.children(recursive=True)]
+        if any(service.leave_in_order()):
+            verdict.leftovers.append("a process that did not leave in order")
+        left = {path.name for path in service.temporary.iterdir()} - {"kinora-keeper"}
+        verdict.leftovers += [f"the temporary file {name}" for name in sorted(left)]
+    verdict.leftovers += [f"the process {process.pid} still runs" for process in processes if process.is_running()]
+    seconds = [takeover.seconds for takeover in verdict.takeovers]
+    undisturbed = [takeover.seconds for takeover in verdict.takeovers if not takeover.overlaps(service.troubles)]
+    figures = {
+        "faults": done.total(),
+        "faults by kind": dict(sorted(done.items())),
+        "restarts of processes": restarts,
+        "tasks": len(load.accepted.tasks),
+        "of them graphs of 30 steps": len(load.accepted.graphs),
+        **{f"{status} tasks": verdict.statuses[status] for status in (Status.FINISHED, Status.FAILED, Status.CANCELED)},
+        "failed with": dict(verdict.errors),
+        "requests that broke off or were refused, and repeated": load.accepted.broken + load.accepted.refused,
+        "callbacks received": len(receiver.received),
+        "lost": len(verdict.lost),
+        "stuck": len(verdict.stuck),
+        "double": len(verdict.double),
+        "left over": len(verdict.leftovers),
+        "takeovers": len(seconds),
+        "median takeover, s": statistics.median(seconds) if seconds else None,
+        "longest takeover, s": max(seconds, default=None),
+        "takeovers while nothing else was broken": len(undisturbed),
+        "longest of them, s": max(undisturbed, default=None),
+        "lease, s": LEASE_SECONDS,
+        "minutes": (time.monotonic() - begun) / 60,
+    }
+    return figures, verdict
+
+
+def settle(service: Service, ledger: Ledger) -> None:
+    """Wait until nothing is under way any more; what still is after SETTLE_SECONDS is stuck."""
+
+    def at_rest() -> bool:
+        under_way = [ledger.tasks(status=status, after=None, limit=1) for status in (Status.QUEUED, Status.STARTED)]
+        return not any(under_way) and ledger.deliveries.waiting()[DeliveryStatus.PENDING] == 0
+
+    service.wait_until_ready()
+    try:
+        wait_until(at_rest, SETTLE_SECONDS, "the end of every task")
+    except TimeoutError as error:
+        print(error, file=sys.stderr)
+
+
+def sweep(ledger: Ledger, storage: Storage, service: Service) -> None:
+    """The keeper's own, an hour early."""
+    settings = Settings(_env_file=None, **_stores(service))
+    queue, hour = StepQueue(settings), keeper_main.HOUR
+    keeper_main.HOUR = 0.0
+    try:
+        keeper_main.Keeper(settings, ledger, storage, queue).sweep()
+    finally:
+        keeper_main.HOUR = hour
+        queue.close()
+
+
+def _stores(service: Service) -> dict[str, Any]:
+    names = {"data_dir": "DATA_DIR", "database_url": "DATABASE_URL", "redis_port": "REDIS_PORT"}
+    return {name: service.environment[variable] for name, variable in names.items() if variable in service.environment}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
+    parser.add_argument("--faults", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--postgres", action="store_true", help="PostgreSQL instead of SQLite")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kinora-chaos-", ignore_cleanup_errors=True) as folder:
+        figures, verdict = run(Path(folder), given.faults, given.seed, given.postgres)
+        if verdict.broken:
+            print(f"\nthe logs are in {keep(Path(folder))}", file=sys.stderr)
+    print("\n")
+    print_table([{"fault": name, "times": times} for name, times in figures["faults by kind"].items()])
+    print()
+    plain = {name: value for name, value in figures.items() if name != "faults by kind"}
+    print_table([{"figure": name, "value": value} for name, value in plain.items()])
+    for line in verdict.broken:
+        print(line)
+    database = "postgresql" if given.postgres else "sqlite"
+    where = machine("redis", "sqlalchemy", "fastapi", "rq")
+    results = {"command": f"scripts/chaos {' '.join(sys.argv[1:])}", "seed": given.seed, "machine": where}
+    print(f"\nwritten to {write(f'chaos-{database}', results | {'figures': figures})}")
+    sys.exit(bool(verdict.broken))
+
+
+def keep(folder: Path) -> Path:
+    """The processes' logs, beyond the end of the run."""
+    kept = Path(tempfile.mkdtemp(prefix="kinora-chaos-logs-"))
+    for log in folder.glob("*.log"):
+        (kept / log.name).write_bytes(log.read_bytes())
+    return kept
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What is done to the service: each fault is over when its function returns, or undoes itself a little later."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from random import Random
+
+from chaos.points import POINTS, Point, arm
+from chaos.service import LEASE_SECONDS, WORKERS, Service
+from keeper.leases import SILENCE_SECONDS
+
+Fault = Callable[[Service, Random], bool]
+"""Returns whether it came about."""
+
+# How long a process that was told to die at a point may take to get there.
+POINT_SECONDS = 4.0
+# Long enough for another worker to have the step.
+FROZEN_SECONDS = LEASE_SECONDS + SILENCE_SECONDS + 2.0
+
+
+def kill(name: str | None, how: signal.Signals, service: Service, random: Random) -> bool:
+    """`name` None: one of the workers."""
+    service.send(name or random.choice(WORKERS), how)
+    return True
+
+
+def freeze_worker(service: Service, random: Random) -> bool:
+    """Beyond its lease. The others go on meanwhile; then it wakes up and must not write."""
+    name = random.choice(WORKERS)
+    service.send(name, signal.SIGSTOP)
+    thaw = threading.Timer(FROZEN_SECONDS, service.send, [name, signal.SIGCONT])
+    thaw.daemon = True
+    thaw.start()
+    return True
+
+
+def freeze(name: str, seconds: float, service: Service, _random: Random) -> bool:
+    service.send(name, signal.SIGSTOP)
+    time.sleep(seconds)
+    service.send(name, signal.SIGCONT)
+    return True
+
+
+def keeper_away(service: Service, _random: Random) -> bool:
+    service.send("keeper", signal.SIGKILL, hold_down=True)
+    time.sleep(4.0)
+    service.release("keeper")
+    return True
+
+
+def die_at(point: Point, service: Service, _random: Random) -> bool:
+    armed = arm(service.points, point)
+    give_up = time.monotonic() + POINT_SECONDS
+    while armed.exists() and time.monotonic() < give_up:
+        time.sleep(0.01)
+    died = not armed.exists()
+    armed.unlink(missing_ok=True)
+    return died
+
+
+def restart_redis(service: Service, random: Random) -> bool:
+    service.redis.stop()  # it keeps nothing on disk: whatever it held is gone
+    time.sleep(random.uniform(0.1, 3.0))
+    service.redis.start()
+    return True
+
+
+def freeze_redis(service: Service, _random: Random) -> bool:
+    service.redis.process.send_signal(signal.SIGSTOP)
+    time.sleep(3.0)
+    service.redis.process.send_signal(signal.SIGCONT)
+    return True
+
+
+def wipe_redis(service: Service, _random: Random) -> bool:
+    service.redis.client.flushall()
+    return True
+
+
+def fill_redis(service: Service, _random: Random) -> bool:
+    service.redis.client.config_set("maxmemory", 1)
+    time.sleep(3.0)
+    service.redis.client.config_set("maxmemory", 0)
+    return True
+
+
+def redis_read_only(service: Service, _random: Random) -> bool:
+    """As after a failover, when clients still talk to what has become a replica."""
+    service.redis.client.replicaof("127.0.0.1", "1")
+    time.sleep(3.0)
+    service.redis.client.replicaof("NO", "ONE")
+    return True
+
+
+def storage_away(service: Service, _random: Random) -> bool:
+    """As a volume that is not mounted: a file lies where the folder was."""
+    tasks = service.folder / "data" / "storage" / "tasks"
+    away = tasks.with_name("away")
+    tasks.rename(away)
+    tasks.touch()
+    time.sleep(2.0)
+    tasks.unlink()
+    away.rename(tasks)
+    return True
+
+
+def crash_postgres(service: Service, random: Random) -> bool:
+    assert service.postgres
+    service.postgres.crash()
+    time.sleep(random.uniform(0.0, 3.0))
+    service.postgres.start()
+    return True
+
+
+def freeze_postgres(service: Service, _random: Random) -> bool:
+    assert service.postgres
+    service.postgres.freeze()
+    time.sleep(3.0)
+    service.postgres.thaw()
+    return True
+
+
+FAULTS: dict[str, Fault] = {
+    "worker killed": partial(kill, None, signal.SIGKILL),
+    "worker frozen beyond its lease": freeze_worker,
+    "worker told to stop": partial(kill, None, signal.SIGTERM),
+    "app killed": partial(kill, "app", signal.SIGKILL),
+    "app frozen 2 s": partial(freeze, "app", 2.0),
+    "keeper killed": partial(kill, "keeper", signal.SIGKILL),
+    "keeper frozen 3 s": partial(freeze, "keeper", 3.0),
+    "keeper away 4 s": keeper_away,
+    "Redis restarted empty": restart_redis,
+    "Redis frozen 3 s": freeze_redis,
+    "Redis wiped": wipe_redis,
+    "Redis full 3 s": fill_redis,
+    "Redis read-only 3 s": redis_read_only,
+    "storage away 2 s": storage_away,
+    **{f"{point.process} killed: {point.name}": partial(die_at, point) for point in POINTS},
+}
+POSTGRES_FAULTS: dict[str, Fault] = {"PostgreSQL crashed": crash_postgres, "PostgreSQL frozen 3 s": freeze_postgres}
+# What happens most, in the field too, happens most here.
+WEIGHTS = {"worker killed": 5, "worker frozen beyond its lease": 3, "app killed": 2}

@@ -1,0 +1,150 @@
+"""Callers of the service: uploads with all that a careful client does, graphs of many steps, and cancels."""
+
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import httpx2
+
+from chaos.service import Service
+from core.endpoints import FINAL_EVENTS
+from core.ledger import Ledger
+from core.spec import Clip
+from core.storage import Storage, input_key
+from core.task import Callback, NewStep, NewTask, Status, new_id
+from tests.conftest import SAMPLES
+from tests.receiver import Receiver
+
+PICTURE = (SAMPLES / "cat.jpg").read_bytes()
+# Mostly short clips, so that many meet each fault, and some that run for seconds.
+CLIPS = [
+    {"width": 64, "height": 64, "num_frames": 2},
+    {"width": 256, "height": 144, "num_frames": 25},
+    {"width": 512, "height": 288, "num_frames": 60},
+    {"width": 640, "height": 360, "num_frames": 150},
+]
+GRAPH_STEPS = 30
+MOST_WAITING = 4  # uploads pause above it, so that a step that is rung for again does not wait behind others
+
+
+@dataclass
+class Accepted:
+    """What the service promised."""
+
+    tasks: dict[str, str] = field(default_factory=dict)
+    """The task's id → the Idempotency-Key that it was asked for with."""
+    graphs: set[str] = field(default_factory=set)
+    canceled: set[str] = field(default_factory=set)
+    """Of which a caller was told so."""
+    refused: int = 0
+    """Answers such as 503, after which the caller asked again."""
+    broken: int = 0
+    """Connections that broke, likewise."""
+
+
+class Load:
+    def __init__(self, service: Service, ledger: Ledger, storage: Storage, receiver: Receiver, seed: int) -> None:
+        self.service, self.ledger, self.storage, self.receiver = service, ledger, storage, receiver
+        self.accepted = Accepted()
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._keep_asking, args=[Random(seed + number)]) for number in range(2)
+        ]
+        self._threads.append(threading.Thread(target=self._keep_making_graphs))
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _keep_asking(self, random: Random) -> None:
+        with httpx2.Client(base_url=self.service.url, timeout=10) as client:
+            while not self._ended.is_set():
+                if len(self.open_tasks()) > MOST_WAITING:
+                    self._ended.wait(0.1)
+                    continue
+                task_id = self.ask_until_accepted(client, random)
+                if random.random() < 0.1:
+                    self._ended.wait(random.uniform(0, 1.0))
+                    self.cancel(client, task_id, times=random.choice([1, 2]))
+                self._ended.wait(random.uniform(0, 0.3))
+
+    def open_tasks(self) -> list[Any]:
+        """Asked of the ledger, which answers while the service does not; nobody is asked while it is away."""
+        try:
+            return [
+                task
+                for status in (Status.QUEUED, Status.STARTED)
+                for task in self.ledger.tasks(status=status, after=None, limit=2 * MOST_WAITING)
+            ]
+        except Exception:
+            return [None] * (MOST_WAITING + 1)
+
+    def ask_until_accepted(self, client: httpx2.Client, random: Random) -> str:
+        key, clip = uuid.UUID(int=random.getrandbits(128)).hex, random.choices(CLIPS, [6, 3, 2, 1])[0]
+        fields = clip | {"callback_url": self.receiver.url, "seed": random.randrange(1000)}
+        while True:
+            try:
+                response = client.post(
+                    "/generate", files={"file": PICTURE}, data=fields, headers={"Idempotency-Key": key}
+                )
+            except httpx2.TransportError:
+                self.accepted.broken += 1
+            else:
+                if response.status_code == 202:
+                    task_id = str(response.json()["task_id"])
+                    self.accepted.tasks[task_id] = key
+                    return task_id
+                if response.status_code not in (429, 503, 507):
+                    raise AssertionError(f"{response.status_code} {response.text}")
+                self.accepted.refused += 1
+            time.sleep(0.2)
+
+    def cancel(self, client: httpx2.Client, task_id: str, times: int) -> None:
+        for _ in range(times):
+            try:
+                response = client.post(f"/cancel/{task_id}")
+            except httpx2.TransportError:
+                continue
+            if response.status_code == 200 and response.json()["status"] == "canceled":
+                self.accepted.canceled.add(task_id)
+
+    def _keep_making_graphs(self) -> None:
+        """No route makes tasks of many steps yet, so that these go straight into the ledger."""
+        while not self._ended.wait(15.0):
+            task_id = new_id()
+            try:
+                self.storage.put(input_key(task_id), PICTURE)
+                self.ledger.create(graph(task_id, self.receiver.url))
+            except Exception:
+                continue  # nobody was promised anything
+            self.accepted.tasks[task_id] = ""
+            self.accepted.graphs.add(task_id)
+
+
+def graph(task_id: str, callback_url: str) -> NewTask:
+    """Fan-out, fan-in and a tail: 14 clips, one more for each, all joined by a 29th step, and a last one."""
+    clip = Clip(
+        engine="preview", width=64, height=64, num_frames=2, fps=7, seed=1, fit="cover", quality=18, motion="auto"
+    )
+    half = (GRAPH_STEPS - 2) // 2
+    needs: list[tuple[int, ...]] = [(), *[()] * (half - 1), *[(number,) for number in range(half)]]
+    needs += [tuple(range(2 * half)), (2 * half,)]
+    return NewTask(
+        task_id=task_id,
+        owner="",
+        engine="preview",
+        params=clip.model_dump(exclude_none=True),
+        input_key=input_key(task_id),
+        input_sha256="",
+        warnings=[],
+        steps=[NewStep("clip", "cpu", clip.model_dump(), needed) for needed in needs],
+        callback=Callback(callback_url, list(FINAL_EVENTS)),
+    )

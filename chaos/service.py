@@ -1,0 +1,91 @@
+"""The whole service as processes that are started again when they die, as a supervisor would."""
+
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers import PostgresServer, RedisServer
+from tests.stack import Stack
+
+LEASE_SECONDS = 3.0
+WORKERS = ("worker-1", "worker-2", "worker-3")
+COMMANDS = {"app": ["app"], "keeper": ["keeper"]} | {name: ["worker", "--queue", "cpu"] for name in WORKERS}
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker's process that ended, or froze."""
+
+    pid: int
+    at: float
+
+
+class Service(Stack):
+    def __init__(self, folder: Path, redis: RedisServer, postgres: PostgresServer | None) -> None:
+        settings = {"LEASE_SECONDS": str(LEASE_SECONDS), "SHUTDOWN_GRACE": "1", "ENGINE": "preview"}
+        if postgres:
+            settings["DATABASE_URL"] = postgres.url
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
+        super().__init__(folder, redis, TMPDIR=str(self.temporary), **settings)
+        self.postgres = postgres
+        self.points = folder / "points"
+        self.points.mkdir()
+        self.deaths: list[Death] = []
+        self.troubles: list[tuple[float, float]] = []
+        """When something other than a worker was broken, and when it was well again."""
+        self.restarts = 0
+        self._held_down: set[str] = set()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._watch = threading.Thread(target=self._keep_up, name="supervisor")
+
+    def __enter__(self) -> "Service":
+        for name in COMMANDS:
+            self._start(name)
+        self._watch.start()
+        self.wait_until_ready()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._watch.join()
+        self.stop()
+
+    def leave_in_order(self) -> list[int]:
+        """Tell every process to stop, and give the exit codes."""
+        self._ended.set()
+        self._watch.join()
+        for process in self.processes.values():
+            process.terminate()
+        return [process.wait(30) for process in self.processes.values()]
+
+    def send(self, name: str, how: signal.Signals, hold_down: bool = False) -> None:
+        """Signal a process; `hold_down` keeps it from being started again until `release`."""
+        with self._lock:
+            if hold_down:
+                self._held_down.add(name)
+            process = self.processes[name]
+            if how == signal.SIGSTOP and name in WORKERS:
+                self.deaths.append(Death(process.pid, time.time()))
+            process.send_signal(how)
+
+    def release(self, name: str) -> None:
+        with self._lock:
+            self._held_down.discard(name)
+
+    def _start(self, name: str) -> None:
+        self.start(name, "chaos.points", str(self.points), *COMMANDS[name])
+
+    def _keep_up(self) -> None:
+        while not self._ended.wait(0.02):
+            with self._lock:
+                for name, process in list(self.processes.items()):
+                    if process.poll() is None or name in self._held_down:
+                        continue
+                    if name in WORKERS:
+                        self.deaths.append(Death(process.pid, time.time()))
+                    self.restarts += 1
+                    self._start(name)

@@ -1,0 +1,29 @@
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from core.scratch import scratch_folder
+
+
+def test_a_killed_process_leaves_a_folder_that_the_next_one_clears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = (
+        f"import os, tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
+        "from core.scratch import scratch_folder\n"
+        "with scratch_folder('clip') as folder:\n"
+        "    (folder / 'half.mp4').touch()\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False)
+    (left,) = tmp_path.iterdir()
+    with scratch_folder("metrics"):
+        assert left.exists(), "another purpose's is left alone"
+    with scratch_folder("clip") as mine, scratch_folder("clip") as another:
+        assert not left.exists()
+        assert sorted(tmp_path.iterdir()) == sorted([mine, another])
+    assert list(tmp_path.iterdir()) == []

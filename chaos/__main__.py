@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -44,7 +45,7 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
     """Returns what was done, with its figures, and the verdict."""
     random, done = Random(seed), Counter[str]()
     kinds = FAULTS | (POSTGRES_FAULTS if postgres else {})
-    weights = [WEIGHTS.get(name, 1) for name in kinds]
+    to_come = in_turns([name for name in kinds for _ in range(WEIGHTS.get(name, 1))], random)
     begun = time.monotonic()
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer())
@@ -58,7 +59,7 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
         load.start()
         try:
             while done.total() < faults:
-                name, at = random.choices(list(kinds), weights)[0], time.time()
+                name, at = next(to_come), time.time()
                 if kinds[name](service, random):
                     done[name] += 1
                     if not name.startswith("worker"):
@@ -104,6 +105,12 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
         "minutes": (time.monotonic() - begun) / 60,
     }
     return figures, verdict
+
+
+def in_turns(names: list[str], random: Random) -> Iterator[str]:
+    """All of them in a random order, again and again, so that a short run too has most kinds."""
+    while True:
+        yield from random.sample(names, len(names))
 
 
 def settle(service: Service, ledger: Ledger) -> None:

@@ -1,5 +1,7 @@
 """What is done to the service: each fault is over when its function returns, or undoes itself a little later."""
 
+import contextlib
+import os
 import signal
 import threading
 import time
@@ -8,8 +10,9 @@ from functools import partial
 from random import Random
 
 from chaos.points import POINTS, Point, arm
-from chaos.service import LEASE_SECONDS, WORKERS, Service
+from chaos.service import LEASE_SECONDS, WORKERS, Death, Service
 from keeper.leases import SILENCE_SECONDS
+from tests.servers import wait_until
 
 Fault = Callable[[Service, Random], bool]
 """Returns whether it came about."""
@@ -30,9 +33,7 @@ def freeze_worker(service: Service, random: Random) -> bool:
     """Beyond its lease. The others go on meanwhile; then it wakes up and must not write."""
     name = random.choice(WORKERS)
     service.send(name, signal.SIGSTOP)
-    thaw = threading.Timer(FROZEN_SECONDS, service.send, [name, signal.SIGCONT])
-    thaw.daemon = True
-    thaw.start()
+    later(lambda: service.send(name, signal.SIGCONT))
     return True
 
 
@@ -51,13 +52,42 @@ def keeper_away(service: Service, _random: Random) -> bool:
 
 
 def die_at(point: Point, service: Service, _random: Random) -> bool:
-    armed = arm(service.points, point)
+    return catch(point, signal.SIGKILL, service) is not None
+
+
+def freeze_at(point: Point, service: Service, _random: Random) -> bool:
+    """At that very moment, and beyond its lease."""
+    pid = catch(point, signal.SIGSTOP, service)
+    if pid is None:
+        return False
+    service.deaths.append(Death(pid, time.time()))
+    later(lambda: os.kill(pid, signal.SIGCONT))
+    return True
+
+
+def catch(point: Point, how: signal.Signals, service: Service) -> int | None:
+    """The process that came to `point` and was sent the signal there."""
+    armed, caught = arm(service.points, point, how), service.points / "caught"
+    caught.unlink(missing_ok=True)
     give_up = time.monotonic() + POINT_SECONDS
     while armed.exists() and time.monotonic() < give_up:
         time.sleep(0.01)
-    died = not armed.exists()
-    armed.unlink(missing_ok=True)
-    return died
+    try:
+        armed.unlink()
+    except FileNotFoundError:
+        wait_until(lambda: caught.exists() and bool(caught.read_text()), what="the process at the point")
+        return int(caught.read_text())
+    return None
+
+
+def later(undo: Callable[[], None]) -> None:
+    def undone() -> None:
+        with contextlib.suppress(ProcessLookupError):  # it was killed meanwhile
+            undo()
+
+    thaw = threading.Timer(FROZEN_SECONDS, undone)
+    thaw.daemon = True
+    thaw.start()
 
 
 def restart_redis(service: Service, random: Random) -> bool:
@@ -138,6 +168,7 @@ FAULTS: dict[str, Fault] = {
     "Redis read-only 3 s": redis_read_only,
     "storage away 2 s": storage_away,
     **{f"{point.process} killed: {point.name}": partial(die_at, point) for point in POINTS},
+    **{f"worker frozen: {point.name}": partial(freeze_at, point) for point in POINTS if point.process == "worker"},
 }
 POSTGRES_FAULTS: dict[str, Fault] = {"PostgreSQL crashed": crash_postgres, "PostgreSQL frozen 3 s": freeze_postgres}
 # What happens most, in the field too, happens most here.

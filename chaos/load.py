@@ -88,7 +88,7 @@ class Load:
             return [None] * (MOST_WAITING + 1)
 
     def ask_until_accepted(self, client: httpx2.Client, random: Random) -> str:
-        key, clip = uuid.UUID(int=random.getrandbits(128)).hex, random.choices(CLIPS, [6, 3, 2, 1])[0]
+        key, clip = uuid.UUID(int=random.getrandbits(128)).hex, random.choices(CLIPS, [4, 3, 3, 2])[0]
         fields = clip | {"callback_url": self.receiver.url, "seed": random.randrange(1000)}
         while True:
             try:

@@ -1,8 +1,9 @@
-"""Runs a process of Kinora that dies at a named point when it is told to:
+"""Runs a process of Kinora that dies, or freezes, at a named point when it is told to:
 
     python -m chaos.points FOLDER worker --queue cpu
 
-A point is armed by a file of its name in FOLDER. Who takes the file away kills itself there, as `kill -9` would.
+A point is armed by a file of its name in FOLDER, which holds a signal's number. Who takes the file away sends that
+signal to itself there, and leaves its process id in the file `caught`.
 """
 
 import contextlib
@@ -45,11 +46,12 @@ POINTS = [
 ]
 
 
-def arm(folder: Path, point: Point) -> Path:
-    """The file that is gone once somebody has died there."""
-    path = folder / point.name
-    path.touch()
-    return path
+def arm(folder: Path, point: Point, how: signal.Signals) -> Path:
+    """The file that is gone once somebody has come there."""
+    written, armed = folder / "written", folder / point.name
+    written.write_text(str(int(how)))
+    written.rename(armed)
+    return armed
 
 
 def install(folder: Path, point: Point) -> None:
@@ -57,19 +59,23 @@ def install(folder: Path, point: Point) -> None:
 
     def works_until_armed(*given: Any, **named: Any) -> Any:
         if point.before:
-            die_if_armed(folder / point.name)
+            stop_if_armed(folder / point.name)
         result = work(*given, **named)
         if not point.before and point.matters(result, given):
-            die_if_armed(folder / point.name)
+            stop_if_armed(folder / point.name)
         return result
 
     setattr(point.owner, point.method, works_until_armed)
 
 
-def die_if_armed(path: Path) -> None:
+def stop_if_armed(armed: Path) -> None:
+    mine = armed.with_name(f"taken by {os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
+        armed.rename(mine)
+        how = int(mine.read_text())
+        mine.unlink()
+        armed.with_name("caught").write_text(str(os.getpid()))
+        os.kill(os.getpid(), how)
 
 
 def main() -> None:

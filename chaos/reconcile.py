@@ -125,7 +125,14 @@ def _check_ledger(verdict: Verdict, ledger: Ledger) -> None:
         .join(tasks, tasks.c.task_id == steps.c.task_id)
         .where(tasks.c.status == Status.FINISHED, steps.c.status != Status.FINISHED)
     )
+    by_another = (
+        sa.select(attempts.c.step_id, attempts.c.attempt)
+        .join(steps, steps.c.step_id == attempts.c.step_id)
+        .where(attempts.c.outcome == "finished", attempts.c.attempt != steps.c.attempt)
+    )
     with ledger.database.connect() as connection:
+        for step_id, attempt in connection.execute(by_another):
+            verdict.double.append(f"the step {step_id} was finished by its attempt {attempt}, which was not its newest")
         verdict.double += [f"{task_id} ended {count} times" for task_id, count in connection.execute(ends) if count > 1]
         for step_id, count in connection.execute(finished.group_by(attempts.c.step_id)):
             if count > 1:

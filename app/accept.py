@@ -13,7 +13,8 @@ from core.destination import check_destination
 from core.engines import Engine, find_engine, known_engines
 from core.errors import EngineUnavailable, QueueFull, QueueUnavailable, StorageFull, TaskExists
 from core.picture import read_picture
-from core.spec import ClipRequest, resolve
+from core.spec import Clip, ClipRequest, resolve
+from core.speeds import Kind
 from core.storage import input_key
 from core.task import Bounds, Callback, IdempotencyKey, NewStep, NewTask, Worker, new_id
 
@@ -51,7 +52,7 @@ def accept(
         input_key=input_key(task_id),
         input_sha256=hashlib.sha256(picture).hexdigest(),
         warnings=warnings,
-        steps=[NewStep(verb="clip", queue=engine.queue, params=clip.model_dump())],
+        steps=[NewStep("clip", engine.queue, clip.model_dump(), size=clip.size, work=clip.work)],
         callback=callback,
     )
     sent = fingerprint(request, task.input_sha256, callback)
@@ -66,7 +67,8 @@ def accept(
         return made.task_id
     except QueueFull as full:
         services.storage.delete_task(task_id)
-        raise QueueFull(full.message, retry_after=seconds_to_a_free_place(services, engine, workers)) from full
+        retry_after = seconds_to_a_free_place(services, clip, engine.queue, workers)
+        raise QueueFull(full.message, retry_after=retry_after) from full
     for step_id, queue in ready:
         wake(services, step_id, queue)
     return task_id
@@ -79,10 +81,10 @@ def require_disk_space(settings: Settings) -> None:
         raise StorageFull(f"only {free:.0f} MB of disk space are free; {settings.min_free_disk_mb} MB must be left")
 
 
-def seconds_to_a_free_place(services: Services, engine: Engine, workers: list[Worker]) -> int:
+def seconds_to_a_free_place(services: Services, clip: Clip, queue: str, workers: list[Worker]) -> int:
     """How long one place in the queue takes to come free, as measured: a step's time shared by the live workers."""
-    seconds = services.ledger.means("task_running_seconds").get(engine.name, 5.0)
-    alive = sum(worker.alive and worker.queue == engine.queue for worker in workers)
+    seconds = services.ledger.speeds().seconds(Kind(clip.engine, "clip", clip.size, clip.work)) or 5.0
+    alive = sum(worker.alive and worker.queue == queue for worker in workers)
     return max(1, min(60, math.ceil(seconds / max(1, alive))))
 
 

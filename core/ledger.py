@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from core import deliveries, statements, tallies
+from core import deliveries, speeds, statements, tallies
 from core.database import migrate, writing
 from core.deliveries import Deliveries
 from core.endpoints import CallbackEvent, Endpoints
@@ -102,6 +102,8 @@ class Ledger(Reader):
                     "queue": step.queue,
                     "params": step.params,
                     "waits_for": len(waits_for),
+                    "size": step.size,
+                    "work": step.work,
                 }
             )
             if not waits_for:
@@ -150,7 +152,7 @@ class Ledger(Reader):
                 task = self._move_task(tx, task, Status.STARTED, started_at=row.started_at)
                 tallies.add(tx, Duration("task_waiting_seconds", task.engine, waited))
             tells_progress = bool(deliveries.wanted(tx, task, CallbackEvent.PROGRESS))
-            return Claim(step_from(row), task, waited, tells_progress)
+            return Claim(step_from(row), task, row.started_at, waited, tells_progress)
 
     def renew(self, claim: Claim, lease_seconds: float, progress: int, phase: str | None) -> bool:
         """Say that the attempt lives, and how far it is. False: canceled or taken over, the attempt must end."""
@@ -184,6 +186,7 @@ class Ledger(Reader):
                 tx, claim, Status.FINISHED, "finished", progress=100, artifacts=artifacts
             ):
                 return None
+            speeds.add(tx, speeds.kind_of(claim.step, task.engine), self._now(tx) - claim.started_at)
             tallies.add(
                 tx, *(Duration(f"phase_seconds:{name}", task.engine, seconds) for name, seconds in phases.items())
             )
@@ -245,7 +248,7 @@ class Ledger(Reader):
             row = tx.execute(sa.select(steps).where(unchanged)).one_or_none()
             if task is None or row is None:
                 return False
-            return self._end_lost_attempt(tx, Claim(step_from(row), task, 0.0), max_attempts, None)
+            return self._end_lost_attempt(tx, Claim(step_from(row), task, row.started_at, 0.0), max_attempts, None)
 
     def _end_lost_attempt(self, tx: sa.Connection, claim: Claim, max_attempts: int, error: ErrorInfo | None) -> bool:
         """Queue the step for another attempt after a growing pause; without one left, its task fails."""
@@ -342,11 +345,14 @@ class Ledger(Reader):
     def _end_task(self, tx: sa.Connection, task: Task, status: Status, **values: Any) -> None:
         observed: list[Count | Duration] = [Count(f"tasks_{status}", task.engine)]
         if task.started_at is not None and status == Status.FINISHED:  # others say nothing of how long it takes
-            ran = tx.execute(sa.select(now())).scalar_one() - task.started_at
+            ran = self._now(tx) - task.started_at
             observed.append(Duration("task_running_seconds", task.engine, ran))
         tallies.add(tx, *observed)
         # Last, so that the moment it writes down is the moment at which others can see the end.
         self._move_task(tx, task, status, finished_at=now(), **values)
+
+    def _now(self, tx: sa.Connection) -> float:
+        return float(tx.execute(statements.NOW).scalar_one())
 
     def _move_task(self, tx: sa.Connection, task: Task, status: Status, **values: Any) -> Task:
         """The caller holds the task's row, so nobody moved it since it was read."""

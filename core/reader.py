@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from core import tallies
 from core.database import connect, reading
 from core.errors import TaskNotFound
+from core.speeds import Kind, Speeds
 from core.statements import CLOCK_WAS_SET_BACK, RESTED
 from core.tables import now, steps, tasks, workers
 from core.task import ID_PATTERN, ErrorInfo, HeldLease, ReadyStep, Status, Step, Task, Worker
@@ -21,6 +22,7 @@ WOKEN_AT_ONCE = 500  # more would hold up the keeper's other duties
 
 TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id"))
 STEPS = sa.select(steps).where(steps.c.task_id == sa.bindparam("task_id")).order_by(steps.c.position)
+KIND = (tasks.c.engine, steps.c.verb, steps.c.size, steps.c.work)
 READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
 
 
@@ -85,19 +87,34 @@ class Reader:
         with reading(self.database) as connection:
             return [task_from(row) for row in connection.execute(page_of_tasks(status, after, limit))]
 
-    def steps_ahead(self, step: Step) -> dict[str, int]:
-        """How many steps wait before this one in its queue, by the engine of their task."""
+    def ahead_of(self, step: Step) -> list[tuple[Kind, int]]:
+        """The steps that wait before this one in its queue: how many of each kind."""
         before = sa.tuple_(steps.c.queued_at, steps.c.step_id) < sa.tuple_(
             sa.literal(step.queued_at), sa.literal(step.step_id)
         )
         query = (
-            sa.select(tasks.c.engine, sa.func.count().label("ahead"))
+            sa.select(*KIND, sa.func.count().label("ahead"))
             .join(steps, steps.c.task_id == tasks.c.task_id)
             .where(steps.c.queue == step.queue, READY, before)
-            .group_by(tasks.c.engine)
+            .group_by(*KIND)
         )
         with reading(self.database) as connection:
-            return {row.engine: row.ahead for row in connection.execute(query)}
+            return [(Kind(*kind), ahead) for *kind, ahead in connection.execute(query)]
+
+    def running(self, queue: str) -> dict[str, tuple[Kind, float]]:
+        """Each step of the queue that runs now: its kind, and for how many seconds it has run."""
+        query = (
+            sa.select(steps.c.step_id, now() - steps.c.started_at, *KIND)
+            .join(steps, steps.c.task_id == tasks.c.task_id)
+            .where(steps.c.status == Status.STARTED, steps.c.queue == queue)
+        )
+        with reading(self.database) as connection:
+            return {step_id: (Kind(*kind), max(0.0, ran)) for step_id, ran, *kind in connection.execute(query)}
+
+    def speeds(self) -> Speeds:
+        """How long steps take here."""
+        with reading(self.database) as connection:
+            return Speeds(connection)
 
     def waiting(self) -> dict[str, tuple[int, float]]:
         """For each queue with ready steps: how many wait, and for how many seconds the oldest has."""
@@ -153,10 +170,6 @@ class Reader:
     def counters(self) -> dict[tuple[str, str], int]:
         with reading(self.database) as connection:
             return tallies.counters(connection)
-
-    def means(self, name: str) -> dict[str, float]:
-        with reading(self.database) as connection:
-            return tallies.means(connection, name)
 
     def histograms(self) -> dict[tuple[str, str], tallies.Histogram]:
         with reading(self.database) as connection:

@@ -62,6 +62,17 @@ class Clip(BaseModel):
     decode_chunk_size: int | None = None
     motion: str | None = None
 
+    @property
+    def size(self) -> str:
+        """Clips of one size take about as long to make."""
+        steps = f" in {self.num_inference_steps} steps" if self.num_inference_steps else ""
+        return f"{self.width}x{self.height}x{self.num_frames}{steps}"
+
+    @property
+    def work(self) -> float:
+        """Pixels to compute: what the time of clips of different sizes compares by."""
+        return float(self.width * self.height * self.num_frames * (self.num_inference_steps or 1))
+
 
 def resolve(request: ClipRequest, engine: Engine, settings: Settings) -> tuple[Clip, list[str]]:
     """The clip that `request` means on `engine`, and a warning for each field that this engine does not use.

@@ -17,6 +17,7 @@ LONGEST_REST_SECONDS = 60.0
 CLOCK_WAS_SET_BACK = steps.c.not_before > now() + LONGEST_REST_SECONDS
 RESTED = sa.or_(steps.c.not_before <= now(), CLOCK_WAS_SET_BACK)
 
+NOW = sa.select(now())
 INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now(), artifacts={})
 INSERT_STEP = steps.insert().values(
     status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), not_before=now(), artifacts={}

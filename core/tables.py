@@ -80,6 +80,8 @@ steps = Table(
     Column("lease_until", Double),
     Column("worker_id", String(64)),
     Column("artifacts", JSON, nullable=False),
+    Column("size", String(64), nullable=False, server_default=""),
+    Column("work", Double, nullable=False, server_default="0"),
     Index(None, "task_id", "position", unique=True),
     Index(None, "queue", "status", "queued_at"),
     Index(None, "status", "lease_until"),
@@ -200,4 +202,16 @@ tallies = Table(
     Column("bound", String(16), primary_key=True),
     Column("count", Integer, nullable=False),
     Column("total", Double, nullable=False),
+)
+
+# The mean seconds of a step, as measured.
+speeds = Table(
+    "speeds",
+    metadata,
+    Column("engine", String(64), primary_key=True),
+    Column("verb", String(32), primary_key=True),
+    Column("size", String(64), primary_key=True),
+    Column("work", Double, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("seconds", Double, nullable=False),
 )

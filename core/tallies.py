@@ -73,18 +73,6 @@ class Histogram:
         return sum(self.counts.values())
 
 
-MEANS = (
-    sa.select(tallies.c.engine, (sa.func.sum(tallies.c.total) / sa.func.sum(tallies.c.count)).label("mean"))
-    .where(tallies.c.name == sa.bindparam("of_name"), tallies.c.bound != COUNTER)
-    .group_by(tallies.c.engine)
-)
-
-
-def means(connection: sa.Connection, name: str) -> dict[str, float]:
-    """The mean of the histogram `name` in seconds, by engine; those never measured are left out."""
-    return {row.engine: row.mean for row in connection.execute(MEANS, {"of_name": name})}
-
-
 def counters(connection: sa.Connection) -> dict[tuple[str, str], int]:
     """Every counter by (name, engine)."""
     columns = sa.select(tallies.c.name, tallies.c.engine, tallies.c.count)

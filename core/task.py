@@ -53,12 +53,15 @@ def id_seconds(task_id: str) -> float:
 
 @dataclass(frozen=True)
 class NewStep:
-    """A step to record. `needs` holds the positions of earlier steps in the same task whose artifacts it uses."""
+    """A step to record. `needs` holds the positions of earlier steps in the same task whose artifacts it uses;
+    steps of one `size` take about as long, and those of another in proportion to their `work`."""
 
     verb: str
     queue: str
     params: dict[str, Any] = field(default_factory=dict)
     needs: tuple[int, ...] = ()
+    size: str = ""
+    work: float = 0.0
 
 
 class ReadyStep(NamedTuple):
@@ -154,6 +157,8 @@ class Step:
     waits_for: int
     worker_id: str | None
     artifacts: dict[str, str]
+    size: str
+    work: float
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,8 @@ class Claim:
 
     step: Step
     task: Task
+    started_at: float
+    """By the database's clock, in seconds since the epoch."""
     waited: float
     """Seconds from becoming ready to this claim."""
     tells_progress: bool = False

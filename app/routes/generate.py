@@ -8,10 +8,11 @@ from pydantic import BaseModel, Field
 from app.accept import accept
 from app.deps import Given
 from app.errors import documented
+from app.eta import at_acceptance
 from core import errors
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.spec import ClipRequest
-from core.task import Callback
+from core.task import Callback, Status
 
 router = APIRouter(tags=["tasks"])
 
@@ -27,7 +28,9 @@ class GenerateForm(ClipRequest):
 
 class Accepted(BaseModel):
     task_id: str = Field(examples=["01a1fd3450027302a9e88e163fd55fdb"])
-    status: str = "queued"
+    status: Status = Field(description="Another than `queued` where an `Idempotency-Key` found an earlier task")
+    queue_position: int | None = Field(description="1 is next", examples=[3])
+    eta_seconds: float | None = Field(description="Until the end; null until such a task has been measured")
     status_url: str = Field(examples=["http://127.0.0.1:8000/status/01a1fd3450027302a9e88e163fd55fdb"])
     result_url: str = Field(examples=["http://127.0.0.1:8000/results/01a1fd3450027302a9e88e163fd55fdb"])
 
@@ -64,10 +67,13 @@ def generate(
     picture = _read_upload(form, services.settings.max_upload_mb)
     asked = ClipRequest(**form.model_dump(include=set(ClipRequest.model_fields), exclude_none=True))
     task_id = accept(services, picture, asked, idempotency_key, _callback(form))
-    base = services.settings.public_url or str(request.base_url)
-    base = base.rstrip("/")
+    status, outlook = at_acceptance(services, task_id)
+    base = (services.settings.public_url or str(request.base_url)).rstrip("/")
     return Accepted(
         task_id=task_id,
+        status=status,
+        queue_position=outlook.queue_position,
+        eta_seconds=outlook.eta_seconds,
         status_url=f"{base}/status/{task_id}",
         result_url=f"{base}/results/{task_id}",
     )

@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 from app.deps import Services
 from app.main import create_app
 from core.config import Settings
+from core.errors import LedgerUnavailable
 from core.queue import StepQueue
 from tests.app.conftest import CAT, png, upload, worker_that_says
 from tests.servers import free_port
@@ -25,6 +26,8 @@ def test_an_upload_is_answered_with_a_task_id_and_where_to_look(client: TestClie
     assert body == {
         "task_id": body["task_id"],
         "status": "queued",
+        "queue_position": 1,
+        "eta_seconds": None,
         "status_url": f"http://testserver/status/{body['task_id']}",
         "result_url": f"http://testserver/results/{body['task_id']}",
     }
@@ -131,6 +134,17 @@ def test_with_redis_away_a_task_is_accepted_all_the_same(client: TestClient, ser
     client.app.state.services = Services(services.settings, services.ledger, services.storage, away)
     assert client.get(f"/status/{upload(client)}").json()["status"] == "queued"
     away.close()
+
+
+def test_a_task_that_is_recorded_is_accepted_though_the_ledger_is_away_a_moment_later(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise LedgerUnavailable("away")
+
+    monkeypatch.setattr(services.ledger, "task_with_steps", away)
+    response = client.post("/generate", files={"file": CAT})
+    assert (response.status_code, response.json()["eta_seconds"]) == (202, None)
 
 
 def test_auto_takes_the_gpu_engine_where_a_worker_has_cuda(client: TestClient, services: Services) -> None:

@@ -1,11 +1,14 @@
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app.deps import Services
+from app.eta import wait
 from core.task import Claim, ErrorInfo
-from tests.app.conftest import upload, worker_that_says
+from tests.app.conftest import CAT, upload, worker_that_says
 
 
 def test_a_queued_task_says_its_place(client: TestClient) -> None:
@@ -41,12 +44,55 @@ def test_a_failed_task_says_why(client: TestClient, services: Services, claim: C
     assert body["error"] == {"code": "gpu_out_of_memory", "message": "too big"}
 
 
-def test_the_eta_comes_from_what_was_measured(client: TestClient, services: Services, finished: str) -> None:
+@pytest.fixture
+def measured(services: Services, claim: Callable[[str], Claim], client: TestClient) -> None:
+    """A live worker, a clip of 25 frames that took 10 s, and one of 50 frames that took 18 s."""
     services.ledger.report_worker(worker_that_says("cpu", "cpu", "preview", None))
-    mean = services.ledger.means("task_running_seconds")["preview"]
-    upload(client)
-    eta = client.get(f"/status/{upload(client)}").json()["eta_seconds"]
-    assert eta == pytest.approx(2 * mean, abs=0.1)
+    for frames, seconds in ((25, 10.0), (50, 18.0)):
+        taken = claim(upload(client, num_frames=frames))
+        services.ledger.finish(replace(taken, started_at=taken.started_at - seconds), {}, {}, {})
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize(("frames", "seconds"), [(25, 10), (50, 18), (100, 34)])
+def test_the_eta_comes_from_what_was_measured_of_this_size(client: TestClient, frames: int, seconds: float) -> None:
+    accepted = client.post("/generate", files={"file": CAT}, data={"num_frames": frames}).json()
+    assert accepted["queue_position"] == 1
+    assert accepted["eta_seconds"] == pytest.approx(seconds, abs=0.3)
+
+
+@pytest.mark.usefixtures("measured")
+def test_the_eta_counts_what_runs_what_waits_and_who_works(
+    client: TestClient, services: Services, claim: Callable[[str], Claim]
+) -> None:
+    claim(upload(client, num_frames=50))
+    upload(client, num_frames=25)
+    last = upload(client, num_frames=25)
+    assert client.get(f"/status/{last}").json()["eta_seconds"] == pytest.approx(18 + 10 + 10, abs=0.5)
+    second = replace(worker_that_says("cpu", "cpu", "preview", None), worker_id="w2")
+    services.ledger.report_worker(second)
+    assert client.get(f"/status/{last}").json()["eta_seconds"] == pytest.approx(10 + 10, abs=0.5)
+
+
+@pytest.mark.usefixtures("measured")
+def test_the_eta_of_a_running_task_goes_down(
+    client: TestClient, services: Services, claim: Callable[[str], Claim]
+) -> None:
+    task_id = claim(upload(client, num_frames=50)).task.task_id
+    first = client.get(f"/status/{task_id}").json()["eta_seconds"]
+    time.sleep(0.5)
+    assert client.get(f"/status/{task_id}").json()["eta_seconds"] == pytest.approx(first - 0.5, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("busy", "ahead", "workers", "seconds"),
+    [([], [], 1, 0), ([5], [], 1, 5), ([5], [], 2, 0), ([5, 3], [], 2, 3), ([5, 3], [4], 2, 5), ([], [1, 2, 3], 2, 2),
+     ([9, 5], [2], 1, 11)],
+)  # fmt: skip
+def test_a_step_waits_for_the_first_worker_that_is_free(
+    busy: list[float], ahead: list[float], workers: int, seconds: float
+) -> None:
+    assert wait(busy, ahead, workers) == seconds
 
 
 def test_with_nothing_measured_there_is_no_eta(client: TestClient) -> None:

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 from sqlalchemy import event, exc
 
 from core.errors import LedgerUnavailable
@@ -20,8 +23,9 @@ MIGRATION_LOCK = 0x6B696E6F7261  # "kinora": the key of PostgreSQL's advisory lo
 
 OLDEST_SQLITE = (3, 35)  # the first with RETURNING
 
-# A server that freezes must not freeze us: seconds to connect, milliseconds for a statement or a lock, and a dead
-# connection is noticed within about ten seconds.
+# A server that freezes must not freeze us: seconds to connect and for any answer, milliseconds for a statement or a
+# lock (which the server itself keeps), and a dead connection is noticed within about ten seconds.
+ANSWER_SECONDS = 20.0
 POSTGRESQL_OPTIONS = {
     "connect_timeout": 5,
     "options": "-c statement_timeout=15000 -c lock_timeout=10000",
@@ -34,7 +38,9 @@ POSTGRESQL_OPTIONS = {
 
 def connect(url: str) -> sa.Engine:
     if sa.make_url(url).get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, connect_args=POSTGRESQL_OPTIONS)
+        engine = sa.create_engine(url, pool_pre_ping=True, connect_args=POSTGRESQL_OPTIONS)
+        event.listen(engine, "do_connect", _connect_postgresql)
+        return engine
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         sys.exit(f"SQLite 3.35 or newer is needed; this Python has {sqlite3.sqlite_version}. Set DATABASE_URL instead")
     Path(sa.make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +48,22 @@ def connect(url: str) -> sa.Engine:
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+class ImpatientConnection(psycopg.Connection[Any]):
+    """Gives a server up that holds the connection but does not answer, which libpq would wait for without end."""
+
+    def wait(self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, timeout or ANSWER_SECONDS)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.pgconn.finish()  # whatever it may still answer is of no use to anyone
+            raise
+
+
+def _connect_postgresql(_dialect: Any, _record: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return ImpatientConnection.connect(*args, **options)
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

@@ -12,8 +12,8 @@ from core.database import migrate, writing
 from core.deliveries import Deliveries
 from core.endpoints import CallbackEvent, Endpoints
 from core.errors import IdempotencyMismatch, QueueFull, TaskExists
-from core.reader import WORKER_ALIVE_SECONDS, Reader, step_from, task_from
-from core.tables import attempts, idempotency_keys, needs, now, steps, tasks, workers
+from core.reader import ALIVE_SECONDS, Reader, step_from, task_from
+from core.tables import attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
 from core.tallies import Count, Duration
 from core.task import (
     Bounds,
@@ -284,13 +284,21 @@ class Ledger(Reader):
     def sign_off_worker(self, worker_id: str) -> None:
         """It left in order. Its row stays for a day, as the proof of what machines are there (`ENGINE=auto`)."""
         with writing(self.database) as tx:
-            gone = now() - WORKER_ALIVE_SECONDS
+            gone = now() - ALIVE_SECONDS
             tx.execute(workers.update().where(workers.c.worker_id == worker_id).values(seen_at=gone, step_id=None))
 
-    def forget_old_workers(self) -> None:
-        """Drop those not heard of for a day."""
+    def report_keeper(self, keeper_id: str) -> None:
+        """Record that this keeper lives."""
         with writing(self.database) as tx:
-            tx.execute(workers.delete().where(workers.c.seen_at < now() - WORKER_FORGOTTEN_SECONDS))
+            mine = keepers.c.keeper_id == keeper_id
+            if not tx.execute(keepers.update().where(mine).values(seen_at=now())).rowcount:
+                tx.execute(keepers.insert().values(keeper_id=keeper_id, seen_at=now()))
+
+    def forget_old_workers(self) -> None:
+        """Drop the workers and keepers not heard of for a day."""
+        with writing(self.database) as tx:
+            for table in (workers, keepers):
+                tx.execute(table.delete().where(table.c.seen_at < now() - WORKER_FORGOTTEN_SECONDS))
 
     # --- parts of moves; each runs inside the caller's transaction ---
 

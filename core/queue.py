@@ -64,9 +64,9 @@ class StepQueue:
             Job.fetch(step_id, connection=self.redis, serializer=SERIALIZER).delete()
 
     def ping(self) -> None:
-        """Raises QueueUnavailable."""
+        """Raises QueueUnavailable, also where Redis answers but takes no writes: full, or a replica."""
         with _translated():
-            self.redis.ping()
+            self.redis.set("kinora:ping", 1, ex=60)
 
     def close(self) -> None:
         self.redis.close()

@@ -12,11 +12,11 @@ from core.database import connect, reading
 from core.errors import TaskNotFound
 from core.speeds import Kind, Speeds
 from core.statements import CLOCK_WAS_SET_BACK, RESTED
-from core.tables import now, steps, tasks, workers
+from core.tables import keepers, now, steps, tasks, workers
 from core.task import ID_PATTERN, ErrorInfo, HeldLease, ReadyStep, Status, Step, Task, Worker
 
-# A worker reports every two seconds; after this many without word it counts as gone.
-WORKER_ALIVE_SECONDS = 15.0
+# Workers and keepers report every two seconds; after this many without word one counts as gone.
+ALIVE_SECONDS = 15.0
 
 WOKEN_AT_ONCE = 500  # more would hold up the keeper's other duties
 
@@ -162,10 +162,16 @@ class Reader:
 
     def workers(self) -> list[Worker]:
         """Every worker heard of in the last day, with whether it is alive now."""
-        query = sa.select(workers, (workers.c.seen_at > now() - WORKER_ALIVE_SECONDS).label("alive"))
+        query = sa.select(workers, (workers.c.seen_at > now() - ALIVE_SECONDS).label("alive"))
         with reading(self.database) as connection:
             rows = connection.execute(query.order_by(workers.c.queue, workers.c.started_at))
             return [Worker(**{name: getattr(row, name) for name in Worker.__dataclass_fields__}) for row in rows]
+
+    def keepers(self) -> int:
+        """How many are alive."""
+        query = sa.select(sa.func.count()).where(keepers.c.seen_at > now() - ALIVE_SECONDS)
+        with reading(self.database) as connection:
+            return int(connection.execute(query).scalar_one())
 
     def counters(self) -> dict[tuple[str, str], int]:
         with reading(self.database) as connection:

@@ -30,7 +30,8 @@ def _now_sqlite(_element: now, _compiler: Any, **_: Any) -> str:
 
 @compiles(now, "postgresql")
 def _now_postgresql(_element: now, _compiler: Any, **_: Any) -> str:
-    return "extract(epoch from clock_timestamp())::double precision"
+    # clock_timestamp() may differ from row to row, so that no index helps to compare with it.
+    return "extract(epoch from statement_timestamp())::double precision"
 
 
 tasks = Table(
@@ -131,6 +132,13 @@ workers = Table(
     Column("step_id", String(32)),
     Column("metrics_port", Integer),
     Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
+
+keepers = Table(
+    "keepers",
+    metadata,
+    Column("keeper_id", String(64), primary_key=True),
     Column("seen_at", Double, nullable=False),
 )
 

@@ -3,8 +3,10 @@
 It can be away for an hour and everything is late, nothing is wrong. Two at once do no harm.
 """
 
+import os
 import re
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -28,6 +30,7 @@ TICK_SECONDS = 0.5
 
 # A step just recorded is about to be woken by whoever recorded it.
 WAKE_AFTER_SECONDS = 2.0
+REPORT_SECONDS = 2.0
 HOUR = 3600.0
 
 log = structlog.get_logger(__name__)
@@ -37,19 +40,27 @@ class Keeper:
     def __init__(self, settings: Settings, ledger: Ledger, storage: Storage, queue: StepQueue) -> None:
         self.settings, self.ledger, self.storage, self.queue = settings, ledger, storage, queue
         self.leases = Leases(settings.lease_seconds)
-        self._next_hour = 0.0
+        self.keeper_id = f"{socket.gethostname()}-{os.getpid()}"[-64:]
+        self._next_report = self._next_hour = 0.0
 
     def tick(self) -> None:
         """Each duty on its own: one that fails does not hold up the others."""
         ledger = self.ledger
         hourly = (ledger.forget_old_workers, ledger.forget_old_keys, ledger.deliveries.forget_old, self.sweep)
-        for duty in (self.take_over, self.wake, self.delete_expired, *(hourly if self._an_hour_is_over() else ())):
+        duties = (self.report, self.take_over, self.wake, self.delete_expired)
+        for duty in (*duties, *(hourly if self._an_hour_is_over() else ())):
             try:
                 duty()
             except Unavailable as error:
                 log.warning("duty_postponed", duty=duty.__name__, reason=error.message)
             except Exception:
                 log.exception("duty_failed", duty=duty.__name__)
+
+    def report(self) -> None:
+        """For GET /health: without a keeper nobody takes over what a dead worker leaves."""
+        if time.monotonic() >= self._next_report:
+            self.ledger.report_keeper(self.keeper_id)
+            self._next_report = time.monotonic() + REPORT_SECONDS
 
     def take_over(self) -> None:
         """Steps whose worker gave no sign in time."""

@@ -72,6 +72,8 @@ def examine(services: Services) -> Health:
     engine = services.settings.engine
     engine = auto_engine(services.settings, services.ledger.workers()) if engine == "auto" else engine
     problems += _worker_problems(services, engine, workers)
+    if not services.ledger.keepers():
+        problems.append("no keeper is alive: what dead workers leave is not taken over, callbacks are not sent")
     status: Literal["ok", "degraded", "down"] = "degraded" if problems else "ok"
     if stores["storage"] != "ok":
         status = "down"

@@ -71,7 +71,8 @@ class ServiceCollector(Collector):
             depth.add_metric([name], count)
             oldest.add_metric([name], seconds)
             alive.add_metric([name], len(found))
-        yield from (depth, oldest, alive)
+        keepers = GaugeMetricFamily("kinora_keepers", "Live keepers", value=self.services.ledger.keepers())
+        yield from (depth, oldest, alive, keepers)
 
     def _counters(self) -> Iterator[Metric]:
         families = {

@@ -24,6 +24,8 @@ def client(settings: Settings) -> Iterator[TestClient]:
 
 @pytest.fixture
 def services(client: TestClient) -> Services:
+    """With a keeper that is alive, or so it seems."""
+    client.app.state.services.ledger.report_keeper("k")
     return client.app.state.services
 
 

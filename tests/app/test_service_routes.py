@@ -53,10 +53,15 @@ def test_health_is_200_when_everything_is_there(client: TestClient, services: Se
     assert body["queues"]["cpu"]["workers"][0]["engines"]["preview"]["ready"]
 
 
-def test_health_is_degraded_without_a_worker(client: TestClient) -> None:
+def test_health_is_degraded_without_a_worker(client: TestClient, services: Services) -> None:
     response = client.get("/health")
     assert (response.status_code, response.json()["status"]) == (503, "degraded")
     assert response.json()["problems"] == ["no live worker is ready for the engine preview"]
+
+
+def test_health_is_degraded_without_a_keeper(client: TestClient) -> None:
+    problems = client.get("/health").json()["problems"]
+    assert any(problem.startswith("no keeper is alive") for problem in problems)
 
 
 def test_health_says_that_redis_is_away(client: TestClient, services: Services) -> None:

@@ -89,8 +89,8 @@ def _postgresql_clock(url: str) -> Iterator[Callable[[float], None]]:
         for statement in (
             "CREATE SCHEMA shifted",
             "CREATE TABLE shifted.clock AS SELECT 0.0::double precision AS seconds",
-            "CREATE FUNCTION shifted.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS "
-            "'SELECT pg_catalog.clock_timestamp() + make_interval(secs => (SELECT seconds FROM shifted.clock))'",
+            "CREATE FUNCTION shifted.statement_timestamp() RETURNS timestamptz LANGUAGE sql AS "
+            "'SELECT pg_catalog.statement_timestamp() + make_interval(secs => (SELECT seconds FROM shifted.clock))'",
             f"ALTER DATABASE {sa.make_url(url).database} SET search_path = shifted, pg_catalog, public",
         ):
             connection.execute(sa.text(statement))

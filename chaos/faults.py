@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from random import Random
 
 from chaos.points import POINTS, Point, arm
@@ -67,16 +68,25 @@ def freeze_at(point: Point, service: Service, _random: Random) -> bool:
 
 def catch(point: Point, how: signal.Signals, service: Service) -> int | None:
     """The process that came to `point` and was sent the signal there."""
-    armed, caught = arm(service.points, point, how), service.points / "caught"
-    caught.unlink(missing_ok=True)
+    return caught(set_trap(point, how, service))
+
+
+def set_trap(point: Point, how: signal.Signals, service: Service) -> Path:
+    (service.points / "caught").unlink(missing_ok=True)
+    return arm(service.points, point, how)
+
+
+def caught(trap: Path) -> int | None:
+    """None: nobody came, and the trap is no more."""
     give_up = time.monotonic() + POINT_SECONDS
-    while armed.exists() and time.monotonic() < give_up:
+    while trap.exists() and time.monotonic() < give_up:
         time.sleep(0.01)
     try:
-        armed.unlink()
+        trap.unlink()
     except FileNotFoundError:
-        wait_until(lambda: caught.exists() and bool(caught.read_text()), what="the process at the point")
-        return int(caught.read_text())
+        said = trap.with_name("caught")
+        wait_until(lambda: said.exists() and bool(said.read_text()), what="the process at the point")
+        return int(said.read_text())
     return None
 
 

@@ -5,7 +5,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
@@ -34,7 +36,10 @@ def connect_redis(settings: Settings, **options: Any) -> Redis:
 
 class StepQueue:
     def __init__(self, settings: Settings) -> None:
-        self.redis = connect_redis(settings, socket_timeout=TIMEOUT_SECONDS)
+        # redis-py would try four times with growing pauses, and an upload would wait for that. Once more, at once, is
+        # for a connection that was left over from before Redis restarted.
+        retry = Retry(NoBackoff(), retries=1)
+        self.redis = connect_redis(settings, socket_timeout=TIMEOUT_SECONDS, retry=retry)
 
     def wake(self, step_id: str, queue: str, at_front: bool = False) -> None:
         """Ring for a step; `at_front` for one that has waited its turn before.

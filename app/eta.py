@@ -31,7 +31,7 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     running = services.ledger.running(step.queue)
     if step.status == Status.STARTED:
         _, ran = running.get(step.step_id, (None, 0.0))
-        return Outlook(None, None if whole is None else round(max(0.0, whole - ran), 1))
+        return Outlook(None, None if whole is None else round(max(0.0, whole - ran), 2))
     ahead = services.ledger.ahead_of(step)
     position = sum(count for _, count in ahead) + 1
     alive = sum(worker.alive and worker.queue == step.queue for worker in services.ledger.workers())
@@ -41,7 +41,7 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     first = known[0]
     busy = [max(0.0, (speeds.seconds(kind) or first) - ran) for kind, ran in running.values()]
     before = [seconds for kind, count in ahead for seconds in [speeds.seconds(kind) or first] * count]
-    return Outlook(position, round(wait(busy, before, alive) + whole, 1))
+    return Outlook(position, round(wait(busy, before, alive) + whole, 2))
 
 
 def wait(busy: list[float], ahead: list[float], workers: int) -> float:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # obstore keeps this type out of the running module
 
 CHUNK_BYTES = 1 << 20
 HURRY: "ClientConfig" = {"timeout": "2s", "connect_timeout": "1s", "allow_http": True}  # the endpoint is the operator's
+PATIENCE: "ClientConfig" = {"timeout": "15s", "connect_timeout": "3s", "allow_http": True}  # for one part of 5 MB
 RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 
 
@@ -41,7 +42,7 @@ class Storage:
             self._probe: ObjectStore = self._store
         else:
             # Keys, endpoint and region of an object store come from its usual variables (AWS_…, GOOGLE_…, AZURE_…).
-            self._store = from_url(url, retry_config=RETRY)
+            self._store = from_url(url, retry_config=RETRY, client_options=PATIENCE)
             self._probe = from_url(url, retry_config={"max_retries": 0}, client_options=HURRY)
 
     def put(self, key: str, data: bytes | Path) -> None:

@@ -68,6 +68,12 @@ def test_the_api_docs_give_the_limits_that_hold() -> None:
             assert f"{limit.low:g}–{int(limit.high)}" in row, name
 
 
+def test_every_test_that_the_pages_name_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", "".join(page.read_text() for page in DOCS))
+    assert len(named) > 20
+    assert [name for path, name in named if f"def {name}(" not in (ROOT / path).read_text()] == []
+
+
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
@@ -77,6 +83,6 @@ def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_and_commands_that_the_pages_name_exist(page: Path) -> None:
     for path in re.findall(
-        r"`((?:app|core|worker|keeper|tests|scripts|docs|deploy|bench)/[\w./-]+)`", page.read_text()
+        r"`((?:app|core|worker|keeper|tests|scripts|docs|deploy|bench|chaos)/[\w./-]+)`", page.read_text()
     ):
         assert (ROOT / path).exists(), f"{page.name} names {path}"

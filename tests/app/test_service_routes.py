@@ -1,6 +1,7 @@
 """/engines, /health, /metrics, /docs and the shape of errors."""
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from core.config import Settings
 from core.machine import machine_id
 from core.queue import StepQueue
 from core.task import Claim
-from tests.app.conftest import upload, worker_that_says
+from tests.app.conftest import CAT, upload, worker_that_says
 from tests.servers import free_port
 
 
@@ -169,6 +170,17 @@ def break_the_ledger(services: Services) -> None:
     services.ledger.close()
     (services.settings.data_dir / "kinora.db").unlink()
     (services.settings.data_dir / "kinora.db").mkdir()
+
+
+def test_with_the_storage_away_nothing_is_promised(client: TestClient, services: Services) -> None:
+    storage = services.settings.data_dir / "storage"
+    shutil.rmtree(storage)
+    storage.touch()
+    response = client.post("/generate", files={"file": CAT})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "storage_unavailable")
+    assert int(response.headers["retry-after"]) > 0
+    assert client.get("/tasks").json()["tasks"] == []
+    assert client.get("/health").json()["status"] == "down"
 
 
 def test_with_the_ledger_away_callers_are_told_to_come_back(client: TestClient, services: Services) -> None:

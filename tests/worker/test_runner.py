@@ -1,8 +1,11 @@
 """How an attempt ends, for each way in which it can."""
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -127,6 +130,25 @@ def test_an_engine_that_fails_ends_the_task_and_the_next_one_works(
     assert task.error is not None
     assert task.error.code == code
     assert "secret" not in task.error.message
+    assert run(kit).status == Status.FINISHED
+
+
+def test_a_disk_that_fills_up_while_encoding_fails_the_task_and_the_next_one_works(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    @contextmanager
+    def on_a_full_disk(_purpose: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            (Path(folder) / "video.mp4").symlink_to("/dev/full")
+            yield Path(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.steps.clip.scratch_folder", on_a_full_disk)
+        task = run(kit)
+    assert task.status == Status.FAILED
+    assert task.error is not None
+    assert (task.error.code, task.error.message[-23:]) == ("encoding_failed", "No space left on device")
+    assert list((tmp_path / "data" / "storage" / "tasks" / task.task_id).rglob("*.mp4")) == []
     assert run(kit).status == Status.FINISHED
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +29,21 @@ def kill(name: str | None, how: signal.Signals, service: Service, random: Random
     """`name` None: one of the workers."""
     service.send(name or random.choice(WORKERS), how)
     return True
+
+
+def kill_in_mid_upload(service: Service, _random: Random) -> bool:
+    """The front has half a picture when it dies."""
+    head = (
+        "POST /generate HTTP/1.1\r\nHost: kinora\r\nContent-Length: 100000\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        '--b\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'
+    )
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", service.port), timeout=5) as connection:
+        connection.sendall(head.encode() + bytes(50_000))
+        time.sleep(0.2)
+        service.send("app", signal.SIGKILL)
+        return True
+    return False
 
 
 def freeze_worker(service: Service, random: Random) -> bool:
@@ -167,6 +183,7 @@ FAULTS: dict[str, Fault] = {
     "worker frozen beyond its lease": freeze_worker,
     "worker told to stop": partial(kill, None, signal.SIGTERM),
     "app killed": partial(kill, "app", signal.SIGKILL),
+    "app killed in mid-upload": kill_in_mid_upload,
     "app frozen 2 s": partial(freeze, "app", 2.0),
     "keeper killed": partial(kill, "keeper", signal.SIGKILL),
     "keeper frozen 3 s": partial(freeze, "keeper", 3.0),

@@ -34,6 +34,7 @@ class Point:
 
 
 POINTS = [
+    Point("upload checked, not stored", "app", Storage, "put", before=True),
     Point("picture stored, task not recorded", "app", Ledger, "create", before=True),
     Point("task recorded, bell not rung", "app", Ledger, "create", before=False),
     Point("step claimed", "worker", Ledger, "claim", before=False),

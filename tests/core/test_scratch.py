@@ -23,7 +23,26 @@ def test_a_killed_process_leaves_a_folder_that_the_next_one_clears(
     (left,) = tmp_path.iterdir()
     with scratch_folder("metrics"):
         assert left.exists(), "another purpose's is left alone"
-    with scratch_folder("clip") as mine, scratch_folder("clip") as another:
+    with scratch_folder("clip"):
         assert not left.exists()
-        assert sorted(tmp_path.iterdir()) == sorted([mine, another])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_living_process_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = (
+        f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
+        "from core.scratch import scratch_folder\n"
+        "with scratch_folder('clip') as folder:\n"
+        "    print(folder, flush=True)\n"
+        "    input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        theirs = Path(other.stdout.readline().strip())
+        with scratch_folder("clip") as mine:
+            assert sorted(tmp_path.iterdir()) == sorted([mine, theirs])
+        other.communicate("\n")
     assert list(tmp_path.iterdir()) == []

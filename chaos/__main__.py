@@ -96,6 +96,7 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
         "stuck": len(verdict.stuck),
         "double": len(verdict.double),
         "left over": len(verdict.leftovers),
+        "unexpected answers": len(verdict.unexpected),
         "takeovers": len(seconds),
         "median takeover, s": statistics.median(seconds) if seconds else None,
         "longest takeover, s": max(seconds, default=None),

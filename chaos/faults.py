@@ -20,7 +20,7 @@ Fault = Callable[[Service, Random], bool]
 """Returns whether it came about."""
 
 # How long a process that was told to die at a point may take to get there.
-POINT_SECONDS = 4.0
+POINT_SECONDS = 6.0
 # Long enough for another worker to have the step.
 FROZEN_SECONDS = LEASE_SECONDS + SILENCE_SECONDS + 2.0
 

@@ -1,5 +1,6 @@
 """Callers of the service: uploads with all that a careful client does, graphs of many steps, and cancels."""
 
+import contextlib
 import threading
 import time
 import uuid
@@ -10,7 +11,7 @@ from typing import Any
 import httpx2
 
 from chaos.service import Service
-from core.endpoints import FINAL_EVENTS
+from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.ledger import Ledger
 from core.spec import Clip
 from core.storage import Storage, input_key
@@ -43,6 +44,8 @@ class Accepted:
     """Answers such as 503, after which the caller asked again."""
     broken: int = 0
     """Connections that broke, likewise."""
+    unexpected: list[str] = field(default_factory=list)
+    """Answers that no fault excuses."""
 
 
 class Load:
@@ -53,7 +56,7 @@ class Load:
         self._threads = [
             threading.Thread(target=self._keep_asking, args=[Random(seed + number)]) for number in range(2)
         ]
-        self._threads.append(threading.Thread(target=self._keep_making_graphs))
+        self._threads += [threading.Thread(target=work) for work in (self._keep_making_graphs, self._keep_registering)]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -90,6 +93,8 @@ class Load:
     def ask_until_accepted(self, client: httpx2.Client, random: Random) -> str:
         key, clip = uuid.UUID(int=random.getrandbits(128)).hex, random.choices(CLIPS, [4, 3, 3, 2])[0]
         fields = clip | {"callback_url": self.receiver.url, "seed": random.randrange(1000)}
+        if random.random() < 0.3:
+            fields["callback_events"] = list(CallbackEvent)
         while True:
             try:
                 response = client.post(
@@ -102,9 +107,8 @@ class Load:
                     task_id = str(response.json()["task_id"])
                     self.accepted.tasks[task_id] = key
                     return task_id
-                if response.status_code not in (429, 503, 507):
-                    raise AssertionError(f"{response.status_code} {response.text}")
                 self.accepted.refused += 1
+                self._note(response)
             time.sleep(0.2)
 
     def cancel(self, client: httpx2.Client, task_id: str, times: int) -> None:
@@ -115,6 +119,27 @@ class Load:
                 continue
             if response.status_code == 200 and response.json()["status"] == "canceled":
                 self.accepted.canceled.add(task_id)
+            elif response.status_code != 200:
+                self._note(response)
+
+    def _note(self, response: httpx2.Response) -> None:
+        if response.status_code not in (429, 503, 507):
+            self.accepted.unexpected.append(f"{response.request.url}: {response.status_code} {response.text}")
+
+    def _keep_registering(self) -> None:
+        """An endpoint that comes and goes, while tasks tell it that they begin."""
+        with httpx2.Client(base_url=self.service.url, timeout=10) as client:
+            while not self._ended.wait(0.5):
+                with contextlib.suppress(httpx2.TransportError):
+                    asked = {"url": f"{self.receiver.url}/endpoint", "events": [CallbackEvent.STARTED]}
+                    made = client.post("/webhooks", json=asked)
+                    self._ended.wait(0.5)
+                    if made.status_code == 201:
+                        removed = client.delete(f"/webhooks/{made.json()['endpoint_id']}")
+                        if removed.status_code != 204:
+                            self._note(removed)
+                    else:
+                        self._note(made)
 
     def _keep_making_graphs(self) -> None:
         """No route makes tasks of many steps yet, so that these go straight into the ledger."""

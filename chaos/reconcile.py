@@ -49,18 +49,21 @@ class Verdict:
     double: list[str] = field(default_factory=list)
     """What happened twice: a task for one key, a finished step, an end."""
     leftovers: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    """Answers that no fault excuses: a 500, say."""
     takeovers: list["Takeover"] = field(default_factory=list)
 
     @property
     def broken(self) -> list[str]:
-        return self.lost + self.stuck + self.double + self.leftovers
+        return self.lost + self.stuck + self.double + self.leftovers + self.unexpected
 
 
 def reconcile(service: Service, ledger: Ledger, accepted: Accepted, receiver: Receiver) -> Verdict:
-    verdict = Verdict()
+    verdict = Verdict(unexpected=accepted.unexpected)
     told: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for received in receiver.received:
-        told[received.body["data"]["task_id"]].add((received.delivery_id, received.body["type"]))
+        if received.body["data"]["status"] in FINAL:
+            told[received.body["data"]["task_id"]].add((received.delivery_id, received.body["type"]))
     with httpx2.Client(base_url=service.url, timeout=30) as client:
         for task_id in accepted.tasks:
             _check_task(verdict, client, ledger, task_id, told[task_id], task_id in accepted.canceled)

@@ -28,7 +28,8 @@ OLDEST_SQLITE = (3, 35)  # the first with RETURNING
 ANSWER_SECONDS = 20.0
 POSTGRESQL_OPTIONS = {
     "connect_timeout": 5,
-    "options": "-c statement_timeout=15000 -c lock_timeout=10000",
+    # The last is for one of ours that froze in a transaction: its locks would hold up all the others.
+    "options": "-c statement_timeout=15000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=10000",
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,

@@ -16,7 +16,7 @@ from core.destination import host_of
 from core.endpoints import CallbackEvent
 from core.errors import DeliveryNotFound
 from core.tables import deliveries, endpoints, now, steps
-from core.task import Task, new_id
+from core.task import Task, is_id, new_id
 
 # Seconds after each failed try, with jitter: the schedule of Standard Webhooks 1.0. After the last one it is dead.
 RETRY_SECONDS = (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
@@ -130,11 +130,12 @@ class Deliveries:
         with reading(self.database) as connection:
             return [_delivery(row) for row in connection.execute(query)]
 
-    def take(self, delivery_id: str) -> bool:
-        """Begin a try. False: another keeper did."""
+    def take(self, delivery_id: str) -> Delivery | None:
+        """Begin a try. None: another keeper did."""
+        taken = deliveries.update().where(deliveries.c.delivery_id == delivery_id, _due())
         with writing(self.database) as tx:
-            taken = deliveries.update().where(deliveries.c.delivery_id == delivery_id, _due())
-            return bool(tx.execute(taken.values(next_try_at=now() + TRY_SECONDS)).rowcount)
+            row = tx.execute(taken.values(next_try_at=now() + TRY_SECONDS).returning(deliveries)).one_or_none()
+        return _delivery(row) if row else None
 
     def arrived(self, delivery: Delivery, http_status: int) -> None:
         self._end(delivery, DeliveryStatus.DELIVERED, http_status, None)
@@ -168,8 +169,10 @@ class Deliveries:
         """Try it again at once, whatever became of it, with the whole schedule. Raises DeliveryNotFound."""
         its = sa.and_(deliveries.c.owner == owner, deliveries.c.delivery_id == delivery_id)
         again = {"status": DeliveryStatus.PENDING, "tries": 0, "next_try_at": now(), "ended_at": None}
-        with writing(self.database) as tx:
-            row = tx.execute(deliveries.update().where(its).values(**again).returning(deliveries)).one_or_none()
+        row = None
+        if is_id(delivery_id):
+            with writing(self.database) as tx:
+                row = tx.execute(deliveries.update().where(its).values(**again).returning(deliveries)).one_or_none()
         if row is None:
             raise DeliveryNotFound(f"there is no delivery {delivery_id!r}", param="delivery_id")
         return _delivery(row)
@@ -210,11 +213,11 @@ class Deliveries:
             self._change(tx, delivery, http_status=http_status, error=error, **ended)
 
     def _change(self, tx: sa.Connection, delivery: Delivery, **values: Any) -> None:
-        """Of the try that `delivery` was read for, and of no later one."""
+        """Of the try that `delivery` was taken for, and of no later one."""
         its = sa.and_(
             deliveries.c.delivery_id == delivery.delivery_id,
             deliveries.c.status == DeliveryStatus.PENDING,
-            deliveries.c.tries == delivery.tries,
+            deliveries.c.next_try_at == delivery.next_try_at,
         )
         tx.execute(deliveries.update().where(its).values(**values))
 

@@ -17,8 +17,8 @@ def check_destination(url: str, param: str = "url") -> None:
         raise InvalidParameter(f"{param} is no URL: {error}", param=param) from error
     if parts.scheme not in ("http", "https") or not host:
         raise InvalidParameter(f"{param} must be a URL that begins with http:// or https://", param=param)
-    if len(url) > MAX_URL:
-        raise InvalidParameter(f"{param} must have at most {MAX_URL} characters; got {len(url)}", param=param)
+    if len(url.encode()) > MAX_URL:
+        raise InvalidParameter(f"{param} must have at most {MAX_URL} bytes; got {len(url.encode())}", param=param)
     if parts.username is not None or any(letter.isspace() or not letter.isprintable() for letter in url):
         raise InvalidParameter(f"{param} must hold no user name, no password and no spaces", param=param)
 

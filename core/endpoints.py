@@ -10,10 +10,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from core.database import reading, writing
 from core.destination import check_destination
-from core.errors import EndpointNotFound
+from core.errors import EndpointNotFound, InvalidParameter
 from core.tables import endpoints, now, webhook_secrets
-from core.task import Status, new_id
+from core.task import Status, is_id, new_id
 
+# Each is one more row to write in the transaction that ends a task.
+MAX_ENDPOINTS = 20
 SECRET_BYTES = 32  # Standard Webhooks asks for 24 to 64
 
 
@@ -50,6 +52,9 @@ class Endpoints:
         Raises InvalidParameter.
         """
         check_destination(url)
+        known = {endpoint.url for endpoint in self.all(owner)}
+        if url not in known and len(known) >= MAX_ENDPOINTS:
+            raise InvalidParameter(f"there are {len(known)} endpoints, and no more may be: remove one", param="url")
         values = {"endpoint_id": new_id(), "owner": owner, "url": url, "events": events, "created_at": now()}
         with writing(self.database) as tx:
             insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
@@ -68,7 +73,7 @@ class Endpoints:
         """Tell it nothing more; what is under way to it is still tried. Raises EndpointNotFound."""
         mine = sa.and_(endpoints.c.owner == owner, endpoints.c.endpoint_id == endpoint_id)
         with writing(self.database) as tx:
-            if not tx.execute(endpoints.delete().where(mine)).rowcount:
+            if not is_id(endpoint_id) or not tx.execute(endpoints.delete().where(mine)).rowcount:
                 raise EndpointNotFound(f"there is no endpoint {endpoint_id!r}", param="endpoint_id")
 
     def secret(self, owner: str) -> str:

@@ -245,7 +245,7 @@ class Ledger(Reader):
         )
         with writing(self.database) as tx:
             task = self._lock_task_of(tx, lease.step_id)
-            row = tx.execute(sa.select(steps).where(unchanged)).one_or_none()
+            row = tx.execute(sa.select(steps).where(unchanged).with_for_update()).one_or_none()
             if task is None or row is None:
                 return False
             return self._end_lost_attempt(tx, Claim(step_from(row), task, row.started_at, 0.0), max_attempts, None)
@@ -299,6 +299,11 @@ class Ledger(Reader):
         with writing(self.database) as tx:
             for table in (workers, keepers):
                 tx.execute(table.delete().where(table.c.seen_at < now() - WORKER_FORGOTTEN_SECONDS))
+
+    def forget_rare_speeds(self) -> None:
+        """Keep the list of measured sizes short."""
+        with writing(self.database) as tx:
+            speeds.forget_rare(tx)
 
     # --- parts of moves; each runs inside the caller's transaction ---
 

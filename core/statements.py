@@ -23,11 +23,12 @@ INSERT_STEP = steps.insert().values(
     status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), not_before=now(), artifacts={}
 )
 INSERT_EVENT = events.insert().values(created_at=now())
-LOCK_TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id")).with_for_update()
+# FOR NO KEY UPDATE: rows that only refer to the task may be written meanwhile, as a renewal's delivery is.
+LOCK_TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id")).with_for_update(key_share=True)
 LOCK_TASK_OF = (
     sa.select(tasks)
     .where(tasks.c.task_id == sa.select(steps.c.task_id).where(steps.c.step_id == STEP).scalar_subquery())
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 CLAIM = (
     steps.update()

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from core.errors import ArtifactNotFound, StorageUnavailable
 if TYPE_CHECKING:  # obstore keeps this type out of the running module
     from obstore.store import ClientConfig, RetryConfig
 
-CHUNK_BYTES = 1 << 20
+PART_BYTES = 4 << 20
 HURRY: "ClientConfig" = {"timeout": "2s", "connect_timeout": "1s", "allow_http": True}  # the endpoint is the operator's
 PATIENCE: "ClientConfig" = {"timeout": "15s", "connect_timeout": "3s", "allow_http": True}  # for one part of 5 MB
 RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
@@ -61,10 +62,17 @@ class Storage:
             return self._store.head(key)["size"]
 
     def stream(self, key: str, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from `start` up to, not including, `end`. Raises ArtifactNotFound before the first chunk."""
+        """The bytes from `start` up to, not including, `end`. Raises ArtifactNotFound before the first chunk.
+
+        Part by part, each with the patience of one request: a slow reader may take as long as he likes.
+        """
+        parts = [(begun, min(begun + PART_BYTES, end)) for begun in range(start, end, PART_BYTES)]
+        first = [self._part(key, *parts[0])] if parts else []
+        return chain(first, (self._part(key, *part) for part in parts[1:]))
+
+    def _part(self, key: str, start: int, end: int) -> bytes:
         with _translated(key):
-            found = self._store.get(key, options={"range": (start, end)})
-        return map(bytes, found.stream(min_chunk_size=CHUNK_BYTES))
+            return bytes(self._store.get_range(key, start=start, end=end))
 
     def delete_task(self, task_id: str) -> None:
         """Delete all that a task ever stored; no error where there is nothing."""

@@ -1,5 +1,6 @@
 """Tasks and steps: their states, and which moves between states are allowed. Pure: no I/O."""
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -39,6 +40,11 @@ def sources(target: Status) -> list[Status]:
 
 
 ID_PATTERN = "^[0-9a-f]{32}$"
+
+
+def is_id(text: str) -> bool:
+    """What is none cannot be in the ledger, and a NUL in it would upset PostgreSQL."""
+    return re.fullmatch(ID_PATTERN, text) is not None
 
 
 def new_id() -> str:

@@ -4,12 +4,13 @@ It can be away for an hour and everything is late, nothing is wrong. Two at once
 """
 
 import os
-import re
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -22,11 +23,13 @@ from core.logs import set_up_logs
 from core.queue import StepQueue
 from core.startup import wait_for_ledger
 from core.storage import Storage
-from core.task import ID_PATTERN, id_seconds
+from core.task import id_seconds, is_id
 from keeper.deliverer import Deliverer
 from keeper.leases import Leases
 
 TICK_SECONDS = 0.5
+TIDY_SECONDS = 1.0
+LEAVE_SECONDS = 3.0
 
 # A step just recorded is about to be woken by whoever recorded it.
 WAKE_AFTER_SECONDS = 2.0
@@ -44,11 +47,20 @@ class Keeper:
         self._next_report = self._next_hour = 0.0
 
     def tick(self) -> None:
-        """Each duty on its own: one that fails does not hold up the others."""
+        """What must not be late."""
+        self._do(self.report, self.take_over, self.wake)
+
+    def tidy(self) -> None:
+        """What may take its time: the storage can be slow."""
         ledger = self.ledger
-        hourly = (ledger.forget_old_workers, ledger.forget_old_keys, ledger.deliveries.forget_old, self.sweep)
-        duties = (self.report, self.take_over, self.wake, self.delete_expired)
-        for duty in (*duties, *(hourly if self._an_hour_is_over() else ())):
+        self._do(self.delete_expired)
+        if self._an_hour_is_over():
+            self._do(ledger.forget_old_workers, ledger.forget_old_keys, ledger.forget_rare_speeds)
+            self._do(ledger.deliveries.forget_old, self.sweep)
+
+    def _do(self, *duties: Callable[[], None]) -> None:
+        """Each on its own: one that fails does not keep the others from being done."""
+        for duty in duties:
             try:
                 duty()
             except Unavailable as error:
@@ -65,7 +77,12 @@ class Keeper:
     def take_over(self) -> None:
         """Steps whose worker gave no sign in time."""
         for lease in self.leases.dead(self.ledger.held_leases()):
-            if self.ledger.take_over(lease, self.settings.max_attempts):
+            try:
+                taken = self.ledger.take_over(lease, self.settings.max_attempts)
+            except Unavailable as error:  # somebody holds its row; the others need not wait
+                log.warning("step_not_taken_over", step_id=lease.step_id, reason=error.message)
+                continue
+            if taken:
                 log.warning("lease_expired", step_id=lease.step_id, attempt=lease.attempt)
 
     def wake(self) -> None:
@@ -88,7 +105,7 @@ class Keeper:
     def sweep(self) -> None:
         """Pictures that were stored for a task that was never recorded. An upload takes seconds, not an hour."""
         old = time.time() - HOUR
-        stored = [found for found in self.storage.task_ids() if re.match(ID_PATTERN, found) and id_seconds(found) < old]
+        stored = [found for found in self.storage.task_ids() if is_id(found) and id_seconds(found) < old]
         for task_id in self.ledger.unknown(stored):
             self.storage.delete_task(task_id)
             log.info("upload_swept", task_id=task_id)
@@ -115,10 +132,21 @@ def main() -> None:
     wait_for_ledger(ledger, ended)
     keeper = Keeper(settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings))
     delivering = Deliverer(ledger, settings.public_url).start(ended)
+    tidying = threading.Thread(target=tidy_until, args=[ended, keeper], name="tidying", daemon=True)
+    tidying.start()
     log.info("keeper_started")
     sign_of_life = Path(tempfile.gettempdir()) / "kinora-keeper"
     while not ended.wait(TICK_SECONDS):
         keeper.tick()
+        if not (delivering.is_alive() and tidying.is_alive()):
+            sys.exit("kinora: a thread of the keeper died; the log says why")  # the supervisor starts a fresh one
         sign_of_life.touch()  # a health check looks how old it is
-    delivering.join()
-    ledger.close()
+    for thread in (delivering, tidying):
+        thread.join(LEAVE_SECONDS)
+    sys.stdout.flush()
+    os._exit(0)  # a resolver or a storage that hangs must not hold up the end
+
+
+def tidy_until(ended: threading.Event, keeper: Keeper) -> None:
+    while not ended.wait(TIDY_SECONDS):
+        keeper.tidy()

@@ -66,7 +66,7 @@ class DeliveryPage(BaseModel):
 
 @router.post("", status_code=201, summary="Register an endpoint", responses=ERRORS)
 def register(asked: EndpointRequest, services: Given) -> EndpointInfo:
-    """It is told of every task that begins from now on. Registering a URL again changes its events."""
+    """It is told of what happens to tasks from now on. Registering a URL again changes its events."""
     return describe_endpoint(services.ledger.endpoints.register(ANYONE, asked.url, list(asked.events)))
 
 

@@ -68,15 +68,26 @@ def test_deliveries_are_listed_page_by_page(client: TestClient) -> None:
     assert (len(found), rest["next_after"]) == (3, None)
 
 
-def test_an_unknown_delivery_is_a_404(client: TestClient) -> None:
-    response = client.post(f"/webhooks/{'0' * 32}/redeliver")
+@pytest.mark.parametrize("name", ["0" * 32, "%00", "x"])
+def test_what_is_unknown_is_a_404(client: TestClient, name: str) -> None:
+    response = client.post(f"/webhooks/{name}/redeliver")
     assert (response.status_code, response.json()["error"]["code"]) == (404, "delivery_not_found")
+    response = client.delete(f"/webhooks/{name}")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "endpoint_not_found")
+
+
+def test_no_more_endpoints_are_registered_than_a_task_can_tell(client: TestClient) -> None:
+    for number in range(20):
+        register(client, url=f"{URL}/{number}")
+    response = client.post("/webhooks", json={"url": f"{URL}/20"})
+    assert (response.status_code, response.json()["error"]["param"]) == (422, "url")
+    register(client, url=f"{URL}/7", events=["task.started"])  # one that is known may change
 
 
 @pytest.mark.parametrize(
     "url",
     ["", "example.com/hook", "ftp://example.com/", "https://", "https://a:b@example.com/", "http://[", "http://a:99999/",
-     "http://a b/", "http://a/" + 2000 * "x", "file:///etc/passwd"],
+     "http://a b/", "http://a/" + 2000 * "x", "http://a/" + 1000 * "é", "file:///etc/passwd"],
 )  # fmt: skip
 def test_a_url_that_no_callback_may_go_to_is_refused(client: TestClient, url: str) -> None:
     registered = client.post("/webhooks", json={"url": url})

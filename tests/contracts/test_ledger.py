@@ -13,6 +13,7 @@ from alembic.migration import MigrationContext
 from core.errors import IdempotencyMismatch, QueueFull, TaskExists, TaskNotFound
 from core.ledger import Ledger
 from core.reader import Reader, page_of_tasks
+from core.speeds import Kind
 from core.tables import attempts, events, metadata
 from core.task import Bounds, Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
 from tests.conftest import expire_leases, new_task
@@ -282,6 +283,35 @@ def test_steps_that_wait_can_be_woken_again(ledger: Ledger) -> None:
     begin(ledger)
     assert list(ledger.steps_to_wake(older_than=0)) == [(step_id, "cpu")]
     assert list(ledger.steps_to_wake(older_than=60)) == []
+
+
+def test_steps_of_a_queue_that_nobody_serves_hold_up_no_other_queue(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.reader.WOKEN_AT_ONCE", 3)
+    for _ in range(5):
+        ledger.create(new_task(steps=[NewStep("clip", "gpu")]))
+    ((step_id, _),) = ledger.create(new_task())
+    woken = ledger.steps_to_wake(older_than=0)
+    assert (step_id, "cpu") in woken
+    assert len(woken) == 4
+
+
+def test_only_the_sizes_that_are_asked_for_most_are_remembered(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.speeds.MOST_SIZES", 2)
+    for size, times in (("rare", 1), ("common", 3), ("usual", 2)):
+        for _ in range(times):
+            ((step_id, _),) = ledger.create(new_task(steps=[NewStep("clip", "cpu", size=size, work=float(times))]))
+            claim = ledger.claim(step_id, "w", 60)
+            assert claim is not None
+            finish(ledger, replace(claim, started_at=claim.started_at - 10 * times))
+    assert ledger.speeds().seconds(Kind("preview", "clip", "rare", 1.0)) == pytest.approx(10, abs=0.5)
+    ledger.forget_rare_speeds()
+    speeds = ledger.speeds()
+    assert len(speeds) == 2
+    assert speeds.seconds(Kind("preview", "clip", "common", 3.0)) == pytest.approx(30, abs=0.5)
+    assert speeds.seconds(Kind("preview", "clip", "rare", 1.0)) == pytest.approx(10, abs=1), "by its work"
+    assert speeds.seconds(Kind("svd-xt", "clip", "rare", 1.0)) is None
 
 
 def test_tallies_survive_a_restart_and_add_up(ledger: Ledger, database_url: str) -> None:

@@ -1,8 +1,11 @@
 """Callbacks from the ledger to a real receiver, which verifies each with the `standardwebhooks` library."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -10,7 +13,7 @@ from structlog.testing import capture_logs
 from core.deliveries import RETRY_SECONDS, Delivery, DeliveryStatus
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.ledger import Ledger
-from core.task import Callback, ErrorInfo
+from core.task import Callback, ErrorInfo, Status
 from keeper.deliverer import Deliverer
 from tests.conftest import new_task
 from tests.receiver import receiving
@@ -197,12 +200,74 @@ def test_of_two_keepers_one_takes_a_delivery_and_a_lost_try_is_made_again(
 ) -> None:
     canceled_task(ledger, "http://a/")
     (delivery,) = ledger.deliveries.due(set(), 10)
-    assert [ledger.deliveries.take(delivery.delivery_id) for _ in range(2)] == [True, False]
+    first, second = [ledger.deliveries.take(delivery.delivery_id) for _ in range(2)]
+    assert first is not None
+    assert second is None
     assert ledger.deliveries.due(set(), 10) == []
     ledger.deliveries.redeliver("", delivery.delivery_id)
     monkeypatch.setattr("core.deliveries.TRY_SECONDS", -1.0)  # the keeper died in its try
     ledger.deliveries.take(delivery.delivery_id)
     assert [found.delivery_id for found in ledger.deliveries.due(set(), 10)] == [delivery.delivery_id]
+
+
+def test_an_answer_to_a_try_from_before_a_redelivery_changes_nothing(ledger: Ledger) -> None:
+    task_id = canceled_task(ledger, "http://a/")
+    old = ledger.deliveries.take(deliveries_of(ledger, task_id)[0].delivery_id)
+    assert old is not None
+    ledger.deliveries.redeliver("", old.delivery_id)
+    ledger.deliveries.missed(old, 500, "it answered 500", jitter=0)
+    (delivery,) = ledger.deliveries.due(set(), 10)
+    assert (delivery.tries, delivery.error) == (0, None)
+
+
+@pytest.mark.usefixtures("delivering")
+def test_a_resolver_that_hangs_holds_up_no_other_host(
+    ledger: Ledger, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, released = socket.getaddrinfo, threading.Event()
+
+    def hangs(host: Any, *given: Any, **named: Any) -> Any:
+        if b"slow" in (host if isinstance(host, bytes) else str(host).encode()):
+            released.wait(30)
+            raise socket.gaierror("nobody answers")
+        return resolve(host, *given, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    with receiving(secret) as receiver:
+        for number in range(12):
+            canceled_task(ledger, f"http://slow{number}.example/")
+        last = canceled_task(ledger, receiver.url)
+        wait_for_status(ledger, last, DeliveryStatus.DELIVERED)
+        assert not released.is_set()
+        released.set()
+
+
+def test_an_endpoint_may_be_removed_while_something_is_told_there(ledger: Ledger) -> None:
+    for _ in range(20):
+        endpoint = ledger.endpoints.register("", "http://mine/", list(FINAL_EVENTS))
+        ((step_id, _),) = ledger.create(new := new_task())
+        claim = ledger.claim(step_id, "w", 60)
+        assert claim is not None
+        moves = [
+            lambda c=claim: ledger.finish(c, {}, {}, {}),
+            lambda e=endpoint: ledger.endpoints.remove("", e.endpoint_id),
+        ]
+        with ThreadPoolExecutor() as pool:
+            for move in [pool.submit(move) for move in moves]:
+                move.result()
+        assert ledger.task(new.task_id).status == Status.FINISHED
+
+
+def test_renewing_with_progress_and_canceling_at_once_is_no_deadlock(ledger: Ledger) -> None:
+    for _ in range(20):
+        ((step_id, _),) = ledger.create(new := new_task(callback=Callback("http://a/", list(CallbackEvent))))
+        claim = ledger.claim(step_id, "w", 60)
+        assert claim is not None
+        moves = [lambda c=claim: ledger.renew(c, 60, 50, "denoise"), lambda t=new.task_id: ledger.cancel(t)]
+        with ThreadPoolExecutor() as pool:
+            for move in [pool.submit(move) for move in moves]:
+                move.result()
+        assert ledger.task(new.task_id).status == Status.CANCELED
 
 
 def test_old_deliveries_are_forgotten_and_pending_ones_never(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_the_bytes_of_an_old_task_are_deleted_and_its_row_stays(keeper: Keeper) 
     keeper.ledger.cancel(new.task_id)
     for task in (new, running):
         keeper.storage.put(input_key(task.task_id), b"picture")
-    keeper.tick()
+    keeper.tidy()
     with pytest.raises(ArtifactNotFound):
         keeper.storage.read(input_key(new.task_id))
     assert keeper.storage.read(input_key(running.task_id)) == b"picture"
@@ -78,5 +78,5 @@ def test_a_picture_whose_task_was_never_recorded_is_swept_after_an_hour(keeper: 
     orphan, fresh = "1".rjust(32, "0"), new_id()
     for task_id in (recorded.task_id, orphan, fresh):
         keeper.storage.put(input_key(task_id), b"picture")
-    keeper.tick()
+    keeper.tidy()
     assert set(keeper.storage.task_ids()) == {recorded.task_id, fresh}

@@ -46,9 +46,6 @@ def upgrade() -> None:
         sa.Column("http_status", sa.Integer(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["task_id"], ["tasks.task_id"], name=op.f("fk_deliveries_task_id"), ondelete="CASCADE"),
-        sa.ForeignKeyConstraint(
-            ["endpoint_id"], ["endpoints.endpoint_id"], name=op.f("fk_deliveries_endpoint_id"), ondelete="SET NULL"
-        ),
         sa.PrimaryKeyConstraint("delivery_id", name=op.f("pk_deliveries")),
     )
     for columns in (

@@ -11,7 +11,7 @@ from app.deps import ANYONE, Services
 from core.config import Settings
 from core.destination import check_destination
 from core.engines import Engine, find_engine, known_engines
-from core.errors import EngineUnavailable, QueueFull, QueueUnavailable, StorageFull, TaskExists
+from core.errors import EngineUnavailable, IdempotencyMismatch, QueueFull, QueueUnavailable, StorageFull, TaskExists
 from core.picture import read_picture
 from core.spec import Clip, ClipRequest, resolve
 from core.speeds import Kind
@@ -43,8 +43,30 @@ def accept(
     clip, warnings = resolve(request, engine, services.settings)
     with DECODING:
         read_picture(picture, services.settings.max_image_megapixels)
+    task = new_task(picture, clip, engine, warnings, callback)
+    sent = fingerprint(request, task.input_sha256, callback)
+    key = IdempotencyKey(ANYONE, idempotency_key, sent) if idempotency_key else None
+    require_disk_space(services.settings)
+    services.storage.put(task.input_key, picture)
+    bounds = Bounds(services.settings.max_waiting, services.settings.max_waiting_per_queue)
+    try:
+        ready = services.ledger.create(task, key, bounds)
+    except (TaskExists, IdempotencyMismatch, QueueFull) as refused:  # any other error may have come after the commit
+        services.storage.delete_task(task.task_id)
+        if isinstance(refused, TaskExists):
+            return refused.task_id
+        if isinstance(refused, QueueFull):
+            refused.retry_after = seconds_to_a_free_place(services, clip, engine.queue, workers)
+        raise
+    for step_id, queue in ready:
+        wake(services, step_id, queue)
+    return task.task_id
+
+
+def new_task(picture: bytes, clip: Clip, engine: Engine, warnings: list[str], callback: Callback | None) -> NewTask:
+    """A task of one step."""
     task_id = new_id()
-    task = NewTask(
+    return NewTask(
         task_id=task_id,
         owner=ANYONE,
         engine=engine.name,
@@ -55,23 +77,6 @@ def accept(
         steps=[NewStep("clip", engine.queue, clip.model_dump(), size=clip.size, work=clip.work)],
         callback=callback,
     )
-    sent = fingerprint(request, task.input_sha256, callback)
-    key = idempotency_key and IdempotencyKey(ANYONE, idempotency_key, sent)
-    require_disk_space(services.settings)
-    services.storage.put(task.input_key, picture)
-    bounds = Bounds(services.settings.max_waiting, services.settings.max_waiting_per_queue)
-    try:
-        ready = services.ledger.create(task, key or None, bounds)
-    except TaskExists as made:
-        services.storage.delete_task(task_id)
-        return made.task_id
-    except QueueFull as full:
-        services.storage.delete_task(task_id)
-        retry_after = seconds_to_a_free_place(services, clip, engine.queue, workers)
-        raise QueueFull(full.message, retry_after=retry_after) from full
-    for step_id, queue in ready:
-        wake(services, step_id, queue)
-    return task_id
 
 
 def require_disk_space(settings: Settings) -> None:

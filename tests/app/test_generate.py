@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from app.main import create_app
 from core.config import Settings
 from core.errors import LedgerUnavailable
 from core.queue import StepQueue
+from core.task import Claim
 from tests.app.conftest import CAT, png, upload, worker_that_says
 from tests.servers import free_port
 
@@ -196,11 +198,14 @@ def test_a_key_holds_after_a_restart(client: TestClient, settings: Settings) -> 
 
 
 @pytest.mark.parametrize("other", [{"fps": 9}, {"data": png(64, 64)}])
-def test_a_key_used_for_another_request_is_refused(client: TestClient, other: dict[str, Any]) -> None:
+def test_a_key_used_for_another_request_is_refused(
+    client: TestClient, services: Services, other: dict[str, Any]
+) -> None:
     repeat(client, "k", fps=8)
     response = repeat(client, "k", **other)
     assert (response.status_code, response.json()["error"]["code"]) == (422, "idempotency_mismatch")
     assert len(client.get("/tasks").json()["tasks"]) == 1
+    assert len(list(services.storage.task_ids())) == 1, "what was refused leaves nothing behind"
 
 
 def test_a_key_too_long_is_refused(client: TestClient) -> None:
@@ -222,6 +227,18 @@ def test_more_tasks_than_may_wait_are_told_to_come_back(client: TestClient, serv
     assert refused.json()["error"]["code"] == "queue_full"
     assert int(refused.headers["retry-after"]) >= 1
     assert len(list(services.storage.task_ids())) == 2, "what was refused leaves nothing behind"
+
+
+def test_whoever_is_told_to_come_back_is_told_when_by_what_was_measured(
+    client: TestClient, services: Services, claim: Callable[[str], Claim]
+) -> None:
+    for name in ("w1", "w2"):
+        services.ledger.report_worker(replace(worker_that_says("cpu", "cpu", "preview", None), worker_id=name))
+    taken = claim(upload(client))
+    services.ledger.finish(replace(taken, started_at=taken.started_at - 39.5), {}, {}, {})
+    bounded(client, services, max_waiting=1)
+    upload(client)
+    assert client.post("/generate", files={"file": CAT}).headers["retry-after"] == "20", "40 s, two workers"
 
 
 def test_an_upload_is_refused_while_the_disk_is_nearly_full(client: TestClient, services: Services) -> None:

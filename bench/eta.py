@@ -74,10 +74,11 @@ def figures(stack: Stack, ledger: Ledger, random: Random) -> dict[str, Any]:
     etas: dict[str, float] = {}
     for _ in range(BURSTS):
         etas |= ask(stack, random, random.randint(1, PER_BURST))
-    both = sa.select(tasks.c.task_id, tasks.c.finished_at - tasks.c.created_at).where(tasks.c.task_id.in_(etas))
+    seconds = (tasks.c.finished_at - tasks.c.created_at).label("seconds")
+    query = sa.select(tasks.c.task_id, seconds).where(tasks.c.task_id.in_(etas))
     with ledger.database.connect() as connection:
-        took = {task_id: seconds for task_id, seconds in connection.execute(both)}  # noqa: C416 - rows are no pairs
-    off = sorted(abs(etas[task_id] / seconds - 1) for task_id, seconds in took.items())
+        took = {row.task_id: row.seconds for row in connection.execute(query)}
+    off = sorted(abs(etas[task_id] / true - 1) for task_id, true in took.items())
     return {
         "tasks": len(off),
         "share within 25 %": sum(error <= WITHIN for error in off) / len(off),

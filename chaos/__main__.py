@@ -22,7 +22,7 @@ import psutil
 
 from bench.report import machine, print_table, write
 from chaos.faults import FAULTS, POSTGRES_FAULTS, WEIGHTS
-from chaos.load import Load
+from chaos.load import Accepted, Load
 from chaos.reconcile import Verdict, reconcile
 from chaos.service import LEASE_SECONDS, Service
 from core.config import Settings
@@ -72,7 +72,6 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
         settle(service, ledger)
         sweep(ledger, storage, service)
         verdict = reconcile(service, ledger, load.accepted, receiver)
-        restarts = service.restarts
         processes = [psutil.Process(process.pid) for process in service.processes.values()]
         processes += [child for process in processes for child in process.children(recursive=True)]
         if any(service.leave_in_order()):
@@ -80,18 +79,25 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
         left = {path.name for path in service.temporary.iterdir()} - {"kinora-keeper"}
         verdict.leftovers += [f"the temporary file {name}" for name in sorted(left)]
     verdict.leftovers += [f"the process {process.pid} still runs" for process in processes if process.is_running()]
+    minutes = (time.monotonic() - begun) / 60
+    return figures(done, service, load.accepted, len(receiver.received), verdict) | {"minutes": minutes}, verdict
+
+
+def figures(
+    done: Counter[str], service: Service, accepted: Accepted, received: int, verdict: Verdict
+) -> dict[str, Any]:
     seconds = [takeover.seconds for takeover in verdict.takeovers]
     undisturbed = [takeover.seconds for takeover in verdict.takeovers if not takeover.overlaps(service.troubles)]
-    figures = {
+    return {
         "faults": done.total(),
         "faults by kind": dict(sorted(done.items())),
-        "restarts of processes": restarts,
-        "tasks": len(load.accepted.tasks),
-        "of them graphs of 30 steps": len(load.accepted.graphs),
+        "restarts of processes": service.restarts,
+        "tasks": len(accepted.tasks),
+        "of them graphs of 30 steps": len(accepted.graphs),
         **{f"{status} tasks": verdict.statuses[status] for status in (Status.FINISHED, Status.FAILED, Status.CANCELED)},
         "failed with": dict(verdict.errors),
-        "requests that broke off or were refused, and repeated": load.accepted.broken + load.accepted.refused,
-        "callbacks received": len(receiver.received),
+        "requests that broke off or were refused, and repeated": accepted.broken + accepted.refused,
+        "callbacks received": received,
         "lost": len(verdict.lost),
         "stuck": len(verdict.stuck),
         "double": len(verdict.double),
@@ -103,9 +109,7 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
         "takeovers while nothing else was broken": len(undisturbed),
         "longest of them, s": max(undisturbed, default=None),
         "lease, s": LEASE_SECONDS,
-        "minutes": (time.monotonic() - begun) / 60,
     }
-    return figures, verdict
 
 
 def in_turns(names: list[str], random: Random) -> Iterator[str]:
@@ -152,20 +156,20 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="PostgreSQL instead of SQLite")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kinora-chaos-", ignore_cleanup_errors=True) as folder:
-        figures, verdict = run(Path(folder), given.faults, given.seed, given.postgres)
+        found, verdict = run(Path(folder), given.faults, given.seed, given.postgres)
         if verdict.broken:
             print(f"\nthe logs are in {keep(Path(folder))}", file=sys.stderr)
     print("\n")
-    print_table([{"fault": name, "times": times} for name, times in figures["faults by kind"].items()])
+    print_table([{"fault": name, "times": times} for name, times in found["faults by kind"].items()])
     print()
-    plain = {name: value for name, value in figures.items() if name != "faults by kind"}
+    plain = {name: value for name, value in found.items() if name != "faults by kind"}
     print_table([{"figure": name, "value": value} for name, value in plain.items()])
     for line in verdict.broken:
         print(line)
     database = "postgresql" if given.postgres else "sqlite"
     where = machine("redis", "sqlalchemy", "fastapi", "rq")
     results = {"command": f"scripts/chaos {' '.join(sys.argv[1:])}", "seed": given.seed, "machine": where}
-    print(f"\nwritten to {write(f'chaos-{database}', results | {'figures': figures})}")
+    print(f"\nwritten to {write(f'chaos-{database}', results | {'figures': found})}")
     sys.exit(bool(verdict.broken))
 
 

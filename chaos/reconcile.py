@@ -1,7 +1,6 @@
 """After the faults: was every promise kept? Looks into the ledger, the storage, and what the receiver was told."""
 
 import hashlib
-import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -165,7 +164,7 @@ def takeovers(ledger: Ledger, deaths: list[Death]) -> list[Takeover]:
         if row.outcome != "lost" or after.step_id != row.step_id:
             continue
         # worker_id is host-pid-random; a process that froze and was killed then died when it froze.
-        pid = int(re.search(r"-(\d+)-[0-9a-f]+$", row.worker_id).group(1))  # type: ignore[union-attr]
+        pid = int(row.worker_id.rsplit("-", 2)[1])
         died = [death.at for death in deaths if death.pid == pid and row.started_at <= death.at <= row.ended_at]
         if died:
             found.append(Takeover(min(died), after.started_at))

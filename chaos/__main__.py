@@ -31,7 +31,7 @@ from core.ledger import Ledger
 from core.queue import StepQueue
 from core.storage import Storage
 from core.task import Status
-from keeper import main as keeper_main
+from keeper.main import Keeper
 from tests.receiver import receiving
 from tests.servers import PostgresServer, RedisServer, wait_until
 
@@ -135,13 +135,9 @@ def settle(service: Service, ledger: Ledger) -> None:
 def sweep(ledger: Ledger, storage: Storage, service: Service) -> None:
     """The keeper's own, an hour early."""
     settings = Settings(_env_file=None, **_stores(service))
-    queue, hour = StepQueue(settings), keeper_main.HOUR
-    keeper_main.HOUR = 0.0
-    try:
-        keeper_main.Keeper(settings, ledger, storage, queue).sweep()
-    finally:
-        keeper_main.HOUR = hour
-        queue.close()
+    queue = StepQueue(settings)
+    Keeper(settings, ledger, storage, queue).sweep(older_than=0.0)
+    queue.close()
 
 
 def _stores(service: Service) -> dict[str, Any]:

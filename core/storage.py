@@ -84,6 +84,16 @@ class Storage:
             if self._folder:  # what a killed process had half written is in no list
                 shutil.rmtree(self._folder / task_prefix(task_id), ignore_errors=True)
 
+    def delete_upload(self, task_id: str) -> bool:
+        """Delete the picture of a task that was never recorded. False, and nothing, where more than that is stored:
+        then there was a task, and a ledger that does not know it must not cost its results."""
+        with _translated(task_id):
+            keys = {found["path"] for page in self._store.list(task_prefix(task_id)) for found in page}
+        if keys - {input_key(task_id)}:
+            return False
+        self.delete_task(task_id)
+        return True
+
     def task_ids(self) -> Iterator[str]:
         """Of every task that has anything stored."""
         with _translated("tasks/"):

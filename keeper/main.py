@@ -102,13 +102,13 @@ class Keeper:
             self._next_hour = time.monotonic() + HOUR
         return due
 
-    def sweep(self) -> None:
+    def sweep(self, older_than: float = HOUR) -> None:
         """Pictures that were stored for a task that was never recorded. An upload takes seconds, not an hour."""
-        old = time.time() - HOUR
+        old = time.time() - older_than
         stored = [found for found in self.storage.task_ids() if is_id(found) and id_seconds(found) < old]
         for task_id in self.ledger.unknown(stored):
-            self.storage.delete_task(task_id)
-            log.info("upload_swept", task_id=task_id)
+            if self.storage.delete_upload(task_id):
+                log.info("upload_swept", task_id=task_id)
 
     def delete_expired(self) -> None:
         """The bytes of tasks past their time; the ledger's rows stay."""

@@ -7,7 +7,7 @@ from core.config import Settings
 from core.errors import ArtifactNotFound
 from core.ledger import Ledger
 from core.queue import StepQueue
-from core.storage import Storage, input_key
+from core.storage import Storage, artifact_key, input_key
 from core.task import Status, new_id
 from keeper.main import Keeper
 from tests.conftest import new_task
@@ -71,6 +71,15 @@ def test_a_duty_that_fails_does_not_hold_up_the_others(keeper: Keeper, settings:
     assert keeper.ledger.claim(step_id, "w2", 60) is not None, "taken over, though Redis was away"
     keeper.queue = there
     away.close()
+
+
+def test_a_ledger_that_knows_nothing_costs_no_result(keeper: Keeper) -> None:
+    unknown = "1".rjust(32, "0")
+    keeper.storage.put(input_key(unknown), b"picture")
+    keeper.storage.put(artifact_key(unknown, "s", 1, "video.mp4"), b"video")
+    keeper.tidy()
+    assert keeper.storage.read(input_key(unknown)) == b"picture"
+    assert keeper.storage.read(artifact_key(unknown, "s", 1, "video.mp4")) == b"video"
 
 
 def test_a_picture_whose_task_was_never_recorded_is_swept_after_an_hour(keeper: Keeper) -> None:

@@ -129,13 +129,14 @@ def hand_over(kit: Kit) -> None:
     if kit.running is None:
         return
     claim, attempt = kit.running
-    attempt.stop()
     try:
         if kit.ledger.give_back(claim):
             _wake([ReadyStep(claim.step.step_id, claim.step.queue)], kit, at_front=True)
             log.info("step_given_back", step_id=claim.step.step_id)
     except Unavailable as error:
         log.warning("step_not_given_back", step_id=claim.step.step_id, reason=error.message)  # its lease runs out
+    finally:
+        attempt.stop()  # not before: once it has stopped, the process leaves and takes this thread along
 
 
 def reason_to_leave(kit: Kit) -> str | None:

@@ -48,18 +48,21 @@ STUCK = """
 import ctypes
 from worker import main, watchdog
 from worker.engines.preview import Preview
-watchdog.CHECK_POINT_SECONDS = 0.5
-Preview.render = lambda *_: ctypes.CDLL(None).sleep(60)
+watchdog.CHECK_POINT_SECONDS = watchdog.LAST_RESORT_SECONDS = 0.5
+Preview.render = lambda *_: ctypes.LIBRARY(None).sleep(60)
 main.main()
 """
 
 
-def test_a_worker_stuck_in_c_ends_itself_and_the_step_runs_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("library", "code"), [("CDLL", EXIT_STUCK), ("PyDLL", 1)], ids=["without Python's lock", "holding Python's lock"]
+)
+def test_a_worker_stuck_in_c_ends_itself_and_the_step_runs_elsewhere(tmp_path: Path, library: str, code: int) -> None:
     with running_stack(tmp_path, STEP_TIME_LIMIT="2", LEASE_SECONDS="2") as stack:
         stack.kill("worker-cpu")
-        command = [sys.executable, "-c", STUCK, "--queue", "cpu"]
+        command = [sys.executable, "-c", STUCK.replace("LIBRARY", library), "--queue", "cpu"]
         stuck = subprocess.Popen(command, cwd=ROOT, env=stack.environment, stderr=subprocess.DEVNULL)
         task_id = stack.upload(ROOT / "samples" / "cat.jpg", num_frames=2)
-        assert stuck.wait(30) == EXIT_STUCK
+        assert stuck.wait(30) == code
         stack.start("worker-cpu", "worker", "--queue", "cpu")
         assert stack.wait_for(task_id)["status"] == "finished"

@@ -85,19 +85,19 @@ class Reader:
         with reading(self.database) as connection:
             return [task_from(row) for row in connection.execute(page_of_tasks(status, after, limit))]
 
-    def ahead_of(self, step: Step) -> list[tuple[Kind, int]]:
-        """The steps that wait before this one in its queue: how many of each kind."""
+    def ahead_of(self, step: Step) -> list[Kind]:
+        """The steps that wait before this one in its queue, the next one first."""
         before = sa.tuple_(steps.c.queued_at, steps.c.step_id) < sa.tuple_(
             sa.literal(step.queued_at), sa.literal(step.step_id)
         )
         query = (
-            sa.select(*KIND, sa.func.count().label("ahead"))
+            sa.select(*KIND)
             .join(steps, steps.c.task_id == tasks.c.task_id)
             .where(steps.c.queue == step.queue, READY, before)
-            .group_by(*KIND)
+            .order_by(steps.c.queued_at, steps.c.step_id)
         )
         with reading(self.database) as connection:
-            return [(Kind(*kind), ahead) for *kind, ahead in connection.execute(query)]
+            return [Kind(*kind) for kind in connection.execute(query)]
 
     def running(self, queue: str) -> dict[str, tuple[Kind, float]]:
         """Each step of the queue that runs now: its kind, and for how many seconds it has run."""

@@ -61,6 +61,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     ended = threading.Event()
     waiting = asyncio.create_task(run_in_threadpool(wait_for_ledger, ledger, ended))
     await asyncio.wait({waiting}, timeout=LEDGER_SECONDS)
+    if waiting.done():
+        waiting.result()  # raises what waiting cannot mend: tables that are newer than this code, say
     yield
     ended.set()
     await waiting

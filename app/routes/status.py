@@ -95,9 +95,10 @@ def tasks(
 def delete(task_id: str, services: Given) -> TaskStatus:
     """Cancels the task if it has not ended, and deletes its picture and its video now. The record of it stays."""
     ended = services.ledger.task(task_id).status.is_final
-    services.ledger.cancel(task_id)
+    canceled = services.ledger.cancel(task_id).status == Status.CANCELED
     services.storage.delete_task(task_id)
-    if ended:  # else an attempt may still be storing: the keeper deletes once more when the time is over
+    # An attempt may still be storing for what was canceled just now: the keeper deletes that once more, in its time.
+    if ended or not canceled:
         services.ledger.mark_expired(task_id)
     task, steps = services.ledger.task_with_steps(task_id)
     forget(services, steps)

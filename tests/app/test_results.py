@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from app.deps import Services
 from app.ranges import parse_range
 from core.errors import RangeNotSatisfiable
-from core.task import Claim, ErrorInfo
+from core.task import Claim, ErrorInfo, Task
 from tests.app.conftest import THUMBNAIL, VIDEO, upload
 
 
@@ -95,6 +95,22 @@ def test_deleting_a_task_deletes_its_files_and_keeps_its_record(
         assert (response.status_code, response.json()["status"]) == (200, "finished")
     assert list(services.storage.task_ids()) == []
     response = client.get(f"/results/{finished}")
+    assert (response.status_code, response.json()["error"]["code"]) == (410, "result_expired")
+
+
+def test_a_task_that_finishes_while_it_is_deleted_is_gone(
+    client: TestClient, services: Services, claim: Callable[[str], Claim], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, cancel = claim(upload(client)), services.ledger.cancel
+
+    def too_late(task_id: str) -> Task:
+        services.ledger.finish(taken, {"video": "tasks/x/video.mp4"}, {}, {})
+        return cancel(task_id)
+
+    monkeypatch.setattr(services.ledger, "cancel", too_late)
+    task_id = taken.task.task_id
+    assert client.delete(f"/tasks/{task_id}").json()["status"] == "finished"
+    response = client.get(f"/results/{task_id}")
     assert (response.status_code, response.json()["error"]["code"]) == (410, "result_expired")
 
 

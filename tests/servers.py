@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -79,17 +79,20 @@ class PostgresServer:
 
     def crash(self) -> None:
         """Every process of it dies at once; what was committed is recovered by `start`."""
-        for process in self._processes():
-            process.kill()
-        psutil.wait_procs(self._processes(), timeout=10)
+        psutil.wait_procs(self._each(psutil.Process.kill), timeout=10)
 
     def freeze(self) -> None:
-        for process in self._processes():
-            process.suspend()
+        self._each(psutil.Process.suspend)
 
     def thaw(self) -> None:
-        for process in self._processes():
-            process.resume()
+        self._each(psutil.Process.resume)
+
+    def _each(self, do: Callable[[psutil.Process], None]) -> list[psutil.Process]:
+        processes = self._processes()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):  # a backend ends when its client goes
+                do(process)
+        return processes
 
     def _processes(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -23,10 +23,20 @@ class Settings(BaseSettings):
     worker_metrics_host: str = "127.0.0.1"
     worker_metrics_port: int = Field(default=9101, ge=1, le=65000)
 
+    # Who may call, and how much
+    auth: Literal["auto", "keys", "off"] = "auto"
+    rate_limit: str = "6000/minute"
+    max_tasks_per_hour: int = Field(default=0, ge=0)
+    max_waiting_per_key: int = Field(default=100, ge=0)
+    max_stored_mb_per_key: int = Field(default=20_000, ge=0)
+    link_ttl: PositiveInt = 24 * 3600
+    cors_origins: str = ""
+
     # The four stores
     data_dir: Path = Path("data")
     database_url: str = ""
     storage_url: str = ""
+    result_redirect: bool = False
     redis_host: str = "127.0.0.1"
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_db: int = Field(default=0, ge=0)

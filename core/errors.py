@@ -15,6 +15,9 @@ KinoraError
 ├── ArtifactNotFound          artifact_not_found
 ├── EndpointNotFound          endpoint_not_found
 ├── DeliveryNotFound          delivery_not_found
+├── KeyNotFound               key_not_found
+├── Unauthorized              unauthorized
+├── AdminRequired             admin_required
 ├── RangeNotSatisfiable       range_not_satisfiable
 ├── NotReady                  not_ready
 ├── TaskGone                  the task's own error, task_canceled or result_expired
@@ -22,7 +25,10 @@ KinoraError
 │   ├── LedgerUnavailable     ledger_unavailable
 │   ├── StorageUnavailable    storage_unavailable
 │   └── QueueUnavailable      redis_unavailable
-├── QueueFull                 queue_full
+├── TooMuch                   the caller must wait
+│   ├── QueueFull             queue_full
+│   ├── QuotaExceeded         quota_exceeded
+│   └── RateLimited           rate_limited
 ├── StorageFull               storage_full
 ├── EngineUnavailable         engine_unavailable
 └── StepFailed                what a task can end with
@@ -139,6 +145,24 @@ class DeliveryNotFound(KinoraError):
     code = "delivery_not_found"
 
 
+class KeyNotFound(KinoraError):
+    """there is no such key"""
+
+    code = "key_not_found"
+
+
+class Unauthorized(KinoraError):
+    """an API key is needed: Authorization: Bearer, or X-API-Key"""
+
+    code = "unauthorized"
+
+
+class AdminRequired(KinoraError):
+    """only an admin's key may ask for this"""
+
+    code = "admin_required"
+
+
 class RangeNotSatisfiable(KinoraError):
     """the range begins after the end; `size` is what there is, in bytes"""
 
@@ -191,14 +215,32 @@ class QueueUnavailable(Unavailable):
     code = "redis_unavailable"
 
 
-class QueueFull(KinoraError):
+class TooMuch(KinoraError):
+    """`retry_after` is in seconds; None: when a place in the queue comes free."""
+
+    code = "too_much"
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFull(TooMuch):
     """as many tasks wait as may wait"""
 
     code = "queue_full"
 
-    def __init__(self, message: str, *, retry_after: int = 1) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+
+class QuotaExceeded(TooMuch):
+    """this key has used up what it may use"""
+
+    code = "quota_exceeded"
+
+
+class RateLimited(TooMuch):
+    """more requests than are allowed"""
+
+    code = "rate_limited"
 
 
 class StorageFull(KinoraError):

@@ -30,12 +30,17 @@ STATUS: dict[type[KinoraError], int] = {
     errors.ArtifactNotFound: 404,
     errors.EndpointNotFound: 404,
     errors.DeliveryNotFound: 404,
+    errors.KeyNotFound: 404,
+    errors.Unauthorized: 401,
+    errors.AdminRequired: 403,
     errors.RangeNotSatisfiable: 416,
     errors.NotReady: 409,
     errors.TaskGone: 410,
     errors.LedgerUnavailable: 503,
     errors.StorageUnavailable: 503,
     errors.QueueFull: 429,
+    errors.QuotaExceeded: 429,
+    errors.RateLimited: 429,
     errors.StorageFull: 507,
     errors.EngineUnavailable: 503,
 }
@@ -100,11 +105,24 @@ def install(app: FastAPI) -> None:
 
 
 async def _kinora(request: Request, error: Exception) -> JSONResponse:
-    error = cast(KinoraError, error)
+    return answer_to(request, cast(KinoraError, error))
+
+
+def refusal(request: Request, error: KinoraError) -> JSONResponse:
+    """The answer to a request whose body nobody will read: the connection ends with it."""
+    response = answer_to(request, error)
+    if "content-length" in request.headers or "transfer-encoding" in request.headers:
+        response.headers["Connection"] = "close"
+    return response
+
+
+def answer_to(request: Request, error: KinoraError) -> JSONResponse:
     status = STATUS.get(type(error), 500)
     headers = {}
-    if isinstance(error, (errors.NotReady, errors.QueueFull)):
-        headers = {"Retry_After": str(error.retry_after)}
+    if isinstance(error, (errors.NotReady, errors.TooMuch)):
+        headers = {"Retry_After": str(error.retry_after or 1)}
+    elif isinstance(error, errors.Unauthorized):
+        headers = {"WWW_Authenticate": "Bearer"}
     elif isinstance(error, errors.RangeNotSatisfiable):
         headers = {"Content_Range": f"bytes */{error.size}"}
     elif isinstance(error, errors.Unavailable):

@@ -11,9 +11,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from app import errors
+from app.auth import Authentication
 from app.body_limit import ContentLengthLimit
-from app.deps import Services
+from app.deps import Services, needs_key
 from app.http_metrics import CountRequests, HttpMetrics
+from app.limiter import Limiter
 from app.routes import engines, generate, health, metrics, results, status, webhooks
 from core.config import Settings
 from core.ledger import Ledger
@@ -40,13 +42,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app: FastAPI = FastAPIOffline(title="Kinora", version="0.1.0", description=DESCRIPTION, lifespan=_lifespan)
     app.state.settings = settings
     app.state.http_metrics = HttpMetrics()
+    app.state.limiter = Limiter(settings)
     errors.install(app)
     max_bytes = settings.max_upload_mb * 1_000_000 + FORM_BYTES
+    # Each is wrapped around those before it.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=max_bytes)
+    app.add_middleware(Authentication, limiter=app.state.limiter)
     app.add_middleware(ContentLengthLimit, max_bytes=max_bytes)
     app.add_middleware(CountRequests, metrics=app.state.http_metrics)
-    for module in (generate, status, results, webhooks, engines, health, metrics):
-        app.include_router(module.router)
+    for module in (generate, status, results, webhooks, engines, metrics):
+        app.include_router(module.router, dependencies=[needs_key])
+    app.include_router(health.router)
     return app
 
 
@@ -56,6 +62,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     set_up_logs(settings.log_format)
     ledger = Ledger(settings.resolved_database_url)
     queue = StepQueue(settings)
+    app.state.limiter.share(queue.redis)
     app.state.services = Services(settings, ledger, Storage(settings.resolved_storage_url), queue)
     # Without its ledger the front still answers: with 503, and with what is wrong.
     ended = threading.Event()

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Header, Request, UploadFile
+from fastapi import APIRouter, Form, Header, UploadFile
 from pydantic import BaseModel, Field
 
 from app.accept import accept
-from app.deps import Given
+from app.deps import Given, Known, Linked
 from app.errors import documented
 from app.eta import at_acceptance
 from core import errors
@@ -32,7 +32,10 @@ class Accepted(BaseModel):
     queue_position: int | None = Field(description="1 is next", examples=[3])
     eta_seconds: float | None = Field(description="Until the end; null until such a task has been measured")
     status_url: str = Field(examples=["http://127.0.0.1:8000/status/01a1fd3450027302a9e88e163fd55fdb"])
-    result_url: str = Field(examples=["http://127.0.0.1:8000/results/01a1fd3450027302a9e88e163fd55fdb"])
+    result_url: str = Field(
+        description="Where keys are asked for it is signed: for a while it opens without one",
+        examples=["http://127.0.0.1:8000/results/01a1fd3450027302a9e88e163fd55fdb"],
+    )
 
 
 @router.post(
@@ -49,6 +52,7 @@ class Accepted(BaseModel):
         errors.ImageTooLarge,
         errors.ImageTooSmall,
         errors.QueueFull,
+        errors.QuotaExceeded,
         errors.StorageFull,
         errors.EngineUnavailable,
         errors.LedgerUnavailable,
@@ -56,9 +60,10 @@ class Accepted(BaseModel):
     ),
 )
 def generate(
-    request: Request,
     form: Annotated[GenerateForm, Form()],
     services: Given,
+    caller: Known,
+    links: Linked,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Accepted:
     """Answers as soon as the picture is stored and the task recorded. What is not given comes from the engine's
@@ -66,16 +71,15 @@ def generate(
     request sent again within a day gives the task that it made first."""
     picture = _read_upload(form, services.settings.max_upload_mb)
     asked = ClipRequest(**form.model_dump(include=set(ClipRequest.model_fields), exclude_none=True))
-    task_id = accept(services, picture, asked, idempotency_key, _callback(form))
+    task_id = accept(services, caller, picture, asked, idempotency_key, _callback(form))
     status, outlook = at_acceptance(services, task_id)
-    base = (services.settings.public_url or str(request.base_url)).rstrip("/")
     return Accepted(
         task_id=task_id,
         status=status,
         queue_position=outlook.queue_position,
         eta_seconds=outlook.eta_seconds,
-        status_url=f"{base}/status/{task_id}",
-        result_url=f"{base}/results/{task_id}",
+        status_url=links.status(task_id),
+        result_url=links.result(task_id, caller.owner),
     )
 
 

@@ -9,11 +9,14 @@ import uvicorn
 from app.auth import reason_not_to_start
 from app.http_metrics import MULTIPROCESS_FOLDER
 from app.limiter import Limiter
+from app.slow_clients import BoundedHttp
 from core.config import Settings
 from core.errors import InvalidParameter, LedgerUnavailable
 from core.ledger import Ledger
 from core.scratch import scratch_folder
 from core.spec import check_defaults
+
+MAX_CONNECTIONS = 1000  # of one process; whoever comes then is answered 503
 
 
 def main() -> None:
@@ -36,6 +39,9 @@ def main() -> None:
             host=settings.api_host,
             port=settings.api_port,
             workers=settings.api_workers,
+            http=BoundedHttp,
+            limit_concurrency=MAX_CONNECTIONS,
+            server_header=False,
             access_log=False,
             log_config=None,  # core/logs.py speaks for all
         )

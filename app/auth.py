@@ -9,6 +9,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.browser_guard import check_browser
 from app.deps import Caller, Services
 from app.errors import refusal
 from app.limiter import Allowance, Limiter
@@ -51,7 +52,7 @@ class Authentication:
         await self.app(scope, receive, send)
 
     def _admit(self, request: Request) -> Caller:
-        """Raises Unauthorized, RateLimited, LedgerUnavailable."""
+        """Raises what `identify` does, and RateLimited."""
         caller = identify(request.app.state.services, request)
         if caller.owner:
             allowance = request.state.allowance = self.limiter.hit(caller.owner)
@@ -67,8 +68,9 @@ class Authentication:
 
 
 def identify(services: Services, request: Request) -> Caller:
-    """Raises Unauthorized, LedgerUnavailable."""
+    """Raises Unauthorized, HostUnknown, OriginForbidden, LedgerUnavailable."""
     if services.settings.auth == "off":
+        check_browser(request, services.settings)
         return ANYONE
     text, path = key_in(request), request.url.path
     try:
@@ -76,6 +78,7 @@ def identify(services: Services, request: Request) -> Caller:
         if key:
             return Caller(key.key_id, key.name, key.admin)
         if is_open(services):
+            check_browser(request, services.settings)
             return ANYONE
     except LedgerUnavailable:
         if path in TOLD_WITHOUT_LEDGER:

@@ -33,6 +33,8 @@ STATUS: dict[type[KinoraError], int] = {
     errors.KeyNotFound: 404,
     errors.Unauthorized: 401,
     errors.AdminRequired: 403,
+    errors.OriginForbidden: 403,
+    errors.HostUnknown: 421,
     errors.RangeNotSatisfiable: 416,
     errors.NotReady: 409,
     errors.TaskGone: 410,
@@ -46,7 +48,13 @@ STATUS: dict[type[KinoraError], int] = {
 }
 
 # What Starlette and FastAPI refuse by themselves.
-CODES = {404: "not_found", 405: "method_not_allowed", 413: errors.UploadTooLarge.code}
+CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: errors.UploadTooLarge.code,
+    431: "too_many_headers",
+}
 
 
 class Error(BaseModel):
@@ -101,16 +109,15 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(KinoraError, _kinora)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _kinora(request: Request, error: Exception) -> JSONResponse:
     return answer_to(request, cast(KinoraError, error))
 
 
-def refusal(request: Request, error: KinoraError) -> JSONResponse:
+def refusal(request: Request, error: KinoraError | HTTPException) -> JSONResponse:
     """The answer to a request whose body nobody will read: the connection ends with it."""
-    response = answer_to(request, error)
+    response = answer_to(request, error) if isinstance(error, KinoraError) else answer_http(error)
     if "content-length" in request.headers or "transfer-encoding" in request.headers:
         response.headers["Connection"] = "close"
     return response
@@ -129,7 +136,9 @@ def answer_to(request: Request, error: KinoraError) -> JSONResponse:
         headers = {"Retry_After": str(RETRY_AFTER_SECONDS)}
         log.warning("request_refused", path=request.url.path, code=error.code, reason=error.message)
     code = error.reason if isinstance(error, errors.TaskGone) else error.code
-    return answer(status, code, error.message, error.param, **headers)
+    # Where a store stands and how it failed is for the log.
+    message = f"{type(error).__doc__}" if isinstance(error, errors.Unavailable) else error.message
+    return answer(status, code, message, error.param, **headers)
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
@@ -141,10 +150,16 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:
-    error = cast(HTTPException, error)
-    return answer(error.status_code, CODES.get(error.status_code, "bad_request"), error.detail)
+    return answer_http(cast(HTTPException, error))
 
 
-async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
-    # The server logs the trace; the caller learns nothing of our insides.
-    return answer(500, errors.InternalError.code, "an unexpected error; the server's log has it")
+def answer_http(error: HTTPException) -> JSONResponse:
+    response = answer(error.status_code, CODES.get(error.status_code, "bad_request"), error.detail)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def unexpected(_request: Request) -> JSONResponse:
+    """The log has the trace; the caller learns nothing of our insides."""
+    message = "an unexpected error; the server's log has it under this answer's X-Request-ID"
+    return answer(500, errors.InternalError.code, message)

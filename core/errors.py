@@ -18,6 +18,8 @@ KinoraError
 ├── KeyNotFound               key_not_found
 ├── Unauthorized              unauthorized
 ├── AdminRequired             admin_required
+├── HostUnknown               host_unknown
+├── OriginForbidden           origin_forbidden
 ├── RangeNotSatisfiable       range_not_satisfiable
 ├── NotReady                  not_ready
 ├── TaskGone                  the task's own error, task_canceled or result_expired
@@ -161,6 +163,18 @@ class AdminRequired(KinoraError):
     """only an admin's key may ask for this"""
 
     code = "admin_required"
+
+
+class HostUnknown(KinoraError):
+    """this service is not known as 'video.example.com': set PUBLIC_URL"""
+
+    code = "host_unknown"
+
+
+class OriginForbidden(KinoraError):
+    """a page from https://example.com may not do this"""
+
+    code = "origin_forbidden"
 
 
 class RangeNotSatisfiable(KinoraError):

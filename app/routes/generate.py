@@ -9,12 +9,13 @@ from app.accept import accept
 from app.deps import Given, Known, Linked
 from app.errors import documented
 from app.eta import at_acceptance
+from app.form import FormRoute
 from core import errors
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.spec import ClipRequest
 from core.task import Callback, Status
 
-router = APIRouter(tags=["tasks"])
+router = APIRouter(tags=["tasks"], route_class=FormRoute)
 
 
 class GenerateForm(ClipRequest):

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from core import errors
 from core.errors import KinoraError
@@ -95,6 +96,21 @@ def documented(*kinds: type[KinoraError]) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def everywhere() -> dict[int | str, dict[str, Any]]:
+    """The `responses` that any route can give, whatever it does: they come from the layers around it."""
+    ours = documented(
+        errors.Unauthorized,
+        errors.OriginForbidden,
+        errors.HostUnknown,
+        errors.RateLimited,
+        errors.UploadTooLarge,
+        errors.LedgerUnavailable,
+    )
+    codes = {400: "bad_request", 500: errors.InternalError.code} | CODES
+    others = {status: {"model": ErrorBody, "description": f"`{code}`"} for status, code in codes.items()}
+    return {status: others[status] for status in (400, 405, 408, 431, 500)} | ours
+
+
 def _code(kind: type[KinoraError]) -> str:
     return "task_canceled" if kind is errors.TaskGone else kind.code  # one of the reasons that take its place
 
@@ -149,8 +165,16 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     return answer(422, errors.InvalidParameter.code, f"{param} {what}{got}", param)
 
 
-async def _http(_request: Request, error: Exception) -> JSONResponse:
-    return answer_http(cast(HTTPException, error))
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    response = answer_http(cast(HTTPException, error))
+    if response.status_code == 405:  # Starlette names the methods of the first route with this path, not of all
+        found = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+        response.headers["Allow"] = ", ".join(sorted({name for route in found for name in methods_of(route)}))
+    return response
+
+
+def methods_of(route: BaseRoute) -> set[str]:
+    return getattr(route, "methods", None) or set()
 
 
 def answer_http(error: HTTPException) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Bounds on the parts of a form, which Starlette would allow a thousand of."""
+"""What is special about forms: bounds on their parts, which Starlette would allow a thousand of, and no null."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -9,6 +9,13 @@ from fastapi.routing import APIRoute
 MAX_FILES = 2
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 64 * 1024
+
+
+def without_null(schema: dict[str, Any]) -> None:
+    """Takes `null` out of a model's JSON schema: a form has none, its fields are there or not."""
+    for field in schema["properties"].values():
+        kinds = [kind for kind in field.pop("anyOf", []) if kind != {"type": "null"}]
+        field |= kinds[0] if kinds else {}
 
 
 class BoundedForm(Request):

@@ -52,7 +52,13 @@ then get the MP4 from `GET /results/{task_id}`. Every error has the same shape, 
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     # FastAPIOffline is FastAPI whose /docs loads nothing from other hosts.
-    app: FastAPI = FastAPIOffline(title="Kinora", version="0.1.0", description=DESCRIPTION, lifespan=_lifespan)
+    app: FastAPI = FastAPIOffline(
+        title="Kinora",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        generate_unique_id_function=lambda route: route.name,
+    )
     app.state.settings = settings
     app.state.http_metrics = HttpMetrics()
     app.state.limiter = Limiter(settings)
@@ -70,8 +76,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestLog)
     app.add_middleware(SecurityHeaders)
     for module in (generate, status, results, webhooks, engines, metrics):
-        app.include_router(module.router, dependencies=[needs_key])
-    app.include_router(health.router)
+        app.include_router(module.router, dependencies=[needs_key], responses=errors.everywhere())
+    app.include_router(health.router, responses=errors.everywhere())
     return app
 
 

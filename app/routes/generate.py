@@ -3,13 +3,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Header, UploadFile
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.accept import accept
 from app.deps import Given, Known, Linked
 from app.errors import documented
 from app.eta import at_acceptance
-from app.form import FormRoute
+from app.form import FormRoute, without_null
 from core import errors
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.spec import ClipRequest
@@ -19,6 +19,8 @@ router = APIRouter(tags=["tasks"], route_class=FormRoute)
 
 
 class GenerateForm(ClipRequest):
+    model_config = ConfigDict(json_schema_extra=without_null)
+
     file: Annotated[UploadFile | None, Field(description="The picture: JPEG, PNG or WebP")] = None
     image: Annotated[UploadFile | None, Field(description="Another name for `file`")] = None
     callback_url: Annotated[str | None, Field(description="Where to tell how this task ended")] = None
@@ -37,6 +39,13 @@ class Accepted(BaseModel):
         description="Where keys are asked for it is signed: for a while it opens without one",
         examples=["http://127.0.0.1:8000/results/01a1fd3450027302a9e88e163fd55fdb"],
     )
+
+
+# Where the task's id leads: for those who read the OpenAPI document with a program.
+LINKS = {
+    name: {"operationId": name, "parameters": {"task_id": "$response.body#/task_id"}}
+    for name in ("status", "cancel", "video", "thumbnail", "delete")
+}
 
 
 @router.post(
@@ -58,10 +67,11 @@ class Accepted(BaseModel):
         errors.EngineUnavailable,
         errors.LedgerUnavailable,
         errors.StorageUnavailable,
-    ),
+    )
+    | {202: {"links": LINKS}},
 )
 def generate(
-    form: Annotated[GenerateForm, Form()],
+    form: Annotated[GenerateForm, Form(media_type="multipart/form-data")],
     services: Given,
     caller: Known,
     links: Linked,

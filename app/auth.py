@@ -72,7 +72,8 @@ def identify(services: Services, request: Request) -> Caller:
     if services.settings.auth == "off":
         check_browser(request, services.settings)
         return ANYONE
-    text, path = key_in(request), request.url.path
+    # Not request.url.path: Starlette puts a URL together from the Host header, which can hold a path of its own.
+    text, path = key_in(request), request.scope["path"]
     try:
         key = services.ledger.keys.find(text) if text else None
         if key:

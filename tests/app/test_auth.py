@@ -126,6 +126,12 @@ def test_the_figures_of_all_are_for_an_admin(client: TestClient, services: Servi
     assert client.get("/metrics", headers=bearer(admin)).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["x/health?", "x/health/live?", "x/health#", "x/docs?", "x\\health?", "/health"])
+def test_a_path_in_the_host_header_opens_nothing(client: TestClient, ann: str, host: str) -> None:
+    for path in ("/tasks", f"/status/{NONE}", "/metrics", "/webhooks/secret"):
+        assert client.get(path, headers={"Host": host}).status_code == 401
+
+
 # --- links ---
 
 
@@ -148,6 +154,8 @@ def test_a_result_url_opens_without_a_key(client: TestClient, services: Services
     query = urlsplit(told["result_url"]).query
     for path in (f"/results/{finished}/thumbnail", f"/results/{NONE}", f"/status/{finished}", "/tasks"):
         assert client.get(f"{path}?{query}").status_code == 401
+        host = f"x/results/{finished}?{query}&"
+        assert client.get(f"{path}?{query}", headers={"Host": host}).status_code == 401
     assert client.get(told["result_url"].removeprefix("http://testserver")).content == VIDEO
 
 

@@ -38,7 +38,7 @@ def accept(
     the caller can mend, TooMuch, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
     """
     if callback:
-        check_destination(callback.url, "callback_url")
+        check_destination(callback.url, services.settings.fetch_allow, "callback_url", https_only=True)
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
     clip, warnings = resolve(request, engine, services.settings)

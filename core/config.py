@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.destination import allowed_places
 
 SVD_XT = "stabilityai/stable-video-diffusion-img2vid-xt"
 SVD_XT_REVISION = "9e43909513c6714f1bc78bcb44d96e733cd242aa"
@@ -57,6 +59,7 @@ class Settings(BaseSettings):
     max_waiting: PositiveInt = 2000
     max_waiting_per_queue: PositiveInt = 1000
     min_free_disk_mb: int = Field(default=500, ge=0)
+    fetch_allow: str = ""
 
     # How promises are kept
     lease_seconds: PositiveFloat = 10.0
@@ -68,6 +71,12 @@ class Settings(BaseSettings):
     result_ttl: PositiveFloat = 7 * 24 * 3600.0
 
     log_format: Literal["json", "console"] = "json"
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _names_places(cls, fetch_allow: str) -> str:
+        allowed_places(fetch_allow)  # raises where an entry would allow nothing
+        return fetch_allow
 
     @property
     def resolved_database_url(self) -> str:

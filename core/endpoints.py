@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core.database import reading, writing
-from core.destination import check_destination
 from core.errors import EndpointNotFound, InvalidParameter
 from core.tables import endpoints, now, webhook_secrets
 from core.task import Status, is_id, new_id
@@ -50,9 +49,8 @@ class Endpoints:
     def register(self, owner: str, url: str, events: list[str]) -> Endpoint:
         """Tell `url` of every task of `owner`. Done again it changes the events, and switches the endpoint on again.
 
-        Raises InvalidParameter.
+        Raises InvalidParameter. Whether `url` is one that may be told is judged before, and again at each try.
         """
-        check_destination(url)
         known = {endpoint.url for endpoint in self.all(owner)}
         if url not in known and len(known) >= MAX_ENDPOINTS:
             raise InvalidParameter(f"there are {len(known)} endpoints, and no more may be: remove one", param="url")

@@ -3,6 +3,7 @@
 KinoraError
 ├── InvalidRequest            the caller can mend it
 │   ├── InvalidParameter      invalid_parameter
+│   ├── DestinationForbidden  destination_forbidden
 │   ├── IdempotencyMismatch   idempotency_mismatch
 │   ├── FileMissing           file_missing
 │   ├── UploadTooLarge        upload_too_large
@@ -69,6 +70,12 @@ class InvalidParameter(InvalidRequest):
     """width must be from 64 to 1024, a multiple of 64; got 1000"""
 
     code = "invalid_parameter"
+
+
+class DestinationForbidden(InvalidRequest):
+    """image_url must not lead to 10.0.0.1: only public addresses are allowed, and what FETCH_ALLOW names"""
+
+    code = "destination_forbidden"
 
 
 class IdempotencyMismatch(InvalidRequest):

@@ -54,6 +54,7 @@ LINKS = {
     summary="Make a clip from a picture",
     responses=documented(
         errors.InvalidParameter,
+        errors.DestinationForbidden,
         errors.IdempotencyMismatch,
         errors.FileMissing,
         errors.UploadTooLarge,

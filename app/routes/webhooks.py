@@ -11,7 +11,7 @@ from app.errors import documented
 from app.routes.status import moment
 from core import errors
 from core.deliveries import Delivery, DeliveryStatus
-from core.destination import MAX_URL
+from core.destination import MAX_URL, check_destination
 from core.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint
 from core.task import ID_PATTERN
 
@@ -65,9 +65,15 @@ class DeliveryPage(BaseModel):
     next_after: str | None = Field(description="Give it as `after` for the next page; null on the last one")
 
 
-@router.post("", status_code=201, summary="Register an endpoint", responses=ERRORS)
+@router.post(
+    "",
+    status_code=201,
+    summary="Register an endpoint",
+    responses=documented(errors.InvalidParameter, errors.DestinationForbidden, errors.LedgerUnavailable),
+)
 def register(asked: EndpointRequest, services: Given, caller: Known) -> EndpointInfo:
     """It is told of what happens to tasks from now on. Registering a URL again changes its events."""
+    check_destination(asked.url, services.settings.fetch_allow, https_only=True)
     return describe_endpoint(services.ledger.endpoints.register(caller.owner, asked.url, list(asked.events)))
 
 

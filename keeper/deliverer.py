@@ -29,8 +29,8 @@ from core.ledger import Ledger
 LOOK_SECONDS = 0.5
 TRY_TIMEOUT_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
-# A slow host may hold this many tries; the rest of all tries are for others.
-AT_ONCE, AT_ONCE_PER_HOST = 200, 4
+# A slow host may hold this many tries, and an owner of many slow hosts that many; the rest are for others.
+AT_ONCE, AT_ONCE_PER_HOST, AT_ONCE_PER_OWNER = 200, 4, 50
 GONE = 410
 LEDGER_THREADS = 4
 
@@ -46,6 +46,7 @@ class Deliverer:
         self.public_url, self.fetch_allow = public_url.rstrip("/"), fetch_allow
         self._running: set[asyncio.Task[None]] = set()
         self._hosts: Counter[str] = Counter()
+        self._owners: Counter[str] = Counter()
         self._tls = httpx2.create_ssl_context(trust_env=False)
         # Apart from asyncio's own threads, which may all be waiting for a resolver.
         self._ledger_threads = ThreadPoolExecutor(LEDGER_THREADS, thread_name_prefix="deliverer-ledger")
@@ -77,19 +78,25 @@ class Deliverer:
 
     async def _begin_due(self, ended: threading.Event) -> None:
         while (free := AT_ONCE - len(self._running)) and not ended.is_set():
-            busy = {host for host, count in self._hosts.items() if count >= AT_ONCE_PER_HOST}
-            found = await self._ask(self.deliveries.due, busy, min(free, 2 * AT_ONCE_PER_HOST))
+            hosts = {host for host, count in self._hosts.items() if count >= AT_ONCE_PER_HOST}
+            owners = {owner for owner, count in self._owners.items() if count >= AT_ONCE_PER_OWNER}
+            found = await self._ask(self.deliveries.due, min(free, 2 * AT_ONCE_PER_HOST), hosts, owners)
             for delivery in found:
-                if self._hosts[delivery.host] >= AT_ONCE_PER_HOST:
+                if self._is_busy(delivery):
                     continue
                 taken = await self._ask(self.deliveries.take, delivery.delivery_id)
                 if taken:
                     self._hosts[taken.host] += 1
+                    self._owners[taken.owner] += 1
                     task = asyncio.create_task(self._try(taken))
                     self._running.add(task)
                     task.add_done_callback(self._running.discard)
             if not found:
                 return
+
+    def _is_busy(self, delivery: Delivery) -> bool:
+        by_host, by_owner = self._hosts[delivery.host], self._owners[delivery.owner]
+        return by_host >= AT_ONCE_PER_HOST or by_owner >= AT_ONCE_PER_OWNER
 
     async def _try(self, delivery: Delivery) -> None:
         names = {"delivery_id": delivery.delivery_id, "task_id": delivery.task_id, "tells": delivery.event}
@@ -103,6 +110,7 @@ class Deliverer:
             log.exception("callback_failed", **names)
         finally:
             self._hosts -= Counter([delivery.host])  # which drops those at zero
+            self._owners -= Counter([delivery.owner])
 
     async def _post(self, delivery: Delivery) -> tuple[int | None, str | None]:
         """The status that was answered, if any, and what went wrong, if anything."""

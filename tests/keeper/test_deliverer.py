@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -200,15 +201,15 @@ def test_of_two_keepers_one_takes_a_delivery_and_a_lost_try_is_made_again(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     canceled_task(ledger, "http://a/")
-    (delivery,) = ledger.deliveries.due(set(), 10)
+    (delivery,) = ledger.deliveries.due(10)
     first, second = [ledger.deliveries.take(delivery.delivery_id) for _ in range(2)]
     assert first is not None
     assert second is None
-    assert ledger.deliveries.due(set(), 10) == []
+    assert ledger.deliveries.due(10) == []
     ledger.deliveries.redeliver("", delivery.delivery_id)
     monkeypatch.setattr("core.deliveries.TRY_SECONDS", -1.0)  # the keeper died in its try
     ledger.deliveries.take(delivery.delivery_id)
-    assert [found.delivery_id for found in ledger.deliveries.due(set(), 10)] == [delivery.delivery_id]
+    assert [found.delivery_id for found in ledger.deliveries.due(10)] == [delivery.delivery_id]
 
 
 def test_an_answer_to_a_try_from_before_a_redelivery_changes_nothing(ledger: Ledger) -> None:
@@ -217,7 +218,7 @@ def test_an_answer_to_a_try_from_before_a_redelivery_changes_nothing(ledger: Led
     assert old is not None
     ledger.deliveries.redeliver("", old.delivery_id)
     ledger.deliveries.missed(old, 500, "it answered 500", jitter=0)
-    (delivery,) = ledger.deliveries.due(set(), 10)
+    (delivery,) = ledger.deliveries.due(10)
     assert (delivery.tries, delivery.error) == (0, None)
 
 
@@ -366,3 +367,22 @@ def test_a_redirect_of_a_callback_is_not_followed(ledger: Ledger, deliverer: Del
         wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="a failed try")
         assert deliveries_of(ledger, task_id)[0].error == "it answered 307"
         assert (len(outer.requests), inner.requests) == (1, [])
+
+
+def test_an_owner_of_many_slow_hosts_holds_up_no_other(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, deliverer: Deliverer
+) -> None:
+    monkeypatch.setattr("keeper.deliverer.AT_ONCE", 8)
+    monkeypatch.setattr("keeper.deliverer.AT_ONCE_PER_OWNER", 6)
+    with ExitStack() as stack:
+        slow = [stack.enter_context(hosting(lambda connection: time.sleep(30))) for _ in range(20)]
+        quick = stack.enter_context(hosting(answered(b"")))
+        deliverer.fetch_allow = ",".join(host.netloc for host in (*slow, quick))
+        for host in slow:
+            canceled_task(ledger, host.url)
+        wait_until(lambda: sum(len(host.requests) for host in slow) == 6, what="six tries under way")
+        theirs = replace(new_task(callback=Callback(quick.url, list(FINAL_EVENTS))), owner="another")
+        ledger.create(theirs)
+        ledger.cancel(theirs.task_id)
+        wait_until(lambda: bool(quick.requests), what="the other owner's callback")
+        assert sum(len(host.requests) for host in slow) == 6

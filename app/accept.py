@@ -4,6 +4,7 @@ import hashlib
 import math
 import shutil
 import threading
+from collections.abc import Callable
 
 import structlog
 
@@ -27,12 +28,14 @@ DECODING = threading.BoundedSemaphore(2)
 def accept(
     services: Services,
     caller: Caller,
-    picture: bytes,
+    source: Callable[[], bytes],
     request: ClipRequest,
     idempotency_key: str | None = None,
     callback: Callback | None = None,
 ) -> str:
     """The task's id. When this returns, the picture is stored and the task is in the ledger: it will end.
+
+    `source` gives the picture, and is asked for it when all that costs less has been checked.
 
     With an idempotency key, a request made again gives the task that it made first. Raises InvalidRequest for what
     the caller can mend, TooMuch, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
@@ -42,12 +45,13 @@ def accept(
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
     clip, warnings = resolve(request, engine, services.settings)
+    require_disk_space(services.settings)
+    picture = source()
     with DECODING:
         read_picture(picture, services.settings.max_image_megapixels)
     task = new_task(caller, picture, clip, engine, warnings, callback)
     sent = fingerprint(request, task.input_sha256, callback)
     key = IdempotencyKey(caller.owner, idempotency_key, sent) if idempotency_key else None
-    require_disk_space(services.settings)
     services.storage.put(task.input_key, picture)
     bounds = Bounds(services.settings.max_waiting, services.settings.max_waiting_per_queue)
     try:

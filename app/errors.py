@@ -21,6 +21,7 @@ RETRY_AFTER_SECONDS = 5
 STATUS: dict[type[KinoraError], int] = {
     errors.InvalidParameter: 422,
     errors.DestinationForbidden: 422,
+    errors.FetchFailed: 422,
     errors.IdempotencyMismatch: 422,
     errors.FileMissing: 422,
     errors.UploadTooLarge: 413,

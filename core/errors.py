@@ -4,6 +4,7 @@ KinoraError
 ├── InvalidRequest            the caller can mend it
 │   ├── InvalidParameter      invalid_parameter
 │   ├── DestinationForbidden  destination_forbidden
+│   ├── FetchFailed           fetch_failed
 │   ├── IdempotencyMismatch   idempotency_mismatch
 │   ├── FileMissing           file_missing
 │   ├── UploadTooLarge        upload_too_large
@@ -76,6 +77,12 @@ class DestinationForbidden(InvalidRequest):
     """image_url must not lead to 10.0.0.1: only public addresses are allowed, and what FETCH_ALLOW names"""
 
     code = "destination_forbidden"
+
+
+class FetchFailed(InvalidRequest):
+    """image_url could not be fetched: it answered 404"""
+
+    code = "fetch_failed"
 
 
 class IdempotencyMismatch(InvalidRequest):

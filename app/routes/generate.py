@@ -1,5 +1,7 @@
 """POST /generate: a picture in, a task id out."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Header, UploadFile
@@ -9,8 +11,10 @@ from app.accept import accept
 from app.deps import Given, Known, Linked
 from app.errors import documented
 from app.eta import at_acceptance
+from app.fetch import fetch
 from app.form import FormRoute, without_null
 from core import errors
+from core.config import Settings
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.spec import ClipRequest
 from core.task import Callback, Status
@@ -23,6 +27,7 @@ class GenerateForm(ClipRequest):
 
     file: Annotated[UploadFile | None, Field(description="The picture: JPEG, PNG or WebP")] = None
     image: Annotated[UploadFile | None, Field(description="Another name for `file`")] = None
+    image_url: Annotated[str | None, Field(description="Where to fetch the picture from, instead of `file`")] = None
     callback_url: Annotated[str | None, Field(description="Where to tell how this task ended")] = None
     callback_events: Annotated[
         list[CallbackEvent] | None, Field(description="What to tell `callback_url`; without it, how the task ended")
@@ -55,6 +60,7 @@ LINKS = {
     responses=documented(
         errors.InvalidParameter,
         errors.DestinationForbidden,
+        errors.FetchFailed,
         errors.IdempotencyMismatch,
         errors.FileMissing,
         errors.UploadTooLarge,
@@ -81,9 +87,8 @@ def generate(
     """Answers as soon as the picture is stored and the task recorded. What is not given comes from the engine's
     entry (`GET /engines`); a value out of range is refused, never changed. With an `Idempotency-Key`, a
     request sent again within a day gives the task that it made first."""
-    picture = _read_upload(form, services.settings.max_upload_mb)
     asked = ClipRequest(**form.model_dump(include=set(ClipRequest.model_fields), exclude_none=True))
-    task_id = accept(services, caller, picture, asked, idempotency_key, _callback(form))
+    task_id = accept(services, caller, _source(form, services.settings), asked, idempotency_key, _callback(form))
     status, outlook = at_acceptance(services, task_id)
     return Accepted(
         task_id=task_id,
@@ -103,12 +108,20 @@ def _callback(form: GenerateForm) -> Callback | None:
     return None
 
 
-def _read_upload(form: GenerateForm, max_mb: int) -> bytes:
-    if form.file and form.image:
-        raise errors.InvalidParameter("give the picture as file or as image, not as both", param="image")
+def _source(form: GenerateForm, settings: Settings) -> Callable[[], bytes]:
+    """What gives the picture."""
+    given = [name for name in ("file", "image", "image_url") if getattr(form, name)]
+    if len(given) > 1:
+        raise errors.InvalidParameter(f"give the picture as {' or as '.join(given)}, not as both", param=given[-1])
+    if form.image_url:
+        return partial(fetch, form.image_url, settings)
     upload = form.file or form.image
     if upload is None:
         raise errors.FileMissing("no picture was sent: upload one as the form's field file", param="file")
+    return partial(_read_upload, upload, settings.max_upload_mb)
+
+
+def _read_upload(upload: UploadFile, max_mb: int) -> bytes:
     picture = upload.file.read(max_mb * 1_000_000 + 1)
     if len(picture) > max_mb * 1_000_000:
         raise errors.UploadTooLarge(f"the picture may have at most {max_mb} MB", param="file")

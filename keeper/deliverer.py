@@ -20,11 +20,13 @@ import httpx2
 import structlog
 from standardwebhooks import Webhook
 
+from core.config import Settings
 from core.deliveries import Deliveries, Delivery, moment
 from core.destination import Destination, check_destination
 from core.endpoints import Endpoints
 from core.errors import InvalidRequest, Unavailable
 from core.ledger import Ledger
+from core.links import signed
 
 LOOK_SECONDS = 0.5
 TRY_TIMEOUT_SECONDS = 15.0
@@ -40,10 +42,10 @@ log = structlog.get_logger(__name__)
 
 
 class Deliverer:
-    def __init__(self, ledger: Ledger, public_url: str, fetch_allow: str) -> None:
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self.deliveries: Deliveries = ledger.deliveries
         self.endpoints: Endpoints = ledger.endpoints
-        self.public_url, self.fetch_allow = public_url.rstrip("/"), fetch_allow
+        self.settings, self.keys = settings, ledger.keys
         self._running: set[asyncio.Task[None]] = set()
         self._hosts: Counter[str] = Counter()
         self._owners: Counter[str] = Counter()
@@ -114,10 +116,10 @@ class Deliverer:
 
     async def _post(self, delivery: Delivery) -> tuple[int | None, str | None]:
         """The status that was answered, if any, and what went wrong, if anything."""
-        body = body_of(delivery, self.public_url)
+        body = body_of(delivery, await self._ask(self._result_url, delivery))
         secret = await self._ask(self.endpoints.secret, delivery.owner)
         try:
-            destination = check_destination(delivery.url, self.fetch_allow, "the URL", https_only=True)
+            destination = check_destination(delivery.url, self.settings.fetch_allow, "the URL", https_only=True)
             async with asyncio.timeout(TRY_TIMEOUT_SECONDS):
                 status = await self._send(destination, body, headers_of(delivery, body, secret))
         except TimeoutError:
@@ -153,6 +155,13 @@ class Deliverer:
         ):
             return response.status_code
 
+    def _result_url(self, delivery: Delivery) -> str:
+        """Only a path where PUBLIC_URL is not set. Signed anew at each try, where keys are asked for."""
+        path = f"/results/{delivery.task_id}"
+        if delivery.owner:
+            path = signed(path, self.keys.link_secret, self.settings.link_ttl)
+        return self.settings.public_url.rstrip("/") + path
+
     def _record(self, delivery: Delivery, answered: int | None, error: str | None) -> None:
         if answered == GONE and error:
             self.deliveries.gone(delivery, answered, error)
@@ -162,9 +171,9 @@ class Deliverer:
             self.deliveries.arrived(delivery, answered)
 
 
-def body_of(delivery: Delivery, public_url: str) -> str:
-    """The payload as Standard Webhooks has it. `result_url` is a path where PUBLIC_URL is not set."""
-    data = delivery.data | {"result_url": f"{public_url}/results/{delivery.task_id}"}
+def body_of(delivery: Delivery, result_url: str) -> str:
+    """The payload as Standard Webhooks has it."""
+    data = delivery.data | {"result_url": result_url}
     return json.dumps({"type": delivery.event, "timestamp": moment(delivery.created_at), "data": data})
 
 

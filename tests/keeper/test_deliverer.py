@@ -9,14 +9,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from structlog.testing import capture_logs
 
+from core.config import Settings
 from core.deliveries import RETRY_SECONDS, Delivery, DeliveryStatus
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.ledger import Ledger
+from core.links import opens
 from core.task import Callback, ErrorInfo, Status
 from keeper.deliverer import Deliverer
 from tests.conftest import new_task
@@ -30,10 +32,19 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keeper.deliverer.LOOK_SECONDS", 0.02)
 
 
+SETTINGS = Settings(_env_file=None, public_url="https://video.example.com/")
+
+
+def allow(deliverer: Deliverer, *places: str) -> None:
+    """Have FETCH_ALLOW name them too."""
+    allowed = ",".join([deliverer.settings.fetch_allow, *places])
+    deliverer.settings = deliverer.settings.model_copy(update={"fetch_allow": allowed})
+
+
 @pytest.fixture
 def deliverer(ledger: Ledger) -> Iterator[Deliverer]:
     ended = threading.Event()
-    thread = (deliverer := Deliverer(ledger, "https://video.example.com/", fetch_allow="")).start(ended)
+    thread = (deliverer := Deliverer(ledger, SETTINGS)).start(ended)
     yield deliverer
     ended.set()
     thread.join(10)
@@ -44,7 +55,7 @@ def deliverer(ledger: Ledger) -> Iterator[Deliverer]:
 def allowed(deliverer: Deliverer, **answers: Any) -> Iterator[Receiver]:
     """A receiver on this machine that FETCH_ALLOW names."""
     with receiving(deliverer.endpoints.secret(""), **answers) as receiver:
-        deliverer.fetch_allow += f",{urlsplit(receiver.url).netloc}"
+        allow(deliverer, urlsplit(receiver.url).netloc)
         yield receiver
 
 
@@ -81,6 +92,20 @@ def test_a_callback_says_how_the_task_ended(ledger: Ledger, deliverer: Deliverer
     assert data["error"] == {"code": "engine_failed", "message": "it broke"}
     assert data["result_url"] == f"https://video.example.com/results/{new.task_id}"
     assert (delivery.tries, delivery.http_status, delivery.error) == (1, 200, None)
+
+
+def test_where_keys_are_asked_for_a_callback_links_to_the_video(ledger: Ledger, deliverer: Deliverer) -> None:
+    owner = ledger.keys.create("ann")[0].key_id
+    with receiving(deliverer.endpoints.secret(owner)) as receiver:
+        allow(deliverer, urlsplit(receiver.url).netloc)
+        ledger.create(new := replace(new_task(callback=Callback(receiver.url, list(FINAL_EVENTS))), owner=owner))
+        ledger.cancel(new.task_id)
+        told = {"status": DeliveryStatus.DELIVERED, "task_id": None, "after": None, "limit": 1}
+        wait_until(lambda: bool(ledger.deliveries.page(owner, **told)), what="the callback")
+    link = urlsplit(receiver.received[0].body["data"]["result_url"])
+    query = dict(parse_qsl(link.query))
+    assert (link.netloc, link.path) == ("video.example.com", f"/results/{new.task_id}")
+    assert opens(link.path, query["expires"], query["signature"], ledger.keys.link_secret)
 
 
 def test_start_and_progress_are_told_on_request(ledger: Ledger) -> None:
@@ -179,8 +204,8 @@ def test_a_slow_endpoint_holds_up_no_other(ledger: Ledger, deliverer: Deliverer)
 
 
 def test_a_host_that_does_not_answer_is_a_failed_try(ledger: Ledger, deliverer: Deliverer) -> None:
-    deliverer.fetch_allow = f"127.0.0.1:{free_port()}"
-    task_id = canceled_task(ledger, f"http://{deliverer.fetch_allow}/")
+    allow(deliverer, place := f"127.0.0.1:{free_port()}")
+    task_id = canceled_task(ledger, f"http://{place}/")
     wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="a failed try")
     (delivery,) = deliveries_of(ledger, task_id)
     assert delivery.http_status is None
@@ -362,7 +387,7 @@ def test_a_redirect_of_a_callback_is_not_followed(ledger: Ledger, deliverer: Del
     with ExitStack() as stack:
         inner = stack.enter_context(hosting(answered(b""), address))
         outer = stack.enter_context(hosting(answered(b"", "307 Temporary", location=inner.url), address))
-        deliverer.fetch_allow = f"{outer.netloc},{inner.netloc}"
+        allow(deliverer, outer.netloc, inner.netloc)
         task_id = canceled_task(ledger, outer.url)
         wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="a failed try")
         assert deliveries_of(ledger, task_id)[0].error == "it answered 307"
@@ -377,7 +402,7 @@ def test_an_owner_of_many_slow_hosts_holds_up_no_other(
     with ExitStack() as stack:
         slow = [stack.enter_context(hosting(lambda connection: time.sleep(30))) for _ in range(20)]
         quick = stack.enter_context(hosting(answered(b"")))
-        deliverer.fetch_allow = ",".join(host.netloc for host in (*slow, quick))
+        allow(deliverer, *(host.netloc for host in (*slow, quick)))
         for host in slow:
             canceled_task(ledger, host.url)
         wait_until(lambda: sum(len(host.requests) for host in slow) == 6, what="six tries under way")

@@ -77,6 +77,7 @@ class Deliverer:
         for running in self._running:  # tried again by the next keeper
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        self._ledger_threads.shutdown()  # what is being recorded is recorded
 
     async def _begin_due(self, ended: threading.Event) -> None:
         while (free := AT_ONCE - len(self._running)) and not ended.is_set():

@@ -3,25 +3,21 @@
 import hashlib
 import math
 import shutil
-import threading
 
 import structlog
 
+from app.decoder import DECODER
 from app.deps import ANYONE, Services
 from core.config import Settings
 from core.destination import check_destination
 from core.engines import Engine, find_engine, known_engines
 from core.errors import EngineUnavailable, IdempotencyMismatch, QueueFull, QueueUnavailable, StorageFull, TaskExists
-from core.picture import read_picture
 from core.spec import Clip, ClipRequest, resolve
 from core.speeds import Kind
 from core.storage import input_key
 from core.task import Bounds, Callback, IdempotencyKey, NewStep, NewTask, Worker, new_id
 
 log = structlog.get_logger(__name__)
-
-# Each takes up to a gigabyte for the largest picture; the others wait their turn.
-DECODING = threading.BoundedSemaphore(2)
 
 
 def accept(
@@ -31,7 +27,8 @@ def accept(
     idempotency_key: str | None = None,
     callback: Callback | None = None,
 ) -> str:
-    """The task's id. When this returns, the picture is stored and the task is in the ledger: it will end.
+    """The task's id. When this returns, the picture is stored, encoded anew, and the task is in the ledger: it will
+    end.
 
     With an idempotency key, a request made again gives the task that it made first. Raises InvalidRequest for what
     the caller can mend, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
@@ -41,13 +38,13 @@ def accept(
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
     clip, warnings = resolve(request, engine, services.settings)
-    with DECODING:
-        read_picture(picture, services.settings.max_image_megapixels)
-    task = new_task(picture, clip, engine, warnings, callback)
-    sent = fingerprint(request, task.input_sha256, callback)
+    input_sha256 = hashlib.sha256(picture).hexdigest()
+    sent = fingerprint(request, input_sha256, callback)
     key = IdempotencyKey(ANYONE, idempotency_key, sent) if idempotency_key else None
+    clean = DECODER.decode(picture, services.settings.max_image_megapixels)
+    task = new_task(input_sha256, clip, engine, warnings, callback)
     require_disk_space(services.settings)
-    services.storage.put(task.input_key, picture)
+    services.storage.put(task.input_key, clean)
     bounds = Bounds(services.settings.max_waiting, services.settings.max_waiting_per_queue)
     try:
         ready = services.ledger.create(task, key, bounds)
@@ -63,7 +60,7 @@ def accept(
     return task.task_id
 
 
-def new_task(picture: bytes, clip: Clip, engine: Engine, warnings: list[str], callback: Callback | None) -> NewTask:
+def new_task(input_sha256: str, clip: Clip, engine: Engine, warnings: list[str], callback: Callback | None) -> NewTask:
     """A task of one step."""
     task_id = new_id()
     return NewTask(
@@ -72,7 +69,7 @@ def new_task(picture: bytes, clip: Clip, engine: Engine, warnings: list[str], ca
         engine=engine.name,
         params=clip.model_dump(exclude_none=True),
         input_key=input_key(task_id),
-        input_sha256=hashlib.sha256(picture).hexdigest(),
+        input_sha256=input_sha256,
         warnings=warnings,
         steps=[NewStep("clip", engine.queue, clip.model_dump(), size=clip.size, work=clip.work)],
         callback=callback,

@@ -46,7 +46,7 @@ class Storage:
             self._store = from_url(url, retry_config=RETRY, client_options=PATIENCE)
             self._probe = from_url(url, retry_config={"max_retries": 0}, client_options=HURRY)
 
-    def put(self, key: str, data: bytes | Path) -> None:
+    def put(self, key: str, data: bytes | bytearray | Path) -> None:
         """Visible as a whole or not at all."""
         with _translated(key):
             self._store.put(key, data)

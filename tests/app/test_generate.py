@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -38,7 +39,8 @@ def test_an_upload_is_answered_with_a_task_id_and_where_to_look(client: TestClie
 def test_an_accepted_picture_is_in_the_storage_and_its_step_is_rung_for(client: TestClient, services: Services) -> None:
     task_id = upload(client)
     task, (step,) = services.ledger.task_with_steps(task_id)
-    assert services.storage.read(task.input_key) == CAT
+    assert services.storage.read(task.input_key)[:3] == b"\xff\xd8\xff"
+    assert task.input_sha256 == hashlib.sha256(CAT).hexdigest(), "of what was sent, not of what is stored"
     assert services.queue.rung_for("cpu") == {step.step_id}
 
 

@@ -35,12 +35,14 @@ def accept(
     """
     if callback:
         check_destination(callback.url, "callback_url")
-    workers = services.ledger.workers()
-    engine = choose_engine(services, request.engine or services.settings.engine, workers)
-    clip, warnings = resolve(request, engine, services.settings)
     input_sha256 = hashlib.sha256(picture).hexdigest()
     sent = fingerprint(request, input_sha256, callback)
     key = IdempotencyKey(ANYONE, idempotency_key, sent) if idempotency_key else None
+    if key and (made := services.ledger.task_made_with(key)):
+        return made
+    workers = services.ledger.workers()
+    engine = choose_engine(services, request.engine or services.settings.engine, workers)
+    clip, warnings = resolve(request, engine, services.settings)
     clean = DECODER.decode(picture, services.settings.max_image_megapixels)
     task = new_task(input_sha256, clip, engine, warnings, callback)
     require_disk_space(services.settings)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.decoder import DECODER
 from app.deps import Services
 from app.main import create_app
 from core.config import Settings
@@ -184,6 +185,13 @@ def test_a_request_sent_again_gives_the_task_it_made_first(client: TestClient, s
     assert first.json() == again.json()
     assert list(services.storage.task_ids()) == [first.json()["task_id"]]
     assert repeat(client, "k2", fps=9).json() != first.json()
+
+
+def test_a_request_sent_again_costs_no_decoding(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = repeat(client, "k").json()
+    monkeypatch.setattr(DECODER, "decode", None)
+    assert repeat(client, "k").json() == first
+    assert repeat(client, "k", fps=9).json()["error"]["code"] == "idempotency_mismatch"
 
 
 def test_twenty_at_once_make_one_task(client: TestClient) -> None:

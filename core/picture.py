@@ -30,7 +30,7 @@ MEMORY_BYTES = 240_000_000
 WEBP_BYTES = 16  # for each pixel: libwebp holds two canvases, Pillow a copy of one and its own picture
 SPARE_BYTES = 10_000_000
 
-STRIP_PIXELS = 1 << 18  # treated at once, so that only the decoder's own buffer and the result are large
+STRIP_PIXELS = 1 << 14  # treated at once: only the decoder's own buffer and the result are large, strips stay in cache
 
 # One scan is a pass over every pixel and can be 75 bytes short: at 50 megapixels a 20 MB file would decode for
 # hours. libjpeg's own progressive files have 10 scans, or 18 in CMYK.
@@ -188,7 +188,7 @@ def flatten(picture: Image.Image) -> Image.Image:
     rows = factor * max(1, STRIP_PIXELS // (factor * width))
     for top in range(0, height, rows):
         strip = opaque(picture.crop((0, top, width, min(height, top + rows))), to_srgb)
-        flat.paste(strip.reduce(factor), (0, top // factor))
+        flat.paste(strip.reduce(factor) if factor > 1 else strip, (0, top // factor))
     return flat
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -46,11 +47,22 @@ def sandbox_of(decoder: Decoder) -> psutil.Process:
 # What comes back
 
 
-@pytest.mark.parametrize(("sent", "stored"), [("JPEG", "JPEG"), ("MPO", "JPEG"), ("PNG", "PNG"), ("WEBP", "PNG")])
+@pytest.mark.parametrize(
+    ("options", "stored"),
+    [
+        ({"format": "JPEG"}, "JPEG"),
+        ({"format": "MPO"}, "JPEG"),
+        ({"format": "WEBP"}, "JPEG"),
+        ({"format": "WEBP", "lossless": True}, "PNG"),
+        ({"format": "PNG"}, "PNG"),
+    ],
+)
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_the_same_picture_comes_back_with_nothing_else_in_it(sent: str, stored: str, orientation: int) -> None:
+def test_the_same_picture_comes_back_with_nothing_else_in_it(
+    options: dict[str, Any], stored: str, orientation: int
+) -> None:
     """Turned and with its colours: a child can load no more code, so all of Pillow's must be there."""
-    upload = saved(photo(), sent, exif=exif(orientation), icc_profile=WIDE)
+    upload = saved(photo(), exif=exif(orientation), icc_profile=WIDE, **options)
     with Image.open(io.BytesIO(DECODER.decode(upload, 50))) as picture:
         assert (picture.format, picture.mode) == (stored, "RGB")
         assert not set(picture.info) - {"jfif", "jfif_version", "jfif_unit", "jfif_density"}

@@ -26,7 +26,8 @@ COME_BACK_SECONDS = 5
 
 START_SECONDS = 20.0  # for the sandbox to load its code, on a machine that has much else to do
 ANSWER_SECONDS = WALL_SECONDS + 5.0
-MAX_REPLY_BYTES = 120_000_000  # 30 megapixels of noise as PNG; more does not fit the sandbox's memory
+MAX_REFUSAL_BYTES = 10_000
+MAX_PICTURE_BYTES = 120_000_000  # 30 megapixels of noise as PNG; more does not fit the sandbox's memory
 
 ROOT = Path(__file__).parent.parent
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
@@ -44,7 +45,7 @@ class Decoder:
         self._turns = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._sandbox: subprocess.Popen[bytes] | None = None
-        self._children = socket.socket()
+        self._children: socket.socket | None = None
 
     def decode(self, upload: bytes, max_megapixels: int) -> bytearray:
         """The picture as a JPEG or PNG with nothing else in it. Raises what core/picture.read_picture does, and
@@ -69,9 +70,7 @@ class Decoder:
             job, theirs = socket.socketpair()
             with self._lock, theirs:
                 try:
-                    if not self._sandbox or self._sandbox.poll() is not None:
-                        self._start()
-                    socket.send_fds(self._children, [b"\0"], [theirs.fileno()])
+                    socket.send_fds(self._running(), [b"\0"], [theirs.fileno()])
                     theirs.close()  # so that its end is seen here
                     return job, PID.unpack(receive(job, PID.size, START_SECONDS))[0]
                 except OSError:
@@ -79,7 +78,10 @@ class Decoder:
                     self._stop()
         raise QueueFull("no process for decoding could be started", retry_after=COME_BACK_SECONDS)
 
-    def _start(self) -> None:
+    def _running(self) -> socket.socket:
+        """The socket to the sandbox, started where none runs."""
+        if self._children and self._sandbox and self._sandbox.poll() is None:
+            return self._children
         self._stop()
         self._children, theirs = socket.socketpair()
         with theirs:
@@ -88,13 +90,15 @@ class Decoder:
             self._sandbox = subprocess.Popen(
                 [sys.executable, "-m", "app.sandbox"], stdin=theirs.fileno(), cwd=ROOT, env={}, start_new_session=True
             )
+        return self._children
 
     def _stop(self) -> None:
-        self._children.close()
+        if self._children:
+            self._children.close()
         if self._sandbox:
             self._sandbox.kill()
             self._sandbox.wait()
-        self._sandbox = None
+        self._children = self._sandbox = None
 
 
 def exchange(job: socket.socket, pid: int, upload: bytes, max_megapixels: int) -> bytearray:
@@ -103,8 +107,8 @@ def exchange(job: socket.socket, pid: int, upload: bytes, max_megapixels: int) -
         job.sendall(JOB.pack(max_megapixels, len(upload)))
         job.sendall(upload)
         is_picture, length = REPLY.unpack(receive(job, REPLY.size, ANSWER_SECONDS))
-        if length > MAX_REPLY_BYTES:
-            raise OSError("no picture is so large")
+        if length > (MAX_PICTURE_BYTES if is_picture else MAX_REFUSAL_BYTES):
+            raise OSError("no honest answer is so long")
         body = receive(job, length, ANSWER_SECONDS)
     except OSError as error:
         with suppress(ProcessLookupError):
@@ -132,7 +136,7 @@ def refusal(body: bytes) -> InvalidRequest:
     try:
         said = json.loads(body)
         return REFUSALS[said["code"]](str(said["message"]), param="file")
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return ImageUnreadable("file is broken: the picture in it cannot be decoded", param="file")
 
 

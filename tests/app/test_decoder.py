@@ -220,6 +220,8 @@ def as_json(**said: object) -> tuple[bytes, bytes]:
         [REPLY.pack(False, 4), b"\xff\xfe{}"],
         [REPLY.pack(False, 2), b"{}"],
         [REPLY.pack(False, 2), b"[]"],
+        [REPLY.pack(False, 9999), b"[" * 9999],
+        [REPLY.pack(False, 2**20), b"[" * 100],
         as_json(code="internal_error", message="m"),
         as_json(code=["image_too_large"], message="m"),
     ],

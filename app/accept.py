@@ -3,17 +3,16 @@
 import hashlib
 import math
 import shutil
-import threading
-from collections.abc import Callable
 
 import structlog
 
+from app.decoder import DECODER
 from app.deps import Caller, Services
+from app.fetch import fetch
 from core.config import Settings
 from core.destination import check_destination
 from core.engines import Engine, find_engine, known_engines
 from core.errors import EngineUnavailable, IdempotencyMismatch, QueueUnavailable, StorageFull, TaskExists, TooMuch
-from core.picture import read_picture
 from core.spec import Clip, ClipRequest, resolve
 from core.speeds import Kind
 from core.storage import input_key
@@ -21,38 +20,37 @@ from core.task import Bounds, Callback, IdempotencyKey, NewStep, NewTask, Quota,
 
 log = structlog.get_logger(__name__)
 
-# Each takes up to a gigabyte for the largest picture; the others wait their turn.
-DECODING = threading.BoundedSemaphore(2)
-
 
 def accept(
     services: Services,
     caller: Caller,
-    source: Callable[[], bytes],
+    source: bytes | str,
     request: ClipRequest,
     idempotency_key: str | None = None,
     callback: Callback | None = None,
 ) -> str:
-    """The task's id. When this returns, the picture is stored and the task is in the ledger: it will end.
+    """The task's id. When this returns, the picture is stored, encoded anew, and the task is in the ledger: it will
+    end.
 
-    `source` gives the picture, and is asked for it when all that costs less has been checked.
+    `source` is the picture, or the URL to fetch it from once all that costs less has been checked.
 
     With an idempotency key, a request made again gives the task that it made first. Raises InvalidRequest for what
     the caller can mend, TooMuch, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
     """
     if callback:
         check_destination(callback.url, services.settings.fetch_allow, "callback_url", https_only=True)
+    sent = fingerprint(request, source, callback)
+    key = IdempotencyKey(caller.owner, idempotency_key, sent) if idempotency_key else None
+    if key and (made := services.ledger.task_made_with(key)):
+        return made
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
     clip, warnings = resolve(request, engine, services.settings)
     require_disk_space(services.settings)
-    picture = source()
-    with DECODING:
-        read_picture(picture, services.settings.max_image_megapixels)
-    task = new_task(caller, picture, clip, engine, warnings, callback)
-    sent = fingerprint(request, task.input_sha256, callback)
-    key = IdempotencyKey(caller.owner, idempotency_key, sent) if idempotency_key else None
-    services.storage.put(task.input_key, picture)
+    picture = source if isinstance(source, bytes) else fetch(source, services.settings)
+    clean = DECODER.decode(picture, services.settings.max_image_megapixels)
+    task = new_task(caller, sha256(picture), len(clean), clip, engine, warnings, callback)
+    services.storage.put(task.input_key, clean)
     bounds = Bounds(services.settings.max_waiting, services.settings.max_waiting_per_queue)
     try:
         ready = services.ledger.create(task, key, bounds, quota_of(services.settings))
@@ -75,7 +73,13 @@ def quota_of(settings: Settings) -> Quota:
 
 
 def new_task(
-    caller: Caller, picture: bytes, clip: Clip, engine: Engine, warnings: list[str], callback: Callback | None
+    caller: Caller,
+    input_sha256: str,
+    stored_bytes: int,
+    clip: Clip,
+    engine: Engine,
+    warnings: list[str],
+    callback: Callback | None,
 ) -> NewTask:
     """A task of one step."""
     task_id = new_id()
@@ -85,11 +89,11 @@ def new_task(
         engine=engine.name,
         params=clip.model_dump(exclude_none=True),
         input_key=input_key(task_id),
-        input_sha256=hashlib.sha256(picture).hexdigest(),
+        input_sha256=input_sha256,
         warnings=warnings,
         steps=[NewStep("clip", engine.queue, clip.model_dump(), size=clip.size, work=clip.work)],
         callback=callback,
-        stored_bytes=len(picture),
+        stored_bytes=stored_bytes,
     )
 
 
@@ -107,10 +111,15 @@ def seconds_to_a_free_place(services: Services, clip: Clip, queue: str, workers:
     return max(1, min(60, math.ceil(seconds / max(1, alive))))
 
 
-def fingerprint(request: ClipRequest, input_sha256: str, callback: Callback | None) -> str:
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def fingerprint(request: ClipRequest, source: bytes | str, callback: Callback | None) -> str:
     """SHA-256 of all that a caller sent; defaults are not filled in, for they may change."""
     told = f" {callback.url} {' '.join(callback.events)}" if callback else ""
-    return hashlib.sha256(f"{request.model_dump_json(exclude_none=True)} {input_sha256}{told}".encode()).hexdigest()
+    picture = sha256(source) if isinstance(source, bytes) else source
+    return sha256(f"{request.model_dump_json(exclude_none=True)} {picture}{told}".encode())
 
 
 def wake(services: Services, step_id: str, queue: str) -> None:

@@ -11,9 +11,9 @@ from core import deliveries, quotas, speeds, statements, tallies
 from core.database import migrate, writing
 from core.deliveries import Deliveries
 from core.endpoints import CallbackEvent, Endpoints
-from core.errors import IdempotencyMismatch, QueueFull, TaskExists
+from core.errors import QueueFull, TaskExists
 from core.keys import Keys
-from core.reader import ALIVE_SECONDS, Reader, step_from, task_from
+from core.reader import ALIVE_SECONDS, Reader, step_from, task_from, task_made_with
 from core.tables import attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
 from core.tallies import Count, Duration
 from core.task import (
@@ -130,13 +130,8 @@ class Ledger(Reader):
         values = vars(key) | {"task_id": task_id, "created_at": now()}
         insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
         tx.execute(insert(idempotency_keys).values(values).on_conflict_do_nothing())
-        mine = sa.and_(idempotency_keys.c.owner == key.owner, idempotency_keys.c.key == key.key)
-        row = tx.execute(sa.select(idempotency_keys).where(mine)).one()
-        if row.fingerprint != key.fingerprint:
-            message = "this Idempotency-Key was used with another request; use a new one for a new request"
-            raise IdempotencyMismatch(message, param="Idempotency-Key")
-        if row.task_id != task_id:
-            raise TaskExists(row.task_id)
+        if (made := task_made_with(tx, key)) and made != task_id:
+            raise TaskExists(made)
 
     def forget_old_keys(self) -> None:
         """Drop idempotency keys older than a day."""

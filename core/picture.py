@@ -1,20 +1,36 @@
-"""Users' bytes into a picture: upright, sRGB, RGB with 8 bits, without anything else that the file held.
+"""Users' bytes into a picture: upright, sRGB, RGB with 8 bits, no larger than any clip needs, and nothing else.
 
-The API checks an upload with it, and a worker reads the stored input with it. It needs Pillow and no numpy.
+The front decodes an upload with it (in a child of app/sandbox.py), and a worker reads the stored input with it. It
+needs Pillow and no numpy.
 Not here: how large a file may be (the API's body limit) and how a picture is fitted into a frame
 (worker/media/fit.py).
 """
 
 import io
+import math
 import re
+from collections.abc import Callable
 
 from PIL import ExifTags, Image, ImageCms
+from PIL.JpegImagePlugin import JpegImageFile
 
 from core.errors import ImageTooLarge, ImageTooSmall, ImageUnreadable, ImageUnsupported, KinoraError
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's JPEG reader also takes MPO, a phone's JPEG with a second picture inside
 MIN_SIDE = 16
 MAX_SIDE = 16384
+
+# Larger pictures are reduced by a whole number until the next one would bring their shorter side under this. No
+# clip is larger than 1920 px.
+SHORT_SIDE = 2160
+
+# What decoding may take beyond the process as it was. Where it runs under this limit as one of the kernel's, most
+# formats end in a MemoryError; libjpeg and libwebp only say that the file is broken, so their needs are reckoned.
+MEMORY_BYTES = 240_000_000
+WEBP_BYTES = 16  # for each pixel: libwebp holds two canvases, Pillow a copy of one and its own picture
+SPARE_BYTES = 10_000_000
+
+STRIP_PIXELS = 1 << 14  # treated at once: only the decoder's own buffer and the result are large, strips stay in cache
 
 # One scan is a pass over every pixel and can be 75 bytes short: at 50 megapixels a 20 MB file would decode for
 # hours. libjpeg's own progressive files have 10 scans, or 18 in CMYK.
@@ -54,25 +70,81 @@ def read_picture(data: bytes, max_megapixels: int) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_large(max_megapixels, "far more") from error
-    except Exception as error:  # hostile bytes make Pillow raise nearly anything, from struct.error to MemoryError
+    except MemoryError as error:
+        raise too_much_memory() from error
+    except Exception as error:  # hostile bytes make Pillow raise nearly anything, from struct.error to SystemError
         raise ImageUnreadable("file is broken: the picture in it cannot be decoded", param="file") from error
 
 
 def is_supported(data: bytes) -> bool:
-    return data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    return data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or is_webp(data)
+
+
+def is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
 def decode(data: bytes, max_megapixels: int) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-        check_size(opened.size, max_megapixels)
-        if opened.format in ("JPEG", "MPO") and count_scans(data) > MAX_SCANS:
-            raise ImageUnreadable(f"file must have at most {MAX_SCANS} progressive scans", param="file")
-        opened.load()
-        flat = flatten(opened)
-        turn = TURNS.get(orientation(opened))
+    loaded, turn = load(data, max_megapixels)
+    flat = flatten(loaded)
+    del loaded  # a large picture does not fit a third time
     upright = flat.transpose(turn) if turn is not None else flat
     upright.info = {}  # Pillow writes info's profile and comments into files; these pixels are plain sRGB now
     return upright
+
+
+def load(data: bytes, max_megapixels: int) -> tuple[Image.Image, Image.Transpose | None]:
+    """The pixels as they are stored, and how to turn them."""
+    if is_webp(data):  # opening one allocates its canvas
+        check_size(webp_size(data), max_megapixels)
+        check_memory(WEBP_BYTES * math.prod(webp_size(data)), data)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        check_size(opened.size, max_megapixels)
+        if isinstance(opened, JpegImageFile):
+            prepare_jpeg(opened, data)
+        opened.load()
+        return opened._new(opened.im), TURNS.get(orientation(opened))  # leaves libwebp's canvases behind
+
+
+def prepare_jpeg(opened: JpegImageFile, data: bytes) -> None:
+    """Have libjpeg reduce it, and reckon the coefficients, which it holds of the whole picture for several scans."""
+    scans = count_scans(data)
+    if scans > MAX_SCANS:
+        raise ImageUnreadable(f"file must have at most {MAX_SCANS} progressive scans", param="file")
+    areas = [across * down for _, across, down, _ in opened.layer]
+    coefficients = math.prod(opened.size) * sum(areas) // max(areas) if scans > 1 else 0
+    factor = reduction(opened.size)
+    opened.draft(None, (opened.width // factor, opened.height // factor))
+    check_memory(2 * coefficients + 4 * math.prod(opened.size), data)
+
+
+def reduction(size: tuple[int, int]) -> int:
+    return max(1, min(size) // SHORT_SIDE)
+
+
+def check_memory(needed: int, data: bytes) -> None:
+    if needed + len(data) + SPARE_BYTES > MEMORY_BYTES:
+        raise too_much_memory()
+
+
+def too_much_memory() -> ImageTooLarge:
+    message = (
+        f"decoding the picture needs more memory than is allowed ({MEMORY_BYTES // 1_000_000} MB): send it smaller"
+    )
+    return ImageTooLarge(message, param="file")
+
+
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Of the canvas (RFC 9649, sections 2.5 to 2.7)."""
+    kind, body = data[12:16], data[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":
+        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind != b"VP8 ":
+        raise ValueError(f"no WebP picture begins with {kind!r}")
+    return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
 
 
 def check_size(size: tuple[int, int], max_megapixels: int) -> None:
@@ -109,15 +181,26 @@ def orientation(picture: Image.Image) -> int:
 
 
 def flatten(picture: Image.Image) -> Image.Image:
-    """Any mode that the three formats decode to → RGB in sRGB, opaque."""
-    profile, base = picture.info.get("icc_profile"), BASE_MODES.get(picture.mode, "RGB")
+    """Any mode that the three formats decode to → RGB in sRGB, opaque, reduced; strip by strip."""
+    factor, (width, height) = reduction(picture.size), picture.size
+    to_srgb = colours(picture)
+    flat = Image.new("RGB", (math.ceil(width / factor), math.ceil(height / factor)))
+    rows = factor * max(1, STRIP_PIXELS // (factor * width))
+    for top in range(0, height, rows):
+        strip = opaque(picture.crop((0, top, width, min(height, top + rows))), to_srgb)
+        flat.paste(strip.reduce(factor) if factor > 1 else strip, (0, top // factor))
+    return flat
+
+
+def opaque(picture: Image.Image, to_srgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    base = BASE_MODES.get(picture.mode, "RGB")
     if picture.mode == "I;16":
         picture = high_bytes(picture)
     if not picture.has_transparency_data:
-        return in_srgb(picture.convert(base), profile)
+        return to_srgb(picture.convert(base))
     with_alpha = picture.convert("RGBA")
     black = Image.new("RGB", picture.size)
-    black.paste(in_srgb(with_alpha.convert(base), profile), mask=with_alpha.getchannel("A"))
+    black.paste(to_srgb(with_alpha.convert(base)), mask=with_alpha.getchannel("A"))
     return black
 
 
@@ -129,20 +212,22 @@ def high_bytes(picture: Image.Image) -> Image.Image:
     return grey
 
 
-def in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+def colours(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """L, RGB or CMYK → RGB by the embedded profile. One that is broken, or meant for other modes, is ignored."""
+    profile = picture.info.get("icc_profile")
     if profile:
         try:
-            return through_profile(picture, profile)
+            return through_profile(profile, BASE_MODES.get(picture.mode, "RGB"))
         except Exception:  # like browsers: nonsense in the profile must not cost the picture
             pass
-    return picture.convert("RGB")
+    return lambda strip: strip.convert("RGB")
 
 
-def through_profile(picture: Image.Image, profile: bytes) -> Image.Image:
+def through_profile(profile: bytes, base: str) -> Callable[[Image.Image], Image.Image]:
     embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     mode = PROFILE_MODES[embedded.profile.xcolor_space.strip()]
-    if mode != picture.mode and (picture.mode, mode) != ("L", "RGB"):  # grey JPEGs often carry an RGB profile
-        raise ValueError(f"a profile for {mode} in a picture of mode {picture.mode}")
+    if mode != base and (base, mode) != ("L", "RGB"):  # grey JPEGs often carry an RGB profile
+        raise ValueError(f"a profile for {mode} in a picture of mode {base}")
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    return ImageCms.ImageCmsTransform(embedded, srgb, mode, "RGB").apply(picture.convert(mode))
+    transform = ImageCms.ImageCmsTransform(embedded, srgb, mode, "RGB")
+    return lambda strip: transform.apply(strip.convert(mode))

@@ -8,11 +8,11 @@ import sqlalchemy as sa
 
 from core import tallies
 from core.database import connect, reading
-from core.errors import TaskNotFound
+from core.errors import IdempotencyMismatch, TaskNotFound
 from core.speeds import Kind, Speeds
 from core.statements import CLOCK_WAS_SET_BACK, RESTED
-from core.tables import keepers, now, steps, tasks, workers
-from core.task import ErrorInfo, HeldLease, ReadyStep, Status, Step, Task, Worker, is_id
+from core.tables import idempotency_keys, keepers, now, steps, tasks, workers
+from core.task import ErrorInfo, HeldLease, IdempotencyKey, ReadyStep, Status, Step, Task, Worker, is_id
 
 # Workers and keepers report every two seconds; after this many without word one counts as gone.
 ALIVE_SECONDS = 15.0
@@ -47,6 +47,15 @@ def page_of_tasks(owner: str | None, status: Status | None, after: str | None, l
     return query
 
 
+def task_made_with(tx: sa.Connection, key: IdempotencyKey) -> str | None:
+    mine = sa.and_(idempotency_keys.c.owner == key.owner, idempotency_keys.c.key == key.key)
+    row = tx.execute(sa.select(idempotency_keys).where(mine)).one_or_none()
+    if row and row.fingerprint != key.fingerprint:
+        message = "this Idempotency-Key was used with another request; use a new one for a new request"
+        raise IdempotencyMismatch(message, param="Idempotency-Key")
+    return str(row.task_id) if row else None
+
+
 def batched(values: Iterable[str], size: int) -> Iterator[Sequence[str]]:
     left = iter(values)
     while batch := list(islice(left, size)):
@@ -77,6 +86,11 @@ class Reader:
         with reading(self.database) as connection:
             task = self._task(connection, task_id, owner)
             return task, [step_from(row) for row in connection.execute(STEPS, {"task_id": task_id})]
+
+    def task_made_with(self, key: IdempotencyKey) -> str | None:
+        """The id of the task that the key made. Raises IdempotencyMismatch where that was another request."""
+        with reading(self.database) as connection:
+            return task_made_with(connection, key)
 
     def _task(self, connection: sa.Connection, task_id: str, owner: str | None = None) -> Task:
         row = is_id(task_id) and connection.execute(TASK, {"task_id": task_id}).one_or_none()

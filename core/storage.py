@@ -48,7 +48,7 @@ class Storage:
             self._store = from_url(url, retry_config=RETRY, client_options=PATIENCE)
             self._probe = from_url(url, retry_config={"max_retries": 0}, client_options=HURRY)
 
-    def put(self, key: str, data: bytes | Path) -> None:
+    def put(self, key: str, data: bytes | bytearray | Path) -> None:
         """Visible as a whole or not at all. An object store is told the media type that the key's ending says."""
         media_type = None if self._folder else mimetypes.guess_type(key)[0]
         with _translated(key):

@@ -1,7 +1,5 @@
 """POST /generate: a picture in, a task id out."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Header, UploadFile
@@ -11,10 +9,8 @@ from app.accept import accept
 from app.deps import Given, Known, Linked
 from app.errors import documented
 from app.eta import at_acceptance
-from app.fetch import fetch
 from app.form import FormRoute, without_null
 from core import errors
-from core.config import Settings
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.spec import ClipRequest
 from core.task import Callback, Status
@@ -88,7 +84,9 @@ def generate(
     entry (`GET /engines`); a value out of range is refused, never changed. With an `Idempotency-Key`, a
     request sent again within a day gives the task that it made first."""
     asked = ClipRequest(**form.model_dump(include=set(ClipRequest.model_fields), exclude_none=True))
-    task_id = accept(services, caller, _source(form, services.settings), asked, idempotency_key, _callback(form))
+    task_id = accept(
+        services, caller, _source(form, services.settings.max_upload_mb), asked, idempotency_key, _callback(form)
+    )
     status, outlook = at_acceptance(services, task_id)
     return Accepted(
         task_id=task_id,
@@ -108,20 +106,16 @@ def _callback(form: GenerateForm) -> Callback | None:
     return None
 
 
-def _source(form: GenerateForm, settings: Settings) -> Callable[[], bytes]:
-    """What gives the picture."""
+def _source(form: GenerateForm, max_mb: int) -> bytes | str:
+    """The picture, or the URL where it is."""
     given = [name for name in ("file", "image", "image_url") if getattr(form, name)]
     if len(given) > 1:
         raise errors.InvalidParameter(f"give the picture as {' or as '.join(given)}, not as both", param=given[-1])
     if form.image_url:
-        return partial(fetch, form.image_url, settings)
+        return form.image_url
     upload = form.file or form.image
     if upload is None:
         raise errors.FileMissing("no picture was sent: upload one as the form's field file", param="file")
-    return partial(_read_upload, upload, settings.max_upload_mb)
-
-
-def _read_upload(upload: UploadFile, max_mb: int) -> bytes:
     picture = upload.file.read(max_mb * 1_000_000 + 1)
     if len(picture) > max_mb * 1_000_000:
         raise errors.UploadTooLarge(f"the picture may have at most {max_mb} MB", param="file")

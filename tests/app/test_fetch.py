@@ -1,6 +1,7 @@
 """Fetching a picture from hosts that mean no good. All of them are real servers; only the resolver is not."""
 
 import gzip
+import hashlib
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from app.fetch import fetch
 from app.main import create_app
 from core.config import Settings
 from core.errors import DestinationForbidden, FetchFailed, QueueFull, UploadTooLarge
+from core.picture import read_picture
 from tests.app.conftest import CAT, png
 from tests.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
 from tests.servers import free_port
@@ -273,7 +275,17 @@ def test_a_task_is_made_from_a_picture_that_was_fetched(client: TestClient, sour
     assert status == 202
     services: Services = client.app.state.services
     task, _ = services.ledger.task_with_steps(body["task_id"])
-    assert services.storage.read(task.input_key) == CAT
+    assert task.input_sha256 == hashlib.sha256(CAT).hexdigest()
+    assert read_picture(services.storage.read(task.input_key), 50).size == read_picture(CAT, 50).size
+
+
+def test_a_request_sent_again_is_not_fetched_again(client: TestClient, source: Host) -> None:
+    asked = {"data": {"image_url": source.url}, "headers": {"Idempotency-Key": "k"}}
+    first = client.post("/generate", **asked)
+    source.server.shutdown()
+    source.server.server_close()
+    again = client.post("/generate", **asked)
+    assert (first.status_code, again.json()["task_id"]) == (202, first.json()["task_id"])
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.decoder import DECODER
 from app.deps import Services
 from app.main import create_app
 from core.config import Settings
@@ -38,7 +40,8 @@ def test_an_upload_is_answered_with_a_task_id_and_where_to_look(client: TestClie
 def test_an_accepted_picture_is_in_the_storage_and_its_step_is_rung_for(client: TestClient, services: Services) -> None:
     task_id = upload(client)
     task, (step,) = services.ledger.task_with_steps(task_id)
-    assert services.storage.read(task.input_key) == CAT
+    assert services.storage.read(task.input_key)[:3] == b"\xff\xd8\xff"
+    assert task.input_sha256 == hashlib.sha256(CAT).hexdigest(), "of what was sent, not of what is stored"
     assert services.queue.rung_for("cpu") == {step.step_id}
 
 
@@ -182,6 +185,13 @@ def test_a_request_sent_again_gives_the_task_it_made_first(client: TestClient, s
     assert first.json() == again.json()
     assert list(services.storage.task_ids()) == [first.json()["task_id"]]
     assert repeat(client, "k2", fps=9).json() != first.json()
+
+
+def test_a_request_sent_again_costs_no_decoding(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = repeat(client, "k").json()
+    monkeypatch.setattr(DECODER, "decode", None)
+    assert repeat(client, "k").json() == first
+    assert repeat(client, "k", fps=9).json()["error"]["code"] == "idempotency_mismatch"
 
 
 def test_twenty_at_once_make_one_task(client: TestClient) -> None:

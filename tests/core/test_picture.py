@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from core.errors import ImageTooLarge, ImageTooSmall, ImageUnreadable, ImageUnsupported, InvalidRequest
-from core.picture import read_picture
+from core.picture import read_picture, webp_size
 
 Pixels = NDArray[np.uint8]
 
@@ -154,6 +154,75 @@ def test_a_jpeg_that_repeats_its_scans_is_refused_before_it_costs_minutes() -> N
 
 def test_a_video_behind_a_phones_photo_does_not_count_as_scans() -> None:
     assert read(saved(photo(), "JPEG") + b"\xff\xda\0\2" * 1000).shape == (32, 48, 3)
+
+
+# No larger than a clip needs, and within a bounded memory
+
+
+def gradient(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    return Image.merge(
+        mode, [Image.linear_gradient("L").resize((width, height), Image.Resampling.BILINEAR)] * len(mode)
+    )
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_picture_much_larger_than_any_clip_is_reduced_by_a_whole_number(format: str) -> None:
+    large = gradient(4400, 4320)
+    pixels = read(saved(large, format))
+    assert pixels.shape == (2160, 2200, 3)
+    assert np.abs(pixels - np.asarray(large.reduce(2), float)).mean() < 1
+    assert read(saved(large.crop((0, 0, 4400, 4319)), format)).shape == (4319, 4400, 3)
+
+
+def test_a_large_picture_is_reduced_as_it_is_seen_not_as_it_is_stored() -> None:
+    """Black and white with alpha, side by side: mixed in light that is seen, and over black."""
+    column = Image.fromarray(np.array([[[255, 255, 255, 128], [255, 255, 255, 0]]], np.uint8))
+    picture = Image.new("RGBA", (4320, 4320))
+    for left in range(0, 4320, 2):
+        picture.paste(column.resize((2, 4320), Image.Resampling.NEAREST), (left, 0))
+    pixels = read(saved(picture, "PNG", compress_level=1))
+    assert pixels.shape == (2160, 2160, 3)
+    assert np.abs(pixels.astype(int) - 64).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_a_picture_of_many_strips_has_no_seams(mode: str) -> None:
+    """Pillow's own conversion of the whole picture gives the same."""
+    whole = gradient(900, 1500, mode)
+    expected = whole.convert("RGB")
+    if mode == "RGBA":
+        expected = Image.composite(expected, Image.new("RGB", whole.size), whole.getchannel("A"))
+    assert (read(saved(whole, "PNG")) == np.asarray(expected)).all()
+
+
+def test_a_picture_of_many_strips_follows_its_profile_everywhere() -> None:
+    small, large = (
+        read(saved(plain((180, 120, 90), size=(side, side)), "PNG", icc_profile=WIDE)) for side in (16, 1500)
+    )
+    assert (large == small[0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "JPEG", "progressive": True, "subsampling": 0},
+        {"format": "WEBP", "method": 0},
+    ],
+)
+def test_what_needs_more_memory_than_is_allowed_is_too_large(options: dict[str, Any]) -> None:
+    """libjpeg keeps all coefficients of a progressive file, libwebp two canvases."""
+    with pytest.raises(ImageTooLarge, match="more memory than is allowed") as caught:
+        read(saved(Image.new("RGB", (7000, 7000)), **options))
+    assert caught.value.param == "file"
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("animated", [False, True])
+def test_the_size_of_every_kind_of_webp_is_known_before_it_is_opened(lossless: bool, mode: str, animated: bool) -> None:
+    more = {"save_all": True, "append_images": [plain("blue", size=(300, 200))], "duration": 100} if animated else {}
+    data = saved(gradient(300, 200, mode), "WEBP", lossless=lossless, **more)
+    assert webp_size(data) == (300, 200)
 
 
 # Upright

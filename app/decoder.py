@@ -1,0 +1,145 @@
+"""Uploads are decoded and encoded anew in a child with hard limits: what it gives back is a plain JPEG or PNG.
+
+This is the front's side of app/sandbox.py. Of a child's answer nothing is believed but its shape, for hostile bytes
+may have taken the child over.
+"""
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from app.sandbox import JOB, PID, REPLY, WALL_SECONDS
+from core import errors
+from core.errors import ImageUnreadable, InvalidRequest, QueueFull
+
+AT_ONCE = 2
+WAITING = 32  # each holds one of the front's 40 threads, and others must be left for what is asked meanwhile
+COME_BACK_SECONDS = 5
+
+START_SECONDS = 20.0  # for the sandbox to load its code, on a machine that has much else to do
+ANSWER_SECONDS = WALL_SECONDS + 5.0
+MAX_REFUSAL_BYTES = 10_000
+MAX_PICTURE_BYTES = 120_000_000  # 30 megapixels of noise as PNG; more does not fit the sandbox's memory
+
+ROOT = Path(__file__).parent.parent
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+REFUSALS: dict[str, type[InvalidRequest]] = {
+    kind.code: kind
+    for kind in (errors.ImageUnsupported, errors.ImageUnreadable, errors.ImageTooLarge, errors.ImageTooSmall)
+}
+
+
+class Decoder:
+    """Safe to use from many threads: two pictures at once, the others wait their turn."""
+
+    def __init__(self) -> None:
+        self._places = threading.BoundedSemaphore(AT_ONCE + WAITING)
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._lock = threading.Lock()
+        self._sandbox: subprocess.Popen[bytes] | None = None
+        self._children: socket.socket | None = None
+
+    def decode(self, upload: bytes, max_megapixels: int) -> bytearray:
+        """The picture as a JPEG or PNG with nothing else in it. Raises what core/picture.read_picture does, and
+        QueueFull where too many wait."""
+        if not self._places.acquire(blocking=False):
+            raise QueueFull(f"{WAITING} pictures wait to be decoded, and no more may", retry_after=COME_BACK_SECONDS)
+        try:
+            with self._turns:
+                job, pid = self._start_child()
+                with job:
+                    return exchange(job, pid, upload, max_megapixels)
+        finally:
+            self._places.release()
+
+    def close(self) -> None:
+        with self._lock:
+            self._stop()
+
+    def _start_child(self) -> tuple[socket.socket, int]:
+        """Its socket and its process id. A sandbox that is dead, or does not answer, is started again once."""
+        for _ in range(2):
+            job, theirs = socket.socketpair()
+            with self._lock, theirs:
+                try:
+                    socket.send_fds(self._running(), [b"\0"], [theirs.fileno()])
+                    theirs.close()  # so that its end is seen here
+                    return job, PID.unpack(receive(job, PID.size, START_SECONDS))[0]
+                except OSError:
+                    job.close()
+                    self._stop()
+        raise QueueFull("no process for decoding could be started", retry_after=COME_BACK_SECONDS)
+
+    def _running(self) -> socket.socket:
+        """The socket to the sandbox, started where none runs."""
+        if self._children and self._sandbox and self._sandbox.poll() is None:
+            return self._children
+        self._stop()
+        self._children, theirs = socket.socketpair()
+        with theirs:
+            # No environment: it holds secrets. A session of its own: signals to the front's group end the front,
+            # which ends this one by closing the socket, in order or not.
+            self._sandbox = subprocess.Popen(
+                [sys.executable, "-m", "app.sandbox"], stdin=theirs.fileno(), cwd=ROOT, env={}, start_new_session=True
+            )
+        return self._children
+
+    def _stop(self) -> None:
+        if self._children:
+            self._children.close()
+        if self._sandbox:
+            self._sandbox.kill()
+            self._sandbox.wait()
+        self._children = self._sandbox = None
+
+
+def exchange(job: socket.socket, pid: int, upload: bytes, max_megapixels: int) -> bytearray:
+    try:
+        job.settimeout(ANSWER_SECONDS)
+        job.sendall(JOB.pack(max_megapixels, len(upload)))
+        job.sendall(upload)
+        is_picture, length = REPLY.unpack(receive(job, REPLY.size, ANSWER_SECONDS))
+        if length > (MAX_PICTURE_BYTES if is_picture else MAX_REFUSAL_BYTES):
+            raise OSError("no honest answer is so long")
+        body = receive(job, length, ANSWER_SECONDS)
+    except OSError as error:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        raise ImageUnreadable("file is broken: decoding it takes too long or breaks off", param="file") from error
+    if is_picture and body.startswith(SIGNATURES):
+        return body
+    raise refusal(bytes(body))
+
+
+def receive(job: socket.socket, length: int, seconds: float) -> bytearray:
+    """Exactly so many bytes. Raises OSError where they do not come in time, or the other side is gone."""
+    data, give_up = bytearray(length), time.monotonic() + seconds
+    left = memoryview(data)
+    while left:
+        job.settimeout(max(0.001, give_up - time.monotonic()))
+        got = job.recv_into(left)
+        if not got:
+            raise OSError("the other side ended")
+        left = left[got:]
+    return data
+
+
+def refusal(body: bytes) -> InvalidRequest:
+    try:
+        said = json.loads(body)
+        return REFUSALS[said["code"]](str(said["message"]), param="file")
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ImageUnreadable("file is broken: the picture in it cannot be decoded", param="file")
+
+
+DECODER = Decoder()
+"""This process's own: nothing runs before the first picture comes, and its sandbox ends when the process does."""
+atexit.register(DECODER.close)  # in order, where there is an order

@@ -1,0 +1,112 @@
+"""python -m app.sandbox: one child for each upload, which decodes it under limits that the kernel keeps.
+
+app/decoder.py starts this process and asks it for children; it never sees a byte of an upload itself. It is a
+process of its own because the front has threads and secrets, which a fork would take along. Whatever hostile bytes
+made of a child, it can open nothing, write nowhere but to its own socket, and is gone when its time is over.
+"""
+
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+from pathlib import Path
+
+from PIL import ExifTags, Image, TiffImagePlugin
+
+from core.errors import InvalidRequest
+from core.picture import MEMORY_BYTES, is_webp, read_picture, too_much_memory
+
+CPU_SECONDS = 20  # 24 megapixels of a photo as PNG take 3 on a machine of today
+WALL_SECONDS = 40
+
+PID = struct.Struct("!i")
+JOB = struct.Struct("!IQ")  # megapixels allowed, bytes of the upload, which follows
+REPLY = struct.Struct("!?Q")  # whether it is a picture or an error as JSON, bytes of what follows
+
+
+def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the children
+    load_all_code()
+    front = socket.socket(fileno=0)
+    while True:
+        _, descriptors, *_ = socket.recv_fds(front, 1, 1)
+        if not descriptors:  # the front is gone, however it ended
+            os.killpg(0, signal.SIGKILL)
+        with socket.socket(fileno=descriptors[0]) as job:
+            if os.fork() == 0:
+                front.close()
+                work_in_child(job)
+
+
+def load_all_code() -> None:
+    """Have Pillow import what it imports late: a child can open no file."""
+    assert TiffImagePlugin, "EXIF is read with it"
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = 6
+    small = Image.new("RGB", (16, 16))
+    for format in ("JPEG", "PNG", "WEBP", "MPO"):
+        file = io.BytesIO()
+        small.save(file, format, exif=tags, save_all=format != "JPEG")
+        encode(read_picture(file.getvalue(), 1), file.getvalue())
+
+
+def work_in_child(job: socket.socket) -> None:
+    """Never returns."""
+    try:
+        job.sendall(PID.pack(os.getpid()))  # before the upload is there, so that it can be believed
+        limit_this_process()
+        with job.makefile("rb") as sent:
+            max_megapixels, length = JOB.unpack(sent.read(JOB.size))
+            data = sent.read(length)
+        is_picture, body = answer(data, max_megapixels)
+        job.sendall(REPLY.pack(is_picture, len(body)))
+        job.sendall(body)
+    finally:
+        os._exit(0)  # without a trace: the front knows by the missing answer
+
+
+def limit_this_process() -> None:
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = {
+        resource.RLIMIT_AS: size + MEMORY_BYTES,
+        resource.RLIMIT_CPU: CPU_SECONDS,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_NOFILE: 0,
+    }
+    for limit, value in limits.items():
+        resource.setrlimit(limit, (value, value))
+    signal.alarm(WALL_SECONDS)
+
+
+def answer(data: bytes, max_megapixels: int) -> tuple[bool, bytes | memoryview]:
+    try:
+        return True, encode(read_picture(data, max_megapixels), data)
+    except InvalidRequest as error:
+        return False, json.dumps({"code": error.code, "message": error.message, "param": error.param}).encode()
+
+
+def encode(picture: Image.Image, upload: bytes) -> memoryview:
+    """As JPEG what came with losses, which photos are and which PNG would take ten times as long; all else without
+    loss. Only pixels: no metadata, no tail."""
+    file = io.BytesIO()
+    try:
+        if is_lossy(upload):
+            picture.save(file, "JPEG", quality=95, subsampling="4:4:4")
+        else:
+            picture.save(file, "PNG", compress_level=1)
+    except MemoryError as error:
+        raise too_much_memory() from error
+    return file.getbuffer()
+
+
+def is_lossy(upload: bytes) -> bool:
+    return upload.startswith(b"\xff\xd8") or (is_webp(upload) and b"VP8L" not in upload)
+
+
+if __name__ == "__main__":
+    main()

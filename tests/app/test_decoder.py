@@ -1,0 +1,298 @@
+"""Uploads are decoded in children with hard limits: what comes back, and what becomes of children that go wrong."""
+
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from app import decoder as decoder_module
+from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, exchange
+from app.sandbox import REPLY
+from core.errors import ImageTooLarge, ImageUnreadable, InvalidRequest
+from core.picture import read_picture
+from tests.app.conftest import CAT, png
+from tests.core.test_picture import WIDE, exif, gradient, photo, saved
+from tests.servers import wait_until
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    decoder = Decoder()
+    yield decoder
+    decoder.close()
+
+
+def sandbox_of(decoder: Decoder) -> psutil.Process:
+    decoder.decode(CAT, 50)
+    assert decoder._sandbox
+    return psutil.Process(decoder._sandbox.pid)
+
+
+# What comes back
+
+
+@pytest.mark.parametrize(
+    ("options", "stored"),
+    [
+        ({"format": "JPEG"}, "JPEG"),
+        ({"format": "MPO"}, "JPEG"),
+        ({"format": "WEBP"}, "JPEG"),
+        ({"format": "WEBP", "lossless": True}, "PNG"),
+        ({"format": "PNG"}, "PNG"),
+    ],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_same_picture_comes_back_with_nothing_else_in_it(
+    options: dict[str, Any], stored: str, orientation: int
+) -> None:
+    """Turned and with its colours: a child can load no more code, so all of Pillow's must be there."""
+    upload = saved(photo(), exif=exif(orientation), icc_profile=WIDE, **options)
+    with Image.open(io.BytesIO(DECODER.decode(upload, 50))) as picture:
+        assert (picture.format, picture.mode) == (stored, "RGB")
+        assert not set(picture.info) - {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+        assert not picture.getexif()
+        assert np.abs(np.asarray(picture, float) - np.asarray(read_picture(upload, 50))).mean() < 2
+
+
+def test_a_refusal_comes_through_as_it_was_made() -> None:
+    with pytest.raises(ImageTooLarge, match=r"at most 1 megapixels; got 2\.0 \(2000×1000\)") as caught:
+        DECODER.decode(png(2000, 1000), 1)
+    assert caught.value.param == "file"
+
+
+def test_the_photos_that_people_have_fit_the_limits() -> None:
+    phone = saved(gradient(8000, 6000), "JPEG", exif=exif(6))
+    assert Image.open(io.BytesIO(DECODER.decode(phone, 50))).size == (3000, 4000)
+    with_alpha = saved(gradient(6000, 4000, "RGBA"), "PNG", compress_level=1)
+    assert Image.open(io.BytesIO(DECODER.decode(with_alpha, 50))).size == (6000, 4000)
+    web = saved(gradient(4032, 3024), "WEBP", method=0)
+    assert Image.open(io.BytesIO(DECODER.decode(web, 50))).size == (4032, 3024)
+
+
+# Limits
+
+
+def test_memory_runs_out_for_the_child_alone() -> None:
+    """50 megapixels with alpha of which nothing can be reduced: the decoder's own buffer takes 200 MB."""
+    with pytest.raises(ImageTooLarge, match="more memory than is allowed"):
+        DECODER.decode(saved(Image.new("RGBA", (16384, 3050)), "PNG", compress_level=1), 50)
+    assert DECODER.decode(CAT, 50)
+
+
+def in_a_child(code: str) -> subprocess.CompletedProcess[str]:
+    """Runs `code` under the limits of a child, in the sandbox's place."""
+    program = f"""
+import os, socket, signal, sys
+from app import sandbox
+sandbox.load_all_code()
+sandbox.limit_this_process()
+{textwrap.dedent(code)}
+"""
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("attempt", ["open('/etc/hostname')", "socket.socket()", "os.pipe()", "os.listdir('/')"])
+def test_a_child_can_open_nothing(attempt: str) -> None:
+    done = in_a_child(f"{attempt}\nprint('done')")
+    assert "Too many open files" in done.stderr
+    assert "done" not in done.stdout
+
+
+def test_a_child_can_write_no_file(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:
+        program = "from app import sandbox\nimport os\nsandbox.limit_this_process()\nos.write(1, b'x')"
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, stdout=file, stderr=subprocess.PIPE, check=False
+        )
+    assert b"File too large" in done.stderr
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_child_can_take_no_more_memory_than_is_allowed() -> None:
+    assert "MemoryError" in in_a_child("taken = bytearray(250_000_000)").stderr
+    assert in_a_child("taken = bytearray(200_000_000)").returncode == 0
+
+
+def test_a_child_that_computes_for_ever_is_ended() -> None:
+    done = in_a_child("import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))\nwhile True: pass")
+    assert done.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
+
+
+def test_a_child_that_sleeps_for_ever_is_ended() -> None:
+    assert in_a_child("import time\nsignal.alarm(1)\ntime.sleep(60)").returncode == -signal.SIGALRM
+
+
+# When something goes wrong
+
+
+def test_a_child_that_breaks_off_costs_its_picture_and_nothing_else(decoder: Decoder) -> None:
+    sandbox = sandbox_of(decoder)
+    with ThreadPoolExecutor() as pool:
+        lost = pool.submit(decoder.decode, saved(gradient(8000, 6000), "JPEG"), 50)
+        wait_until(sandbox.children, what="a child")
+        sandbox.children()[0].kill()
+        with pytest.raises(ImageUnreadable, match="takes too long or breaks off"):
+            lost.result()
+    assert decoder.decode(CAT, 50)
+    assert sandbox_of(decoder) == sandbox
+
+
+def test_a_sandbox_that_died_is_started_again(decoder: Decoder) -> None:
+    first = sandbox_of(decoder)
+    first.kill()
+    assert sandbox_of(decoder).pid != first.pid
+
+
+def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = sandbox_of(decoder)
+    first.suspend()
+    monkeypatch.setattr(decoder_module, "START_SECONDS", 1.0)
+    assert sandbox_of(decoder).pid != first.pid
+
+
+FRONT = """
+import sys, threading
+from app.decoder import DECODER
+DECODER.decode(open('samples/cat.jpg', 'rb').read(), 50)
+threading.Thread(target=DECODER.decode, args=(sys.stdin.buffer.read(), 50), daemon=True).start()
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_when_the_front_ends(how: signal.Signals, decoder: Decoder) -> None:
+    with subprocess.Popen([sys.executable, "-c", FRONT], cwd=ROOT, stdin=subprocess.PIPE) as front:
+        assert front.stdin
+        front.stdin.write(saved(gradient(8000, 6000), "JPEG"))
+        front.stdin.close()
+        wait_until(lambda: len(psutil.Process(front.pid).children(recursive=True)) == 2, what="a sandbox with a child")
+        left = psutil.Process(front.pid).children(recursive=True)
+        front.send_signal(how)
+    _, alive = psutil.wait_procs(left, 10)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def answered(*said: bytes) -> InvalidRequest:
+    """What the front makes of a child that was taken over by its upload and says this."""
+    ours, theirs = socket.socketpair()
+    child = subprocess.Popen(["sleep", "60"])
+    with ours, child, ThreadPoolExecutor() as pool:
+        refused = pool.submit(exchange, ours, child.pid, CAT, 50)
+        with theirs:
+            for part in said:
+                theirs.sendall(part)
+            theirs.recv(1 << 20)
+        error = refused.exception()
+        child.kill()
+    assert isinstance(error, InvalidRequest)
+    return error
+
+
+def as_json(**said: object) -> tuple[bytes, bytes]:
+    body = json.dumps(said).encode()
+    return REPLY.pack(False, len(body)), body
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [],
+        [b"nonsense"],
+        [REPLY.pack(True, 2**60)],
+        [REPLY.pack(True, 9), b"too short"[:-1]],
+        [REPLY.pack(True, 16), b"\x7fELF and so forth"[:16]],
+        [REPLY.pack(False, 4), b"\xff\xfe{}"],
+        [REPLY.pack(False, 2), b"{}"],
+        [REPLY.pack(False, 2), b"[]"],
+        [REPLY.pack(False, 9999), b"[" * 9999],
+        [REPLY.pack(False, 2**20), b"[" * 100],
+        as_json(code="internal_error", message="m"),
+        as_json(code=["image_too_large"], message="m"),
+    ],
+)
+def test_of_a_child_that_was_taken_over_nothing_is_believed(said: list[bytes]) -> None:
+    assert isinstance(answered(*said), ImageUnreadable)
+
+
+def test_a_child_that_says_nothing_is_killed_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "ANSWER_SECONDS", 0.5)
+    ours, theirs = socket.socketpair()
+    child = subprocess.Popen(["sleep", "60"])
+    with ours, theirs, pytest.raises(ImageUnreadable, match="takes too long"):
+        exchange(ours, child.pid, CAT, 50)
+    assert child.wait(10) == -signal.SIGKILL
+
+
+def test_uploads_wait_in_a_room_of_bounded_size_and_the_front_still_answers(client: TestClient) -> None:
+    sandbox = sandbox_of(DECODER)
+    sandbox.suspend()
+    try:
+        with ThreadPoolExecutor(AT_ONCE + WAITING) as pool:
+            sent = [pool.submit(client.post, "/generate", files={"file": CAT}) for _ in range(AT_ONCE + WAITING)]
+            wait_until(lambda: DECODER._places._value == 0, what="a full room")
+            refused = client.post("/generate", files={"file": CAT})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert client.get("/tasks").status_code == 200
+            sandbox.resume()
+            assert {future.result().status_code for future in sent} == {202}
+    finally:
+        sandbox.resume()
+
+
+# What it is made of
+
+
+def test_the_sandbox_knows_no_secret_and_loads_no_web_framework(decoder: Decoder) -> None:
+    assert sandbox_of(decoder).environ() == {}
+    code = "import sys, app.sandbox; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split()
+    assert not {"fastapi", "starlette", "uvicorn", "sqlalchemy", "redis", "pydantic"} & set(loaded)
+
+
+KINDS = [
+    saved(photo(), "JPEG", exif=exif(6), icc_profile=WIDE),
+    saved(photo(), "JPEG", progressive=True),
+    saved(photo().convert("CMYK"), "JPEG"),
+    saved(photo(), "MPO", save_all=True, append_images=[photo()]),
+    saved(photo(), "PNG", exif=exif(3), icc_profile=WIDE),
+    saved(photo().quantize(16), "PNG", transparency=0),
+    saved(photo(), "PNG", save_all=True, append_images=[photo()]),
+    saved(photo(), "WEBP", exif=exif(8), icc_profile=WIDE),
+    saved(photo().convert("RGBA"), "WEBP", lossless=True),
+]
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A real file with bytes changed, taken out or put in."""
+    data = bytearray(draw(st.sampled_from(KINDS)))
+    for _ in range(draw(st.integers(1, 8))):
+        start = draw(st.integers(0, len(data)))
+        data[start : start + draw(st.integers(0, 8))] = draw(st.binary(max_size=8))
+    return bytes(data[: draw(st.integers(0, len(data)) | st.just(len(data)))])
+
+
+@settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(damaged() | st.binary(max_size=300).map(b"\x89PNG\r\n\x1a\n".__add__) | st.binary(max_size=300))
+@example(b"")
+def test_whatever_is_uploaded_becomes_a_plain_picture_or_a_refusal(upload: bytes) -> None:
+    """Any other error passes on and fails the test."""
+    with suppress(InvalidRequest):
+        assert read_picture(bytes(DECODER.decode(upload, 1)), 1).mode == "RGB"

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue
@@ -23,12 +26,28 @@ SERIALIZER = JSONSerializer
 TIMEOUT_SECONDS = 1.0
 
 
+class PasswordFile(CredentialProvider):
+    """Read at each connection, so that Redis may choose its password after we have started, and choose anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get_credentials(self) -> tuple[str]:
+        try:
+            return (self.path.read_text().removesuffix("\n"),)
+        except (OSError, UnicodeDecodeError) as error:
+            # As if Redis were away: whoever waits for it waits for the file too.
+            raise RedisConnectionError(f"REDIS_PASSWORD_FILE cannot be read: {error}") from error
+
+
 def connect_redis(settings: Settings, **options: Any) -> Redis:
+    path = settings.redis_password_file
     return Redis(
         host=settings.redis_host,
         port=settings.redis_port,
         db=settings.redis_db,
         password=settings.redis_password or None,
+        credential_provider=PasswordFile(path) if path else None,
         socket_connect_timeout=TIMEOUT_SECONDS,
         **options,
     )

@@ -7,6 +7,7 @@ Not here: how large a file may be (the API's body limit) and how a picture is fi
 
 import io
 import re
+from contextlib import suppress
 
 from PIL import ExifTags, Image, ImageCms
 
@@ -132,10 +133,8 @@ def high_bytes(picture: Image.Image) -> Image.Image:
 def in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """L, RGB or CMYK → RGB by the embedded profile. One that is broken, or meant for other modes, is ignored."""
     if profile:
-        try:
+        with suppress(Exception):  # like browsers: nonsense in the profile must not cost the picture
             return through_profile(picture, profile)
-        except Exception:  # like browsers: nonsense in the profile must not cost the picture
-            pass
     return picture.convert("RGB")
 
 

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     # Engines and what a clip is when a request does not say
     engine: str = "auto"
     model_id: str = SVD_XT
-    model_revision: str = SVD_XT_REVISION
+    model_revision: str = Field(default=SVD_XT_REVISION, pattern=r"^[0-9a-f]{40}$")
     video_width: int | None = None
     video_height: int | None = None
     video_frames: int | None = None

@@ -1,9 +1,12 @@
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from core.config import Settings
+from core.config import SVD_XT_REVISION, Settings
+from core.engines import known_engines
 
 ENV_EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
@@ -51,7 +54,7 @@ def every_setting() -> list[str]:
 @pytest.mark.parametrize("name", every_setting())
 def test_every_setting_can_come_from_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     default = Settings.model_fields[name].default
-    value = {"engine": "preview", "log_format": "console"}.get(name, "7" if name.startswith("video_") else "")
+    value = {"model_revision": "0" * 40, "log_format": "console"}.get(name, "7" if name.startswith("video_") else "")
     secret = tmp_path / "secret"
     secret.write_text(f"{value or (default + 1 if isinstance(default, int | float) else 'from a file')}\n")
     monkeypatch.setenv(f"{name.upper()}_FILE", str(secret))
@@ -88,3 +91,15 @@ def test_a_secret_that_cannot_be_read_is_named(
     monkeypatch.setenv("DATABASE_URL_FILE", str(secret))
     with pytest.raises(SettingsError, match="DATABASE_URL_FILE cannot be read: "):
         Settings(_env_file=None)
+
+
+@pytest.mark.parametrize("revision", ["main", "refs/pr/1", SVD_XT_REVISION[:7], f"{SVD_XT_REVISION}\n"])
+def test_a_revision_that_may_move_is_refused(revision: str) -> None:
+    with pytest.raises(ValidationError, match="model_revision"):
+        Settings(_env_file=None, model_revision=revision)
+
+
+def test_every_model_from_the_hub_is_pinned_to_a_commit() -> None:
+    models = [engine for engine in known_engines(Settings(_env_file=None)).values() if engine.model]
+    assert len(models) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{40}", engine.revision or "") for engine in models)

@@ -194,11 +194,13 @@ def test_an_image_ends_as_a_user_and_starts_from_a_base_of_choice(name: str) -> 
     assert all(line.split()[1] == "${BASE}" for line in lines if line.startswith("FROM"))
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
-def test_an_image_takes_only_tested_versions(name: str) -> None:
-    installs = re.findall(r"pip .*install .*", (ROOT / name).read_text())
-    assert installs
-    assert all("-c requirements/constraints.txt" in line for line in installs)
+@pytest.mark.parametrize(("name", "lock"), [("Dockerfile.api", "app"), ("Dockerfile.worker", "${REQUIREMENTS}")])
+def test_an_image_takes_only_files_whose_hash_is_locked(name: str, lock: str) -> None:
+    text = (ROOT / name).read_text()
+    installs = re.findall(r"pip .*install (.*?)(?: \\)?$", text, re.MULTILINE)
+    options = "--no-cache-dir --only-binary :all: --require-hashes -r requirements/"
+    assert installs == [f"{options}{lock}.lock", f"{options}build.lock"]
+    assert "constraints.txt" not in text
 
 
 def test_the_api_needs_no_engine() -> None:

@@ -132,6 +132,25 @@ def test_a_wiped_redis_loses_no_task(stack: Stack) -> None:
     stack.wait_for(*tasks)
 
 
+SBOM = {
+    "api": ({"fastapi", "redis", "limits"}, {"torch", "av", "numpy", "pip", "cyclonedx-bom"}),
+    "worker": ({"av", "redis", "numpy"}, {"torch", "fastapi", "pip", "cyclonedx-bom"}),
+}
+
+
+@pytest.mark.parametrize("service", SBOM)
+def test_an_image_says_what_is_in_it(stack: Stack, service: str) -> None:
+    bill = json.loads(stack.inside(service, "cat", "/kinora/sbom.json"))
+    assert bill["bomFormat"] == "CycloneDX"
+    listed = {component["name"].lower(): component["version"] for component in bill["components"]}
+    listing = "from importlib.metadata import distributions as d; print(*(f'{x.name}=={x.version}' for x in d()))"
+    installed = dict(line.split("==") for line in stack.inside(service, "python", "-c", listing).lower().split())
+    assert listed == installed
+    present, absent = SBOM[service]
+    assert present <= listed.keys()
+    assert absent.isdisjoint(listed)
+
+
 def test_what_was_made_outlives_the_containers(stack: Stack) -> None:
     task = stack.upload(CAT)
     stack.wait_for(task)

@@ -2,7 +2,8 @@
 # ./demo.sh [PICTURE [VIDEO]]: makes a video from a picture, with nothing installed but Python 3.11 and curl.
 #
 # Starts the whole service on this machine, uploads the picture, follows the task, saves the video (output_video.mp4)
-# and stops all that it started. With API_URL set to a service that answers, it uses that one instead.
+# and stops all that it started. With API_URL set to a service that answers, it uses that one instead, with the key in
+# API_KEY if there is one.
 set -euo pipefail
 
 fail() { echo "demo: $*" >&2; exit 1; }
@@ -37,6 +38,7 @@ print("" if value is None else value)' "$1"
 
 free_port() { "$json_python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 now() { "$json_python" -c 'import time; print(time.time())'; }
+call() { curl ${API_KEY:+-H "Authorization: Bearer $API_KEY"} "$@"; }
 answers() { curl -fsS -m 2 -o /dev/null "$api/health/live" 2>/dev/null; }
 in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
@@ -51,6 +53,7 @@ start_services() {
   {
     echo "API_HOST=127.0.0.1"
     echo "API_PORT=$port"
+    echo "AUTH=off"
     echo "DATA_DIR=${DATA_DIR:-$home/data}"
     echo "REDIS_HOST=127.0.0.1"
     echo "REDIS_PORT=$(free_port)"
@@ -101,7 +104,7 @@ draw() { # draw PROGRESS TEXT: one line, redrawn in place on a terminal
 follow() { # follow TASK: returns when the task has ended; its last state is in $state
   local line last=
   while :; do
-    state=$(curl -fsS -m 10 "$api/status/$1") || fail "the service stopped answering"
+    state=$(call -fsS -m 10 "$api/status/$1") || fail "the service stopped answering"
     line=$(field progress <<<"$state")\ $(field status <<<"$state")\ $(field step.phase <<<"$state")
     if [ "$line" != "$last" ]; then
       # shellcheck disable=SC2086 # the three words are meant to be split
@@ -126,12 +129,12 @@ fi
 
 echo "Uploading $picture"
 begun=$(now)
-code=$(curl -sS -o "$work/answer.json" -w '%{http_code}' -F "file=@\"$picture\"" "$api/generate") || fail "the upload failed"
+code=$(call -sS -o "$work/answer.json" -w '%{http_code}' -F "file=@\"$picture\"" "$api/generate") || fail "the upload failed"
 [ "$code" = 202 ] || fail "$(field error.message <"$work/answer.json")"
 task=$(field task_id <"$work/answer.json")
 follow "$task"
 [ "$(field status <<<"$state")" = finished ] || fail "the task ended as $(field status <<<"$state"): $(field error.message <<<"$state")"
-curl -fsS -o "$video" "$api/results/$task" || fail "the download failed"
+call -fsS -o "$video" "$api/results/$task" || fail "the download failed"
 seconds=$("$json_python" -c 'import sys; print(f"{float(sys.argv[2]) - float(sys.argv[1]):.1f}")' "$begun" "$(now)")
 
 cat <<SUMMARY

@@ -6,19 +6,28 @@ import sys
 
 import uvicorn
 
+from app.auth import reason_not_to_start
 from app.http_metrics import MULTIPROCESS_FOLDER
+from app.limiter import Limiter
+from app.slow_clients import BoundedHttp
 from core.config import Settings
-from core.errors import InvalidParameter
+from core.errors import InvalidParameter, LedgerUnavailable
+from core.ledger import Ledger
 from core.scratch import scratch_folder
 from core.spec import check_defaults
+
+MAX_CONNECTIONS = 1000  # of one process; whoever comes then is answered 503
 
 
 def main() -> None:
     settings = Settings()
     try:
         check_defaults(settings)
+        Limiter(settings)
+        check_redirect(settings)
     except InvalidParameter as error:
         sys.exit(f"kinora: the settings do not fit: {error.message}")
+    refuse_to_let_everyone_in(settings)
     # uvicorn stops in order and then raises the signal again, for whoever handled it before.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     with scratch_folder("metrics") as folder:
@@ -30,9 +39,32 @@ def main() -> None:
             host=settings.api_host,
             port=settings.api_port,
             workers=settings.api_workers,
+            http=BoundedHttp,
+            limit_concurrency=MAX_CONNECTIONS,
+            server_header=False,
             access_log=False,
             log_config=None,  # core/logs.py speaks for all
         )
+
+
+def check_redirect(settings: Settings) -> None:
+    """Raises InvalidParameter: a folder has no links of its own."""
+    if settings.result_redirect and not settings.storage_url:
+        raise InvalidParameter("RESULT_REDIRECT needs an object store: set STORAGE_URL")
+
+
+def refuse_to_let_everyone_in(settings: Settings) -> None:
+    ledger = Ledger(settings.resolved_database_url)
+    try:
+        ledger.migrate()
+        reason = reason_not_to_start(settings, ledger.keys.any())
+    except LedgerUnavailable:
+        # Then nobody can be let in either: requests are answered 503 until it is back, and 401 without a key.
+        reason = None
+    finally:
+        ledger.close()
+    if reason:
+        sys.exit(f"kinora: {reason}")
 
 
 if __name__ == "__main__":

@@ -4,19 +4,20 @@ import hashlib
 import math
 import shutil
 import threading
+from collections.abc import Callable
 
 import structlog
 
-from app.deps import ANYONE, Services
+from app.deps import Caller, Services
 from core.config import Settings
 from core.destination import check_destination
 from core.engines import Engine, find_engine, known_engines
-from core.errors import EngineUnavailable, IdempotencyMismatch, QueueFull, QueueUnavailable, StorageFull, TaskExists
+from core.errors import EngineUnavailable, IdempotencyMismatch, QueueUnavailable, StorageFull, TaskExists, TooMuch
 from core.picture import read_picture
 from core.spec import Clip, ClipRequest, resolve
 from core.speeds import Kind
 from core.storage import input_key
-from core.task import Bounds, Callback, IdempotencyKey, NewStep, NewTask, Worker, new_id
+from core.task import Bounds, Callback, IdempotencyKey, NewStep, NewTask, Quota, Worker, new_id
 
 log = structlog.get_logger(__name__)
 
@@ -26,49 +27,61 @@ DECODING = threading.BoundedSemaphore(2)
 
 def accept(
     services: Services,
-    picture: bytes,
+    caller: Caller,
+    source: Callable[[], bytes],
     request: ClipRequest,
     idempotency_key: str | None = None,
     callback: Callback | None = None,
 ) -> str:
     """The task's id. When this returns, the picture is stored and the task is in the ledger: it will end.
 
+    `source` gives the picture, and is asked for it when all that costs less has been checked.
+
     With an idempotency key, a request made again gives the task that it made first. Raises InvalidRequest for what
-    the caller can mend, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
+    the caller can mend, TooMuch, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
     """
     if callback:
-        check_destination(callback.url, "callback_url")
+        check_destination(callback.url, services.settings.fetch_allow, "callback_url", https_only=True)
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
     clip, warnings = resolve(request, engine, services.settings)
+    require_disk_space(services.settings)
+    picture = source()
     with DECODING:
         read_picture(picture, services.settings.max_image_megapixels)
-    task = new_task(picture, clip, engine, warnings, callback)
+    task = new_task(caller, picture, clip, engine, warnings, callback)
     sent = fingerprint(request, task.input_sha256, callback)
-    key = IdempotencyKey(ANYONE, idempotency_key, sent) if idempotency_key else None
-    require_disk_space(services.settings)
+    key = IdempotencyKey(caller.owner, idempotency_key, sent) if idempotency_key else None
     services.storage.put(task.input_key, picture)
     bounds = Bounds(services.settings.max_waiting, services.settings.max_waiting_per_queue)
     try:
-        ready = services.ledger.create(task, key, bounds)
-    except (TaskExists, IdempotencyMismatch, QueueFull) as refused:  # any other error may have come after the commit
+        ready = services.ledger.create(task, key, bounds, quota_of(services.settings))
+    except (TaskExists, IdempotencyMismatch, TooMuch) as refused:  # any other error may have come after the commit
         services.storage.delete_task(task.task_id)
         if isinstance(refused, TaskExists):
             return refused.task_id
-        if isinstance(refused, QueueFull):
+        if isinstance(refused, TooMuch) and refused.retry_after is None:
             refused.retry_after = seconds_to_a_free_place(services, clip, engine.queue, workers)
         raise
+    log.info("task_accepted", task_id=task.task_id, engine=engine.name)
     for step_id, queue in ready:
         wake(services, step_id, queue)
     return task.task_id
 
 
-def new_task(picture: bytes, clip: Clip, engine: Engine, warnings: list[str], callback: Callback | None) -> NewTask:
+def quota_of(settings: Settings) -> Quota:
+    stored_bytes = settings.max_stored_mb_per_key * 1_000_000
+    return Quota(settings.max_tasks_per_hour, settings.max_waiting_per_key, stored_bytes)
+
+
+def new_task(
+    caller: Caller, picture: bytes, clip: Clip, engine: Engine, warnings: list[str], callback: Callback | None
+) -> NewTask:
     """A task of one step."""
     task_id = new_id()
     return NewTask(
         task_id=task_id,
-        owner=ANYONE,
+        owner=caller.owner,
         engine=engine.name,
         params=clip.model_dump(exclude_none=True),
         input_key=input_key(task_id),
@@ -76,6 +89,7 @@ def new_task(picture: bytes, clip: Clip, engine: Engine, warnings: list[str], ca
         warnings=warnings,
         steps=[NewStep("clip", engine.queue, clip.model_dump(), size=clip.size, work=clip.work)],
         callback=callback,
+        stored_bytes=len(picture),
     )
 
 

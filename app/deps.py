@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from core.config import Settings
 from core.ledger import Ledger
+from core.links import signed
 from core.queue import StepQueue
 from core.storage import Storage
-
-# Until callers have keys of their own, all are one.
-ANYONE = ""
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,58 @@ class Services:
     queue: StepQueue
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Whose request this is: found by app/auth.py."""
+
+    owner: str
+    """The key's id, and the owner of what is made with it; empty where no key was asked for."""
+    name: str
+    admin: bool
+
+    @property
+    def sees(self) -> str | None:
+        """Whose tasks; None: all."""
+        return None if self.admin else self.owner
+
+
+@dataclass(frozen=True)
+class Links:
+    """Absolute URLs, as the caller reaches this service. Where keys are asked for, a result's opens without one."""
+
+    base: str
+    secret: bytes
+    ttl: int
+
+    def status(self, task_id: str) -> str:
+        return f"{self.base}/status/{task_id}"
+
+    def result(self, task_id: str, owner: str, what: str = "") -> str:
+        path = f"/results/{task_id}{what}"
+        return self.base + (signed(path, self.secret, self.ttl) if owner else path)
+
+
 async def _services(request: Request) -> Services:  # async: a plain function would cost a change of thread
     services: Services = request.app.state.services
     return services
 
 
+async def _caller(
+    request: Request,
+    # For the OpenAPI document: app/auth.py has read them.
+    _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
+    _key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
+) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+def _links(request: Request, services: Annotated[Services, Depends(_services)]) -> Links:
+    base = (services.settings.public_url or str(request.base_url)).rstrip("/")
+    return Links(base, services.ledger.keys.link_secret, services.settings.link_ttl)
+
+
 Given = Annotated[Services, Depends(_services)]
+Known = Annotated[Caller, Depends(_caller)]
+Linked = Annotated[Links, Depends(_links)]
+needs_key = Depends(_caller)

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from core import errors
 from core.errors import KinoraError
@@ -19,6 +20,8 @@ RETRY_AFTER_SECONDS = 5
 
 STATUS: dict[type[KinoraError], int] = {
     errors.InvalidParameter: 422,
+    errors.DestinationForbidden: 422,
+    errors.FetchFailed: 422,
     errors.IdempotencyMismatch: 422,
     errors.FileMissing: 422,
     errors.UploadTooLarge: 413,
@@ -30,18 +33,31 @@ STATUS: dict[type[KinoraError], int] = {
     errors.ArtifactNotFound: 404,
     errors.EndpointNotFound: 404,
     errors.DeliveryNotFound: 404,
+    errors.KeyNotFound: 404,
+    errors.Unauthorized: 401,
+    errors.AdminRequired: 403,
+    errors.OriginForbidden: 403,
+    errors.HostUnknown: 421,
     errors.RangeNotSatisfiable: 416,
     errors.NotReady: 409,
     errors.TaskGone: 410,
     errors.LedgerUnavailable: 503,
     errors.StorageUnavailable: 503,
     errors.QueueFull: 429,
+    errors.QuotaExceeded: 429,
+    errors.RateLimited: 429,
     errors.StorageFull: 507,
     errors.EngineUnavailable: 503,
 }
 
 # What Starlette and FastAPI refuse by themselves.
-CODES = {404: "not_found", 405: "method_not_allowed", 413: errors.UploadTooLarge.code}
+CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: errors.UploadTooLarge.code,
+    431: "too_many_headers",
+}
 
 
 class Error(BaseModel):
@@ -82,6 +98,21 @@ def documented(*kinds: type[KinoraError]) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def everywhere() -> dict[int | str, dict[str, Any]]:
+    """The `responses` that any route can give, whatever it does: they come from the layers around it."""
+    ours = documented(
+        errors.Unauthorized,
+        errors.OriginForbidden,
+        errors.HostUnknown,
+        errors.RateLimited,
+        errors.UploadTooLarge,
+        errors.LedgerUnavailable,
+    )
+    codes = {400: "bad_request", 500: errors.InternalError.code} | CODES
+    others = {status: {"model": ErrorBody, "description": f"`{code}`"} for status, code in codes.items()}
+    return {status: others[status] for status in (400, 405, 408, 431, 500)} | ours
+
+
 def _code(kind: type[KinoraError]) -> str:
     return "task_canceled" if kind is errors.TaskGone else kind.code  # one of the reasons that take its place
 
@@ -96,22 +127,36 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(KinoraError, _kinora)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _kinora(request: Request, error: Exception) -> JSONResponse:
-    error = cast(KinoraError, error)
+    return answer_to(request, cast(KinoraError, error))
+
+
+def refusal(request: Request, error: KinoraError | HTTPException) -> JSONResponse:
+    """The answer to a request whose body nobody will read: the connection ends with it."""
+    response = answer_to(request, error) if isinstance(error, KinoraError) else answer_http(error)
+    if "content-length" in request.headers or "transfer-encoding" in request.headers:
+        response.headers["Connection"] = "close"
+    return response
+
+
+def answer_to(request: Request, error: KinoraError) -> JSONResponse:
     status = STATUS.get(type(error), 500)
     headers = {}
-    if isinstance(error, (errors.NotReady, errors.QueueFull)):
-        headers = {"Retry_After": str(error.retry_after)}
+    if isinstance(error, (errors.NotReady, errors.TooMuch)):
+        headers = {"Retry_After": str(error.retry_after or 1)}
+    elif isinstance(error, errors.Unauthorized):
+        headers = {"WWW_Authenticate": "Bearer"}
     elif isinstance(error, errors.RangeNotSatisfiable):
         headers = {"Content_Range": f"bytes */{error.size}"}
     elif isinstance(error, errors.Unavailable):
         headers = {"Retry_After": str(RETRY_AFTER_SECONDS)}
         log.warning("request_refused", path=request.url.path, code=error.code, reason=error.message)
     code = error.reason if isinstance(error, errors.TaskGone) else error.code
-    return answer(status, code, error.message, error.param, **headers)
+    # Where a store stands and how it failed is for the log.
+    message = f"{type(error).__doc__}" if isinstance(error, errors.Unavailable) else error.message
+    return answer(status, code, message, error.param, **headers)
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
@@ -122,11 +167,25 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     return answer(422, errors.InvalidParameter.code, f"{param} {what}{got}", param)
 
 
-async def _http(_request: Request, error: Exception) -> JSONResponse:
-    error = cast(HTTPException, error)
-    return answer(error.status_code, CODES.get(error.status_code, "bad_request"), error.detail)
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    response = answer_http(cast(HTTPException, error))
+    if response.status_code == 405:  # Starlette names the methods of the first route with this path, not of all
+        found = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+        response.headers["Allow"] = ", ".join(sorted({name for route in found for name in methods_of(route)}))
+    return response
 
 
-async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
-    # The server logs the trace; the caller learns nothing of our insides.
-    return answer(500, errors.InternalError.code, "an unexpected error; the server's log has it")
+def methods_of(route: BaseRoute) -> set[str]:
+    return getattr(route, "methods", None) or set()
+
+
+def answer_http(error: HTTPException) -> JSONResponse:
+    response = answer(error.status_code, CODES.get(error.status_code, "bad_request"), error.detail)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def unexpected(_request: Request) -> JSONResponse:
+    """The log has the trace; the caller learns nothing of our insides."""
+    message = "an unexpected error; the server's log has it under this answer's X-Request-ID"
+    return answer(500, errors.InternalError.code, message)

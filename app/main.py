@@ -4,17 +4,25 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.cors import CORSMiddleware
 
 from app import errors
+from app.auth import Authentication
 from app.body_limit import ContentLengthLimit
-from app.deps import Services
+from app.browser_guard import allowed_origins
+from app.deps import Services, needs_key
 from app.http_metrics import CountRequests, HttpMetrics
+from app.limiter import Limiter
+from app.request_log import RequestLog
 from app.routes import engines, generate, health, metrics, results, status, webhooks
+from app.security_headers import SecurityHeaders
+from app.slow_clients import SlowClients
 from core.config import Settings
 from core.ledger import Ledger
 from core.logs import set_up_logs
@@ -28,6 +36,13 @@ FORM_BYTES = 64 * 1024
 # How long to wait for the ledger before the port is opened without it.
 LEDGER_SECONDS = 5.0
 
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": ["Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Range", "X-Request-ID"],
+    "expose_headers": ["X-Request-ID", "Retry-After", "Content-Range", "ETag"]
+    + [f"X-RateLimit-{name}" for name in ("Limit", "Remaining", "Reset")],
+}
+
 DESCRIPTION = """Kinora makes a video out of a picture, on your own machines.
 
 `POST /generate` with a picture answers at once with a `task_id`. Ask `GET /status/{task_id}` until it is `finished`,
@@ -37,16 +52,32 @@ then get the MP4 from `GET /results/{task_id}`. Every error has the same shape, 
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     # FastAPIOffline is FastAPI whose /docs loads nothing from other hosts.
-    app: FastAPI = FastAPIOffline(title="Kinora", version="0.1.0", description=DESCRIPTION, lifespan=_lifespan)
+    app: FastAPI = FastAPIOffline(
+        title="Kinora",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        generate_unique_id_function=lambda route: route.name,
+    )
     app.state.settings = settings
     app.state.http_metrics = HttpMetrics()
+    app.state.limiter = Limiter(settings)
     errors.install(app)
     max_bytes = settings.max_upload_mb * 1_000_000 + FORM_BYTES
+    # Each is wrapped around those before it.
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=max_bytes)
+    app.add_middleware(Authentication, limiter=app.state.limiter)
     app.add_middleware(ContentLengthLimit, max_bytes=max_bytes)
+    app.add_middleware(SlowClients)
     app.add_middleware(CountRequests, metrics=app.state.http_metrics)
-    for module in (generate, status, results, webhooks, engines, health, metrics):
-        app.include_router(module.router)
+    origins = allowed_origins(settings)
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
+    app.add_middleware(RequestLog)
+    app.add_middleware(SecurityHeaders)
+    for module in (generate, status, results, webhooks, engines, metrics):
+        app.include_router(module.router, dependencies=[needs_key], responses=errors.everywhere())
+    app.include_router(health.router, responses=errors.everywhere())
     return app
 
 
@@ -56,6 +87,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     set_up_logs(settings.log_format)
     ledger = Ledger(settings.resolved_database_url)
     queue = StepQueue(settings)
+    app.state.limiter.share(queue.redis)
     app.state.services = Services(settings, ledger, Storage(settings.resolved_storage_url), queue)
     # Without its ledger the front still answers: with 503, and with what is wrong.
     ended = threading.Event()

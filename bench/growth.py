@@ -93,7 +93,7 @@ def measure(ledger: Ledger) -> dict[str, float]:
         ledger.held_leases()
         ledger.steps_to_wake(2.0)
         ledger.expired_tasks(7 * 24 * 3600.0)
-        ledger.deliveries.due(set(), 8)
+        ledger.deliveries.due(8)
 
     return {
         "status": median_ms(lambda: ledger.task_with_steps(page[-1].task_id)),

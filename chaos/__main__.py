@@ -54,7 +54,7 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
         ledger = Ledger(Settings(_env_file=None, **_stores(service)).resolved_database_url)
         stack.callback(ledger.close)
         storage = Storage(f"file://{folder}/data/storage")
-        receiver = stack.enter_context(receiving(ledger.endpoints.secret("")))
+        receiver = stack.enter_context(receiving(ledger.endpoints.secret(""), port=service.receiver_port))
         load = Load(service, ledger, storage, receiver, seed)
         load.start()
         try:

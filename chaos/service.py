@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers import PostgresServer, RedisServer
+from tests.servers import PostgresServer, RedisServer, free_port
 from tests.stack import Stack
 
 LEASE_SECONDS = 3.0
@@ -25,6 +25,8 @@ class Death:
 class Service(Stack):
     def __init__(self, folder: Path, redis: RedisServer, postgres: PostgresServer | None) -> None:
         settings = {"LEASE_SECONDS": str(LEASE_SECONDS), "SHUTDOWN_GRACE": "1", "ENGINE": "preview"}
+        self.receiver_port = free_port()
+        settings["FETCH_ALLOW"] = f"127.0.0.1:{self.receiver_port}"
         if postgres:
             settings["DATABASE_URL"] = postgres.url
         self.temporary = folder / "temporary"

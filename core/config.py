@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, cast
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -12,6 +12,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from core.destination import allowed_places
 from core.secret_files import values_from_files
 
 SVD_XT = "stabilityai/stable-video-diffusion-img2vid-xt"
@@ -31,10 +32,20 @@ class Settings(BaseSettings):
     worker_metrics_host: str = "127.0.0.1"
     worker_metrics_port: int = Field(default=9101, ge=1, le=65000)
 
+    # Who may call, and how much
+    auth: Literal["auto", "keys", "off"] = "auto"
+    rate_limit: str = "6000/minute"
+    max_tasks_per_hour: int = Field(default=0, ge=0)
+    max_waiting_per_key: int = Field(default=100, ge=0)
+    max_stored_mb_per_key: int = Field(default=20_000, ge=0)
+    link_ttl: PositiveInt = 24 * 3600
+    cors_origins: str = ""
+
     # The four stores
     data_dir: Path = Path("data")
     database_url: str = ""
     storage_url: str = ""
+    result_redirect: bool = False
     redis_host: str = "127.0.0.1"
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_db: int = Field(default=0, ge=0)
@@ -56,6 +67,7 @@ class Settings(BaseSettings):
     max_waiting: PositiveInt = 2000
     max_waiting_per_queue: PositiveInt = 1000
     min_free_disk_mb: int = Field(default=500, ge=0)
+    fetch_allow: str = ""
 
     # How promises are kept
     lease_seconds: PositiveFloat = 10.0
@@ -80,6 +92,12 @@ class Settings(BaseSettings):
         environment, dotenv = cast(EnvSettingsSource, env_settings), cast(EnvSettingsSource, dotenv_settings)
         values = values_from_files(settings_cls.model_fields, {**dotenv.env_vars, **environment.env_vars})
         return init_settings, InitSettingsSource(settings_cls, values), environment, dotenv
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _names_places(cls, fetch_allow: str) -> str:
+        allowed_places(fetch_allow)  # raises where an entry would allow nothing
+        return fetch_allow
 
     @property
     def resolved_database_url(self) -> str:

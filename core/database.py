@@ -38,14 +38,15 @@ POSTGRESQL_OPTIONS = {
 
 
 def connect(url: str) -> sa.Engine:
+    # hide_parameters: an error in the log must not show a prompt or a caller's URL.
     if sa.make_url(url).get_backend_name() != "sqlite":
-        engine = sa.create_engine(url, pool_pre_ping=True, connect_args=POSTGRESQL_OPTIONS)
+        engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=POSTGRESQL_OPTIONS)
         event.listen(engine, "do_connect", _connect_postgresql)
         return engine
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         sys.exit(f"SQLite 3.35 or newer is needed; this Python has {sqlite3.sqlite_version}. Set DATABASE_URL instead")
     Path(sa.make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

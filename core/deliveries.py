@@ -123,10 +123,10 @@ class Deliveries:
     def __init__(self, database: sa.Engine) -> None:
         self.database = database
 
-    def due(self, busy_hosts: Collection[str], limit: int) -> list[Delivery]:
-        """Those to be tried now, the longest due first, without those that go to `busy_hosts`."""
-        due = sa.and_(_due(), deliveries.c.host.not_in(sorted(busy_hosts)))
-        query = sa.select(deliveries).where(due).order_by(deliveries.c.next_try_at).limit(limit)
+    def due(self, limit: int, busy_hosts: Collection[str] = (), busy_owners: Collection[str] = ()) -> list[Delivery]:
+        """Those to be tried now, the longest due first, without those to `busy_hosts` and those of `busy_owners`."""
+        idle = deliveries.c.host.not_in(sorted(busy_hosts)), deliveries.c.owner.not_in(sorted(busy_owners))
+        query = sa.select(deliveries).where(_due(), *idle).order_by(deliveries.c.next_try_at).limit(limit)
         with reading(self.database) as connection:
             return [_delivery(row) for row in connection.execute(query)]
 
@@ -165,9 +165,9 @@ class Deliveries:
             ended = {"status": DeliveryStatus.DEAD, "ended_at": now(), "next_try_at": None, "error": error}
             tx.execute(deliveries.update().where(waiting).values(**ended))
 
-    def redeliver(self, owner: str, delivery_id: str) -> Delivery:
+    def redeliver(self, owner: str | None, delivery_id: str) -> Delivery:
         """Try it again at once, whatever became of it, with the whole schedule. Raises DeliveryNotFound."""
-        its = sa.and_(deliveries.c.owner == owner, deliveries.c.delivery_id == delivery_id)
+        its = sa.and_(_of(owner), deliveries.c.delivery_id == delivery_id)
         again = {"status": DeliveryStatus.PENDING, "tries": 0, "next_try_at": now(), "ended_at": None}
         row = None
         if is_id(delivery_id):
@@ -178,10 +178,10 @@ class Deliveries:
         return _delivery(row)
 
     def page(
-        self, owner: str, *, status: DeliveryStatus | None, task_id: str | None, after: str | None, limit: int
+        self, owner: str | None, *, status: DeliveryStatus | None, task_id: str | None, after: str | None, limit: int
     ) -> list[Delivery]:
-        """Newest first, those older than the delivery `after`."""
-        query = sa.select(deliveries).where(deliveries.c.owner == owner).order_by(deliveries.c.delivery_id.desc())
+        """Of one owner, or of all; newest first, those older than the delivery `after`."""
+        query = sa.select(deliveries).where(_of(owner)).order_by(deliveries.c.delivery_id.desc())
         for column, value in ((deliveries.c.status, status), (deliveries.c.task_id, task_id)):
             if value:
                 query = query.where(column == value)
@@ -220,6 +220,10 @@ class Deliveries:
             deliveries.c.next_try_at == delivery.next_try_at,
         )
         tx.execute(deliveries.update().where(its).values(**values))
+
+
+def _of(owner: str | None) -> sa.ColumnElement[bool]:
+    return sa.true() if owner is None else deliveries.c.owner == owner
 
 
 def _due() -> sa.ColumnElement[bool]:

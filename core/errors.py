@@ -3,6 +3,8 @@
 KinoraError
 ├── InvalidRequest            the caller can mend it
 │   ├── InvalidParameter      invalid_parameter
+│   ├── DestinationForbidden  destination_forbidden
+│   ├── FetchFailed           fetch_failed
 │   ├── IdempotencyMismatch   idempotency_mismatch
 │   ├── FileMissing           file_missing
 │   ├── UploadTooLarge        upload_too_large
@@ -15,6 +17,11 @@ KinoraError
 ├── ArtifactNotFound          artifact_not_found
 ├── EndpointNotFound          endpoint_not_found
 ├── DeliveryNotFound          delivery_not_found
+├── KeyNotFound               key_not_found
+├── Unauthorized              unauthorized
+├── AdminRequired             admin_required
+├── HostUnknown               host_unknown
+├── OriginForbidden           origin_forbidden
 ├── RangeNotSatisfiable       range_not_satisfiable
 ├── NotReady                  not_ready
 ├── TaskGone                  the task's own error, task_canceled or result_expired
@@ -22,7 +29,10 @@ KinoraError
 │   ├── LedgerUnavailable     ledger_unavailable
 │   ├── StorageUnavailable    storage_unavailable
 │   └── QueueUnavailable      redis_unavailable
-├── QueueFull                 queue_full
+├── TooMuch                   the caller must wait
+│   ├── QueueFull             queue_full
+│   ├── QuotaExceeded         quota_exceeded
+│   └── RateLimited           rate_limited
 ├── StorageFull               storage_full
 ├── EngineUnavailable         engine_unavailable
 └── StepFailed                what a task can end with
@@ -61,6 +71,18 @@ class InvalidParameter(InvalidRequest):
     """width must be from 64 to 1024, a multiple of 64; got 1000"""
 
     code = "invalid_parameter"
+
+
+class DestinationForbidden(InvalidRequest):
+    """image_url must not lead to 10.0.0.1: only public addresses are allowed, and what FETCH_ALLOW names"""
+
+    code = "destination_forbidden"
+
+
+class FetchFailed(InvalidRequest):
+    """image_url could not be fetched: it answered 404"""
+
+    code = "fetch_failed"
 
 
 class IdempotencyMismatch(InvalidRequest):
@@ -139,6 +161,36 @@ class DeliveryNotFound(KinoraError):
     code = "delivery_not_found"
 
 
+class KeyNotFound(KinoraError):
+    """there is no such key"""
+
+    code = "key_not_found"
+
+
+class Unauthorized(KinoraError):
+    """an API key is needed: Authorization: Bearer, or X-API-Key"""
+
+    code = "unauthorized"
+
+
+class AdminRequired(KinoraError):
+    """only an admin's key may ask for this"""
+
+    code = "admin_required"
+
+
+class HostUnknown(KinoraError):
+    """this service is not known as 'video.example.com': set PUBLIC_URL"""
+
+    code = "host_unknown"
+
+
+class OriginForbidden(KinoraError):
+    """a page from https://example.com may not do this"""
+
+    code = "origin_forbidden"
+
+
 class RangeNotSatisfiable(KinoraError):
     """the range begins after the end; `size` is what there is, in bytes"""
 
@@ -191,14 +243,32 @@ class QueueUnavailable(Unavailable):
     code = "redis_unavailable"
 
 
-class QueueFull(KinoraError):
+class TooMuch(KinoraError):
+    """`retry_after` is in seconds; None: when a place in the queue comes free."""
+
+    code = "too_much"
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFull(TooMuch):
     """as many tasks wait as may wait"""
 
     code = "queue_full"
 
-    def __init__(self, message: str, *, retry_after: int = 1) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+
+class QuotaExceeded(TooMuch):
+    """this key has used up what it may use"""
+
+    code = "quota_exceeded"
+
+
+class RateLimited(TooMuch):
+    """more requests than are allowed"""
+
+    code = "rate_limited"
 
 
 class StorageFull(KinoraError):

@@ -7,11 +7,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from core import deliveries, speeds, statements, tallies
+from core import deliveries, quotas, speeds, statements, tallies
 from core.database import migrate, writing
 from core.deliveries import Deliveries
 from core.endpoints import CallbackEvent, Endpoints
 from core.errors import IdempotencyMismatch, QueueFull, TaskExists
+from core.keys import Keys
 from core.reader import ALIVE_SECONDS, Reader, step_from, task_from
 from core.tables import attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
 from core.tallies import Count, Duration
@@ -23,6 +24,7 @@ from core.task import (
     IdempotencyKey,
     NewStep,
     NewTask,
+    Quota,
     ReadyStep,
     Status,
     Task,
@@ -44,6 +46,7 @@ EXHAUSTED = ErrorInfo("attempts_exhausted", "every attempt died before it could 
 class Ledger(Reader):
     def __init__(self, database_url: str) -> None:
         super().__init__(database_url)
+        self.keys = Keys(self.database)
         self.endpoints, self.deliveries = Endpoints(self.database), Deliveries(self.database)
 
     def migrate(self) -> None:
@@ -52,11 +55,17 @@ class Ledger(Reader):
 
     # --- a task begins ---
 
-    def create(self, task: NewTask, key: IdempotencyKey | None = None, bounds: Bounds | None = None) -> list[ReadyStep]:
+    def create(
+        self,
+        task: NewTask,
+        key: IdempotencyKey | None = None,
+        bounds: Bounds | None = None,
+        quota: Quota | None = None,
+    ) -> list[ReadyStep]:
         """Record the task and its steps. Returns the steps that may start at once.
 
-        Raises TaskExists where `key` made a task before, IdempotencyMismatch where that was another request, and
-        QueueFull where one more would be over `bounds`.
+        Raises TaskExists where `key` made a task before, IdempotencyMismatch where that was another request,
+        QuotaExceeded where its owner has used up `quota`, and QueueFull where one more would be over `bounds`.
         """
         with writing(self.database) as tx:
             values = {name: value for name, value in vars(task).items() if name not in ("steps", "callback")}
@@ -65,6 +74,9 @@ class Ledger(Reader):
             tx.execute(statements.INSERT_TASK, values)
             if key:
                 self._use_key(tx, key, task.task_id)
+            quotas.add(tx, task.owner, task.stored_bytes)
+            if quota:
+                quotas.check(tx, task.owner, quota)
             if bounds:
                 self._check_bounds(tx, task, bounds)
             ready = self._add_steps(tx, task.task_id, task.steps, [])
@@ -173,9 +185,10 @@ class Ledger(Reader):
         phases: dict[str, float],
         warnings: Sequence[str] = (),
         more: Sequence[NewStep] = (),
+        stored_bytes: int = 0,
     ) -> list[ReadyStep] | None:
-        """Record what the attempt made (name → storage key), the seconds of each phase, what a user should know, and
-        the steps that turned out to be needed; their `needs` count from the task's first step.
+        """Record what the attempt made (name → storage key) and its size, the seconds of each phase, what a user
+        should know, and the steps that turned out to be needed; their `needs` count from the task's first step.
 
         Returns the steps that became ready, or None where the attempt was no longer the newest:
         then nothing was written.
@@ -190,6 +203,10 @@ class Ledger(Reader):
             tallies.add(
                 tx, *(Duration(f"phase_seconds:{name}", task.engine, seconds) for name, seconds in phases.items())
             )
+            if stored_bytes:
+                its = tasks.c.task_id == task.task_id
+                tx.execute(tasks.update().where(its).values(stored_bytes=tasks.c.stored_bytes + stored_bytes))
+                quotas.add(tx, task.owner, stored_bytes)
             ready = self._release_dependants(tx, claim.step.step_id)
             if more:
                 earlier = list(tx.execute(statements.STEP_IDS, {"task_id": task.task_id}).scalars())
@@ -222,9 +239,9 @@ class Ledger(Reader):
 
     # --- from outside ---
 
-    def cancel(self, task_id: str) -> Task:
+    def cancel(self, task_id: str, owner: str | None = None) -> Task:
         """The task is canceled from now on, unless it had ended before. Raises TaskNotFound."""
-        self.task(task_id)
+        self.task(task_id, owner)
         with writing(self.database) as tx:
             task = self._lock_task(tx, task_id)
             if task and not task.status.is_final:
@@ -264,8 +281,12 @@ class Ledger(Reader):
         return ended
 
     def mark_expired(self, task_id: str) -> None:
+        """What the task stored is deleted; done again it changes nothing."""
+        its = sa.and_(tasks.c.task_id == task_id, tasks.c.expired_at.is_(None))
         with writing(self.database) as tx:
-            tx.execute(tasks.update().where(tasks.c.task_id == task_id).values(expired_at=now()))
+            freed = tasks.update().where(its).values(expired_at=now()).returning(tasks.c.owner, tasks.c.stored_bytes)
+            for owner, stored_bytes in tx.execute(freed):
+                quotas.add(tx, owner, -stored_bytes)
 
     # --- workers ---
 

@@ -36,8 +36,10 @@ def step_from(row: sa.Row[Any]) -> Step:
     return Step(**fields, status=Status(row.status))
 
 
-def page_of_tasks(status: Status | None, after: str | None, limit: int) -> sa.Select[Any]:
+def page_of_tasks(owner: str | None, status: Status | None, after: str | None, limit: int) -> sa.Select[Any]:
     query = sa.select(tasks).order_by(tasks.c.task_id.desc()).limit(limit)
+    if owner is not None:
+        query = query.where(tasks.c.owner == owner)
     if status:
         query = query.where(tasks.c.status == status)
     if after:
@@ -52,6 +54,8 @@ def batched(values: Iterable[str], size: int) -> Iterator[Sequence[str]]:
 
 
 class Reader:
+    """Where `owner` is given, only that key's tasks are there; None sees all."""
+
     def __init__(self, database_url: str) -> None:
         self.database = connect(database_url)
 
@@ -63,27 +67,27 @@ class Reader:
         with reading(self.database) as connection:
             connection.execute(sa.select(sa.func.count()).select_from(workers))
 
-    def task(self, task_id: str) -> Task:
+    def task(self, task_id: str, owner: str | None = None) -> Task:
         """Raises TaskNotFound."""
         with reading(self.database) as connection:
-            return self._task(connection, task_id)
+            return self._task(connection, task_id, owner)
 
-    def task_with_steps(self, task_id: str) -> tuple[Task, list[Step]]:
+    def task_with_steps(self, task_id: str, owner: str | None = None) -> tuple[Task, list[Step]]:
         """The task and its steps in order. Raises TaskNotFound."""
         with reading(self.database) as connection:
-            task = self._task(connection, task_id)
+            task = self._task(connection, task_id, owner)
             return task, [step_from(row) for row in connection.execute(STEPS, {"task_id": task_id})]
 
-    def _task(self, connection: sa.Connection, task_id: str) -> Task:
+    def _task(self, connection: sa.Connection, task_id: str, owner: str | None = None) -> Task:
         row = is_id(task_id) and connection.execute(TASK, {"task_id": task_id}).one_or_none()
-        if not row:
+        if not row or owner not in (None, row.owner):  # another's task is told from none by nothing
             raise TaskNotFound(f"there is no task {task_id!r}", param="task_id")
         return task_from(row)
 
-    def tasks(self, *, status: Status | None, after: str | None, limit: int) -> list[Task]:
+    def tasks(self, *, owner: str | None = None, status: Status | None, after: str | None, limit: int) -> list[Task]:
         """Newest first, those older than the task `after`. Costs the same however many tasks there are."""
         with reading(self.database) as connection:
-            return [task_from(row) for row in connection.execute(page_of_tasks(status, after, limit))]
+            return [task_from(row) for row in connection.execute(page_of_tasks(owner, status, after, limit))]
 
     def ahead_of(self, step: Step) -> list[Kind]:
         """The steps that wait before this one in its queue, the next one first."""

@@ -1,5 +1,6 @@
 """Bytes by key: a folder by default, an object store by `STORAGE_URL`. Inputs and artifacts, nothing else."""
 
+import mimetypes
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,8 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from core.errors import ArtifactNotFound, StorageUnavailable
 
@@ -47,9 +49,10 @@ class Storage:
             self._probe = from_url(url, retry_config={"max_retries": 0}, client_options=HURRY)
 
     def put(self, key: str, data: bytes | Path) -> None:
-        """Visible as a whole or not at all."""
+        """Visible as a whole or not at all. An object store is told the media type that the key's ending says."""
+        media_type = None if self._folder else mimetypes.guess_type(key)[0]
         with _translated(key):
-            self._store.put(key, data)
+            self._store.put(key, data, attributes={"Content-Type": media_type} if media_type else None)
 
     def read(self, key: str) -> bytes:
         """Raises ArtifactNotFound."""
@@ -73,6 +76,13 @@ class Storage:
     def _part(self, key: str, start: int, end: int) -> bytes:
         with _translated(key):
             return bytes(self._store.get_range(key, start=start, end=end))
+
+    def link(self, key: str, seconds: int) -> str:
+        """A URL of the store itself, which opens this one object to anyone for so long. A folder has none."""
+        if not isinstance(self._store, (S3Store, GCSStore, AzureStore)):
+            raise ValueError("a folder has no links")
+        with _translated(key):
+            return str(obstore.sign(self._store, "GET", key, timedelta(seconds=seconds)))
 
     def delete_task(self, task_id: str) -> None:
         """Delete all that a task ever stored; no error where there is nothing."""

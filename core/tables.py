@@ -2,7 +2,20 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, Column, Double, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -55,9 +68,14 @@ tasks = Table(
     Column("receipt", JSON),
     Column("callback_url", Text),
     Column("callback_events", JSON, nullable=False, server_default="[]"),
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
     # The ids sort by time, so one index gives a page of any status, newest first.
     Index(None, "status", "task_id"),
     Index(None, "expired_at", "finished_at"),
+    # What one caller sees and has used up must cost the same however much the others have.
+    Index(None, "owner", "task_id"),
+    Index(None, "owner", "status", "task_id"),
+    Index(None, "owner", "created_at"),
 )
 
 steps = Table(
@@ -141,6 +159,24 @@ keepers = Table(
     Column("keeper_id", String(64), primary_key=True),
     Column("seen_at", Double, nullable=False),
 )
+
+# Who may call. `key_id` is the owner of what is made with the key.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", String(32), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("admin", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
+    Index(None, "name", unique=True),
+    Index(None, "sha256", unique=True),
+)
+
+# One row: what links to results are signed with.
+link_secrets = Table("link_secrets", metadata, Column("secret", String(64), nullable=False))
 
 # What a caller asked to be done once. `owner` is whose key it is.
 idempotency_keys = Table(

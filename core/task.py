@@ -95,6 +95,15 @@ class Bounds:
 
 
 @dataclass(frozen=True)
+class Quota:
+    """What one key may use; 0 is no limit. `stored_bytes` counts pictures and videos until they are deleted."""
+
+    tasks_per_hour: int
+    waiting: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
 class Callback:
     """Where to tell of one task, and which events."""
 
@@ -113,6 +122,8 @@ class NewTask:
     warnings: list[str]
     steps: list[NewStep]
     callback: Callback | None = None
+    stored_bytes: int = 0
+    """Of the picture."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +138,7 @@ class Task:
 
     task_id: str
     owner: str
-    """Whose key made it."""
+    """The id of the key that made it; empty where no key was asked for."""
     status: Status
     engine: str
     params: dict[str, Any]

@@ -1,11 +1,14 @@
 """Tells callbacks: takes the deliveries that are due and posts them, many at once, each host a few at a time.
 
-At least once: a try whose answer was not recorded is made again, with the same id.
+At least once: a try whose answer was not recorded is made again, with the same id. Each try judges anew where it goes
+(core/destination.py): since the last one, the name may have got another address.
 """
 
 import asyncio
+import contextlib
 import json
 import random
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -17,16 +20,19 @@ import httpx2
 import structlog
 from standardwebhooks import Webhook
 
+from core.config import Settings
 from core.deliveries import Deliveries, Delivery, moment
-from core.destination import check_destination
+from core.destination import Destination, check_destination
 from core.endpoints import Endpoints
-from core.errors import InvalidParameter, Unavailable
+from core.errors import InvalidRequest, Unavailable
 from core.ledger import Ledger
+from core.links import signed
 
 LOOK_SECONDS = 0.5
 TRY_TIMEOUT_SECONDS = 15.0
-# A slow host may hold this many tries; the rest of all tries are for others.
-AT_ONCE, AT_ONCE_PER_HOST = 200, 4
+CONNECT_SECONDS = 5.0
+# A slow host may hold this many tries, and an owner of many slow hosts that many; the rest are for others.
+AT_ONCE, AT_ONCE_PER_HOST, AT_ONCE_PER_OWNER = 200, 4, 50
 GONE = 410
 LEDGER_THREADS = 4
 
@@ -36,12 +42,14 @@ log = structlog.get_logger(__name__)
 
 
 class Deliverer:
-    def __init__(self, ledger: Ledger, public_url: str) -> None:
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self.deliveries: Deliveries = ledger.deliveries
         self.endpoints: Endpoints = ledger.endpoints
-        self.public_url = public_url.rstrip("/")
+        self.settings, self.keys = settings, ledger.keys
         self._running: set[asyncio.Task[None]] = set()
         self._hosts: Counter[str] = Counter()
+        self._owners: Counter[str] = Counter()
+        self._tls = httpx2.create_ssl_context(trust_env=False)
         # Apart from asyncio's own threads, which may all be waiting for a resolver.
         self._ledger_threads = ThreadPoolExecutor(LEDGER_THREADS, thread_name_prefix="deliverer-ledger")
 
@@ -56,42 +64,46 @@ class Deliverer:
         return await asyncio.get_running_loop().run_in_executor(self._ledger_threads, what, *given)
 
     async def deliver(self, ended: threading.Event) -> None:
-        # asyncio resolves names in these; a resolver that hangs keeps its thread.
+        # Names are resolved in these; a resolver that hangs keeps its thread.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(AT_ONCE))
-        # Redirects are failures, and no proxy or .netrc of this machine has a say in where callbacks go.
-        async with httpx2.AsyncClient(timeout=TRY_TIMEOUT_SECONDS, trust_env=False, limits=httpx2.Limits()) as client:
-            while not ended.is_set():
-                try:
-                    await self._begin_due(client, ended)
-                except Unavailable as error:
-                    log.warning("deliveries_postponed", reason=error.message)
-                except Exception:
-                    log.exception("deliveries_failed")
-                await asyncio.sleep(LOOK_SECONDS)
-            for running in self._running:  # tried again by the next keeper
-                running.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
+        while not ended.is_set():
+            try:
+                await self._begin_due(ended)
+            except Unavailable as error:
+                log.warning("deliveries_postponed", reason=error.message)
+            except Exception:
+                log.exception("deliveries_failed")
+            await asyncio.sleep(LOOK_SECONDS)
+        for running in self._running:  # tried again by the next keeper
+            running.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _begin_due(self, client: httpx2.AsyncClient, ended: threading.Event) -> None:
+    async def _begin_due(self, ended: threading.Event) -> None:
         while (free := AT_ONCE - len(self._running)) and not ended.is_set():
-            busy = {host for host, count in self._hosts.items() if count >= AT_ONCE_PER_HOST}
-            found = await self._ask(self.deliveries.due, busy, min(free, 2 * AT_ONCE_PER_HOST))
+            hosts = {host for host, count in self._hosts.items() if count >= AT_ONCE_PER_HOST}
+            owners = {owner for owner, count in self._owners.items() if count >= AT_ONCE_PER_OWNER}
+            found = await self._ask(self.deliveries.due, min(free, 2 * AT_ONCE_PER_HOST), hosts, owners)
             for delivery in found:
-                if self._hosts[delivery.host] >= AT_ONCE_PER_HOST:
+                if self._is_busy(delivery):
                     continue
                 taken = await self._ask(self.deliveries.take, delivery.delivery_id)
                 if taken:
                     self._hosts[taken.host] += 1
-                    task = asyncio.create_task(self._try(client, taken))
+                    self._owners[taken.owner] += 1
+                    task = asyncio.create_task(self._try(taken))
                     self._running.add(task)
                     task.add_done_callback(self._running.discard)
             if not found:
                 return
 
-    async def _try(self, client: httpx2.AsyncClient, delivery: Delivery) -> None:
+    def _is_busy(self, delivery: Delivery) -> bool:
+        by_host, by_owner = self._hosts[delivery.host], self._owners[delivery.owner]
+        return by_host >= AT_ONCE_PER_HOST or by_owner >= AT_ONCE_PER_OWNER
+
+    async def _try(self, delivery: Delivery) -> None:
         names = {"delivery_id": delivery.delivery_id, "task_id": delivery.task_id, "tells": delivery.event}
         try:
-            answered, error = await self._post(client, delivery)
+            answered, error = await self._post(delivery)
             await self._ask(self._record, delivery, answered, error)
             log.info("callback_tried", **names, number=delivery.tries + 1, http_status=answered, error=error)
         except Unavailable as unavailable:
@@ -99,29 +111,56 @@ class Deliverer:
         except Exception:
             log.exception("callback_failed", **names)
         finally:
-            self._hosts[delivery.host] -= 1
-            self._hosts += Counter()  # which drops those at zero
+            self._hosts -= Counter([delivery.host])  # which drops those at zero
+            self._owners -= Counter([delivery.owner])
 
-    async def _post(self, client: httpx2.AsyncClient, delivery: Delivery) -> tuple[int | None, str | None]:
+    async def _post(self, delivery: Delivery) -> tuple[int | None, str | None]:
         """The status that was answered, if any, and what went wrong, if anything."""
-        body = body_of(delivery, self.public_url)
+        body = body_of(delivery, await self._ask(self._result_url, delivery))
         secret = await self._ask(self.endpoints.secret, delivery.owner)
         try:
-            check_destination(delivery.url)
+            destination = check_destination(delivery.url, self.settings.fetch_allow, "the URL", https_only=True)
             async with asyncio.timeout(TRY_TIMEOUT_SECONDS):
-                # Streamed, so that nobody can make the keeper read a long answer.
-                async with client.stream(
-                    "POST", delivery.url, content=body, headers=headers_of(delivery, body, secret)
-                ) as response:
-                    status = response.status_code
+                status = await self._send(destination, body, headers_of(delivery, body, secret))
         except TimeoutError:
             return None, f"no answer within {TRY_TIMEOUT_SECONDS:g} s"
-        except (httpx2.HTTPError, httpx2.InvalidURL, InvalidParameter) as error:
+        except socket.gaierror:
+            return None, "its host has no address"
+        except (httpx2.HTTPError, httpx2.InvalidURL, InvalidRequest) as error:
             return None, str(error) or type(error).__name__
         except Exception as error:  # whatever a strange URL does to a library is a failed try too
             log.exception("callback_failed", delivery_id=delivery.delivery_id)
             return None, type(error).__name__
         return status, None if 200 <= status < 300 else f"it answered {status}"
+
+    async def _send(self, destination: Destination, body: str, headers: dict[str, str]) -> int:
+        """To the first address that can be connected to."""
+        *others, last = await asyncio.to_thread(destination.addresses)
+        for address in others:
+            with contextlib.suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+                return await self._send_to(address, destination, body, headers)
+        return await self._send_to(last, destination, body, headers)
+
+    async def _send_to(self, address: str, destination: Destination, body: str, headers: dict[str, str]) -> int:
+        # A client for each try: a connection that was opened for one name must not carry what is meant for another
+        # at the same address. Redirects are failures, and no proxy or .netrc of this machine has a say.
+        timeout = httpx2.Timeout(TRY_TIMEOUT_SECONDS, connect=CONNECT_SECONDS)
+        headers, names = headers | {"host": destination.host_header}, {"sni_hostname": destination.host}
+        async with (
+            httpx2.AsyncClient(verify=self._tls, trust_env=False, timeout=timeout) as client,
+            # Streamed, so that nobody can make the keeper read a long answer.
+            client.stream(
+                "POST", destination.url_at(address), content=body, headers=headers, extensions=names
+            ) as response,
+        ):
+            return response.status_code
+
+    def _result_url(self, delivery: Delivery) -> str:
+        """Only a path where PUBLIC_URL is not set. Signed anew at each try, where keys are asked for."""
+        path = f"/results/{delivery.task_id}"
+        if delivery.owner:
+            path = signed(path, self.keys.link_secret, self.settings.link_ttl)
+        return self.settings.public_url.rstrip("/") + path
 
     def _record(self, delivery: Delivery, answered: int | None, error: str | None) -> None:
         if answered == GONE and error:
@@ -133,9 +172,9 @@ class Deliverer:
             self.deliveries.arrived(delivery, answered)
 
 
-def body_of(delivery: Delivery, public_url: str) -> str:
-    """The payload as Standard Webhooks has it. `result_url` is a path where PUBLIC_URL is not set."""
-    data = delivery.data | {"result_url": f"{public_url}/results/{delivery.task_id}"}
+def body_of(delivery: Delivery, result_url: str) -> str:
+    """The payload as Standard Webhooks has it."""
+    data = delivery.data | {"result_url": result_url}
     return json.dumps({"type": delivery.event, "timestamp": moment(delivery.created_at), "data": data})
 
 

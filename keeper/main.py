@@ -131,7 +131,7 @@ def main() -> None:
     ledger = Ledger(settings.resolved_database_url)
     wait_for_ledger(ledger, ended)
     keeper = Keeper(settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings))
-    delivering = Deliverer(ledger, settings.public_url).start(ended)
+    delivering = Deliverer(ledger, settings).start(ended)
     tidying = threading.Thread(target=tidy_until, args=[ended, keeper], name="tidying", daemon=True)
     tidying.start()
     log.info("keeper_started")

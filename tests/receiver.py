@@ -19,9 +19,9 @@ class Received:
 
 
 class Receiver:
-    """Answers each POST with `status`, after `delay` seconds."""
+    """Answers each POST with `status`, after `delay` seconds. Without `port` it listens on any that is free."""
 
-    def __init__(self, secret: str, status: int = 200, delay: float = 0.0) -> None:
+    def __init__(self, secret: str, status: int = 200, delay: float = 0.0, port: int = 0) -> None:
         self.secret, self.status, self.delay = secret, status, delay
         self.received: list[Received] = []
         receiver = self
@@ -41,7 +41,7 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 """Quiet."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 

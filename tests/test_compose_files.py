@@ -21,7 +21,7 @@ DOCKERFILES = ["Dockerfile.api", "Dockerfile.worker"]
 OURS = {"api", "worker", "worker-cpu", "keeper"}
 
 # What only the compose file, an image or Docker's own tools read.
-OTHER_NAMES = {"HF_HOME", "TMPDIR", "BASE_IMAGE", "REDIS_IMAGE", "AUTH"}
+OTHER_NAMES = {"HF_HOME", "TMPDIR", "BASE_IMAGE", "REDIS_IMAGE"}
 OTHER_NAMES |= {"PROMETHEUS_IMAGE", "PROMETHEUS_PORT", "GRAFANA_IMAGE", "GRAFANA_PORT"}
 
 # Settings that mean something else inside a container: what .env says for a run without containers must not pass.

@@ -35,6 +35,7 @@ class Attempt:
         self.seconds: dict[str, float] = {}
         self.phase_name: str | None = None
         self.warnings: list[str] = []
+        self.stored_bytes = 0
         """What a user should know of how the attempt went; kept on the task when it finishes."""
         self._passed: set[str] = set()
         self._fraction = 0.0

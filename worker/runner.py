@@ -86,7 +86,9 @@ def _attempt(claim: Claim, attempt: Attempt, kit: Kit) -> str:
         verb = VERBS[claim.step.verb]
         artifacts, receipt = verb(claim, attempt, kit.settings, kit.storage, kit.renderers)
         ready = attempt.keep_trying(
-            lambda: kit.ledger.finish(claim, artifacts, receipt, attempt.seconds, attempt.warnings)
+            lambda: kit.ledger.finish(
+                claim, artifacts, receipt, attempt.seconds, attempt.warnings, stored_bytes=attempt.stored_bytes
+            )
         )
     except Stopped:
         if attempt.out_of_time:

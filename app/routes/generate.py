@@ -1,25 +1,33 @@
 """POST /generate: a picture in, a task id out."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Header, Request, UploadFile
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Form, Header, UploadFile
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.accept import accept
-from app.deps import Given
+from app.deps import Given, Known, Linked
 from app.errors import documented
 from app.eta import at_acceptance
+from app.fetch import fetch
+from app.form import FormRoute, without_null
 from core import errors
+from core.config import Settings
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.spec import ClipRequest
 from core.task import Callback, Status
 
-router = APIRouter(tags=["tasks"])
+router = APIRouter(tags=["tasks"], route_class=FormRoute)
 
 
 class GenerateForm(ClipRequest):
+    model_config = ConfigDict(json_schema_extra=without_null)
+
     file: Annotated[UploadFile | None, Field(description="The picture: JPEG, PNG or WebP")] = None
     image: Annotated[UploadFile | None, Field(description="Another name for `file`")] = None
+    image_url: Annotated[str | None, Field(description="Where to fetch the picture from, instead of `file`")] = None
     callback_url: Annotated[str | None, Field(description="Where to tell how this task ended")] = None
     callback_events: Annotated[
         list[CallbackEvent] | None, Field(description="What to tell `callback_url`; without it, how the task ended")
@@ -32,7 +40,17 @@ class Accepted(BaseModel):
     queue_position: int | None = Field(description="1 is next", examples=[3])
     eta_seconds: float | None = Field(description="Until the end; null until such a task has been measured")
     status_url: str = Field(examples=["http://127.0.0.1:8000/status/01a1fd3450027302a9e88e163fd55fdb"])
-    result_url: str = Field(examples=["http://127.0.0.1:8000/results/01a1fd3450027302a9e88e163fd55fdb"])
+    result_url: str = Field(
+        description="Where keys are asked for it is signed: for a while it opens without one",
+        examples=["http://127.0.0.1:8000/results/01a1fd3450027302a9e88e163fd55fdb"],
+    )
+
+
+# Where the task's id leads: for those who read the OpenAPI document with a program.
+LINKS = {
+    name: {"operationId": name, "parameters": {"task_id": "$response.body#/task_id"}}
+    for name in ("status", "cancel", "video", "thumbnail", "delete")
+}
 
 
 @router.post(
@@ -41,6 +59,8 @@ class Accepted(BaseModel):
     summary="Make a clip from a picture",
     responses=documented(
         errors.InvalidParameter,
+        errors.DestinationForbidden,
+        errors.FetchFailed,
         errors.IdempotencyMismatch,
         errors.FileMissing,
         errors.UploadTooLarge,
@@ -49,33 +69,34 @@ class Accepted(BaseModel):
         errors.ImageTooLarge,
         errors.ImageTooSmall,
         errors.QueueFull,
+        errors.QuotaExceeded,
         errors.StorageFull,
         errors.EngineUnavailable,
         errors.LedgerUnavailable,
         errors.StorageUnavailable,
-    ),
+    )
+    | {202: {"links": LINKS}},
 )
 def generate(
-    request: Request,
-    form: Annotated[GenerateForm, Form()],
+    form: Annotated[GenerateForm, Form(media_type="multipart/form-data")],
     services: Given,
+    caller: Known,
+    links: Linked,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Accepted:
     """Answers as soon as the picture is stored and the task recorded. What is not given comes from the engine's
     entry (`GET /engines`); a value out of range is refused, never changed. With an `Idempotency-Key`, a
     request sent again within a day gives the task that it made first."""
-    picture = _read_upload(form, services.settings.max_upload_mb)
     asked = ClipRequest(**form.model_dump(include=set(ClipRequest.model_fields), exclude_none=True))
-    task_id = accept(services, picture, asked, idempotency_key, _callback(form))
+    task_id = accept(services, caller, _source(form, services.settings), asked, idempotency_key, _callback(form))
     status, outlook = at_acceptance(services, task_id)
-    base = (services.settings.public_url or str(request.base_url)).rstrip("/")
     return Accepted(
         task_id=task_id,
         status=status,
         queue_position=outlook.queue_position,
         eta_seconds=outlook.eta_seconds,
-        status_url=f"{base}/status/{task_id}",
-        result_url=f"{base}/results/{task_id}",
+        status_url=links.status(task_id),
+        result_url=links.result(task_id, caller.owner),
     )
 
 
@@ -87,12 +108,20 @@ def _callback(form: GenerateForm) -> Callback | None:
     return None
 
 
-def _read_upload(form: GenerateForm, max_mb: int) -> bytes:
-    if form.file and form.image:
-        raise errors.InvalidParameter("give the picture as file or as image, not as both", param="image")
+def _source(form: GenerateForm, settings: Settings) -> Callable[[], bytes]:
+    """What gives the picture."""
+    given = [name for name in ("file", "image", "image_url") if getattr(form, name)]
+    if len(given) > 1:
+        raise errors.InvalidParameter(f"give the picture as {' or as '.join(given)}, not as both", param=given[-1])
+    if form.image_url:
+        return partial(fetch, form.image_url, settings)
     upload = form.file or form.image
     if upload is None:
         raise errors.FileMissing("no picture was sent: upload one as the form's field file", param="file")
+    return partial(_read_upload, upload, settings.max_upload_mb)
+
+
+def _read_upload(upload: UploadFile, max_mb: int) -> bytes:
     picture = upload.file.read(max_mb * 1_000_000 + 1)
     if len(picture) > max_mb * 1_000_000:
         raise errors.UploadTooLarge(f"the picture may have at most {max_mb} MB", param="file")

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from app.accept import auto_engine
-from app.deps import Given, Services
+from app.deps import Caller, Given, Services
 from core.engines import known_engines
 from core.errors import KinoraError
 from core.machine import machine_id
@@ -50,10 +50,23 @@ async def live() -> dict[str, str]:
     summary="Can a picture become a video now",
     responses={503: {"model": Health, "description": "Degraded or down"}},
 )
-def health(response: Response, services: Given) -> Health:
-    """200 when everything that makes videos is there, else 503 and what is missing."""
+def health(request: Request, response: Response, services: Given) -> Health:
+    """200 when everything that makes videos is there, else 503 and what is missing. A caller without a key, where
+    keys are asked for, learns no reasons; what the workers work on is for an admin's key."""
     found = examine(services)
     response.status_code = 200 if found.status == "ok" else 503
+    return told(found, request.state.caller)
+
+
+def told(found: Health, caller: Caller) -> Health:
+    if caller.admin:
+        return found
+    if not caller.owner:
+        stores = {name: "ok" if said == "ok" else "away" for name, said in found.stores.items()}
+        return Health(status=found.status, stores=stores, engine=None, queues={}, problems=[])
+    for queue in found.queues.values():
+        for worker in queue.workers:
+            worker.step_id = None
     return found
 
 

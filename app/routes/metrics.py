@@ -7,9 +7,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.deps import Given, Services
+from app.deps import Given, Known, Services
+from app.errors import documented
 from app.routes.health import WorkerInfo, examine
 from core.engines import known_engines
+from core.errors import AdminRequired
 from core.tallies import BOUNDS, Histogram
 
 router = APIRouter(tags=["service"])
@@ -31,19 +33,25 @@ HISTOGRAMS = {
     "/metrics",
     summary="Figures for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}},
+    responses=documented(AdminRequired) | {200: {"content": {"text/plain": {}}}},
 )
-def metrics(request: Request, services: Given) -> Response:
-    """Prometheus text. The task figures are the same from every API process and survive restarts."""
+def metrics(request: Request, services: Given, caller: Known) -> Response:
+    """Prometheus text. The task figures are the same from every API process and survive restarts. They are of all
+    callers together, so they are for an admin's key."""
+    if caller.owner and not caller.admin:
+        raise AdminRequired("the figures are those of all callers: this needs an admin's key")
     registry = CollectorRegistry()
-    registry.register(ServiceCollector(services))
-    text = generate_latest(registry) + generate_latest(request.app.state.http_metrics.registry())
+    registry.register(ServiceCollector(services, whole=caller.admin))
+    text = generate_latest(registry)
+    if caller.admin:
+        text += generate_latest(request.app.state.http_metrics.registry())
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 class ServiceCollector(Collector):
-    def __init__(self, services: Services) -> None:
-        self.services = services
+    def __init__(self, services: Services, whole: bool) -> None:
+        """Not `whole`: which stores answer, and nothing of the tasks."""
+        self.services, self.whole = services, whole
 
     def describe(self) -> list[Metric]:
         return []  # so that registering it does not ask the ledger
@@ -54,7 +62,7 @@ class ServiceCollector(Collector):
         for store, said in health.stores.items():
             up.add_metric([store], float(said == "ok"))
         yield up
-        if health.stores["ledger"] != "ok":
+        if health.stores["ledger"] != "ok" or not self.whole:
             return
         yield from self._queues({name: queue.workers for name, queue in health.queues.items()})
         yield from self._counters()

@@ -1,9 +1,11 @@
 """GET /results/{task_id}: the MP4 and its thumbnail, streamed from storage."""
 
-from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from typing import Annotated
 
-from app.deps import Given, Services
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+
+from app.deps import Caller, Given, Known, Services
 from app.errors import documented
 from app.eta import look_ahead
 from app.ranges import parse_range
@@ -11,10 +13,11 @@ from core import errors
 from core.errors import NotReady, TaskGone
 from core.task import Status, Task
 
-router = APIRouter(tags=["results"])
-
 # A result never changes once it is there.
 CACHE = "private, max-age=86400, immutable"
+# Long enough for a player to come back to the link for other parts of the video.
+REDIRECT_SECONDS = 3600
+REDIRECT = {307: {"description": "With `RESULT_REDIRECT`: the object store has it, and opens it for an hour"}}
 ERRORS = documented(
     errors.TaskNotFound,
     errors.InvalidParameter,
@@ -27,11 +30,22 @@ ERRORS = documented(
 )
 
 
+def signed_link(
+    expires: Annotated[str | None, Query(description="Until when the link opens, in seconds since 1970")] = None,
+    signature: Annotated[str | None, Query(description="What `result_url` carries in the place of a key")] = None,
+) -> None:
+    """For the OpenAPI document: app/auth.py has read them."""
+
+
+router = APIRouter(tags=["results"], dependencies=[Depends(signed_link)])
+
+
 @router.get(
     "/results/{task_id}",
     summary="Download the video",
     response_class=Response,
     responses=ERRORS
+    | REDIRECT
     | {
         200: {"content": {"video/mp4": {}}},
         206: {"description": "The range that was asked for"},
@@ -39,27 +53,39 @@ ERRORS = documented(
     },
 )
 @router.head("/results/{task_id}", include_in_schema=False)
-def video(task_id: str, request: Request, services: Given) -> Response:
-    """The MP4. Understands Range, If-Range and If-None-Match. 410 says why there is no video and never will be."""
-    return _serve(services, request, task_id, "video", "mp4", "video/mp4")
+def video(task_id: str, request: Request, services: Given, caller: Known) -> Response:
+    """The MP4. Understands Range, If-Range and If-None-Match. 410 says why there is no video and never will be.
+    A `result_url` with `expires` and `signature` needs no key."""
+    return _serve(services, caller, request, task_id, "video", "mp4", "video/mp4")
 
 
 @router.get(
     "/results/{task_id}/thumbnail",
     summary="Download the first frame",
     response_class=Response,
-    responses=ERRORS | {200: {"content": {"image/jpeg": {}}}},
+    responses=ERRORS
+    | REDIRECT
+    | {
+        200: {"content": {"image/jpeg": {}}},
+        206: {"description": "The range that was asked for"},
+        304: {"description": "The copy is still good"},
+    },
 )
 @router.head("/results/{task_id}/thumbnail", include_in_schema=False)
-def thumbnail(task_id: str, request: Request, services: Given) -> Response:
+def thumbnail(task_id: str, request: Request, services: Given, caller: Known) -> Response:
     """The first frame as a JPEG."""
-    return _serve(services, request, task_id, "thumbnail", "jpg", "image/jpeg")
+    return _serve(services, caller, request, task_id, "thumbnail", "jpg", "image/jpeg")
 
 
-def _serve(services: Services, request: Request, task_id: str, name: str, suffix: str, media_type: str) -> Response:
-    task = services.ledger.task(task_id)
+def _serve(
+    services: Services, caller: Caller, request: Request, task_id: str, name: str, suffix: str, media_type: str
+) -> Response:
+    task = services.ledger.task(task_id, caller.sees)
     require_result(services, task)
     key = task.artifacts[name]
+    if services.settings.result_redirect and request.method == "GET":  # a signed link is for one method
+        link = services.storage.link(key, REDIRECT_SECONDS)
+        return RedirectResponse(link, headers={"Cache-Control": "no-store"})
     # An attempt's key is written once, so the key names the bytes.
     etag = f'"{task_id}-{name}"'
     headers = {

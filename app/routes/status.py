@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from app.deps import Given, Services
+from app.deps import Given, Known, Linked, Links, Services
 from app.errors import documented
 from app.eta import look_ahead
 from core import errors
@@ -34,6 +34,7 @@ class CurrentStep(BaseModel):
 
 class TaskSummary(BaseModel):
     task_id: str = Field(examples=["01a1fd3450027302a9e88e163fd55fdb"])
+    owner: str = Field(description="The id of the key that made it; empty where no key was asked for")
     status: Status = Field(examples=["started"])
     engine: str = Field(examples=["svd-xt"])
     created_at: datetime
@@ -53,6 +54,8 @@ class TaskStatus(TaskSummary):
     )
     warnings: list[str]
     receipt: dict[str, Any] | None = Field(description="What is needed to make the clip again")
+    result_url: str | None = Field(description="Where the video is; null while there is none")
+    thumbnail_url: str | None = Field(description="Where its first frame is")
 
 
 class TaskPage(BaseModel):
@@ -61,29 +64,30 @@ class TaskPage(BaseModel):
 
 
 @router.get("/status/{task_id}", summary="Where a task is", responses=ERRORS)
-def status(task_id: str, services: Given) -> TaskStatus:
+def status(task_id: str, services: Given, caller: Known, links: Linked) -> TaskStatus:
     """How far it is, what runs now, when it will be done, and how it ended."""
-    return describe(services, *services.ledger.task_with_steps(task_id))
+    return describe(services, links, *services.ledger.task_with_steps(task_id, caller.sees))
 
 
 @router.post("/cancel/{task_id}", summary="End a task", responses=ERRORS)
-def cancel(task_id: str, services: Given) -> TaskStatus:
+def cancel(task_id: str, services: Given, caller: Known, links: Linked) -> TaskStatus:
     """A task that has ended stays as it is: doing this twice is no error."""
-    task = services.ledger.cancel(task_id)
+    services.ledger.cancel(task_id, caller.sees)
     task, steps = services.ledger.task_with_steps(task_id)
     forget(services, steps)
-    return describe(services, task, steps)
+    return describe(services, links, task, steps)
 
 
 @router.get("/tasks", summary="List tasks", responses=documented(errors.InvalidParameter, errors.LedgerUnavailable))
 def tasks(
     services: Given,
+    caller: Known,
     status: Annotated[Status | None, Query(description="Only those in this state")] = None,
     after: Annotated[str | None, Query(pattern=ID_PATTERN, description="The last task of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> TaskPage:
-    """Newest first, page by page."""
-    found = services.ledger.tasks(status=status, after=after, limit=limit + 1)
+    """Those of your key, an admin's key all; newest first, page by page."""
+    found = services.ledger.tasks(owner=caller.sees, status=status, after=after, limit=limit + 1)
     page = found[:limit]
     return TaskPage(
         tasks=[TaskSummary(**summarize(task)) for task in page],
@@ -92,9 +96,9 @@ def tasks(
 
 
 @router.delete("/tasks/{task_id}", summary="Delete a task's files", responses=ERRORS | STORAGE_ERRORS)
-def delete(task_id: str, services: Given) -> TaskStatus:
+def delete(task_id: str, services: Given, caller: Known, links: Linked) -> TaskStatus:
     """Cancels the task if it has not ended, and deletes its picture and its video now. The record of it stays."""
-    ended = services.ledger.task(task_id).status.is_final
+    ended = services.ledger.task(task_id, caller.sees).status.is_final
     canceled = services.ledger.cancel(task_id).status == Status.CANCELED
     services.storage.delete_task(task_id)
     # An attempt may still be storing for what was canceled just now: the keeper deletes that once more, in its time.
@@ -102,7 +106,7 @@ def delete(task_id: str, services: Given) -> TaskStatus:
         services.ledger.mark_expired(task_id)
     task, steps = services.ledger.task_with_steps(task_id)
     forget(services, steps)
-    return describe(services, task, steps)
+    return describe(services, links, task, steps)
 
 
 def forget(services: Services, steps: list[Step]) -> None:
@@ -114,9 +118,10 @@ def forget(services: Services, steps: list[Step]) -> None:
         return
 
 
-def describe(services: Services, task: Task, steps: list[Step]) -> TaskStatus:
+def describe(services: Services, links: Links, task: Task, steps: list[Step]) -> TaskStatus:
     running = next((step for step in steps if step.status == Status.STARTED), None)
     outlook = look_ahead(services, task, steps)
+    is_there = task.status == Status.FINISHED and not task.expired_at
     return TaskStatus(
         **summarize(task),
         progress=sum(step.progress for step in steps) // len(steps),
@@ -133,12 +138,15 @@ def describe(services: Services, task: Task, steps: list[Step]) -> TaskStatus:
         params=task.params,
         warnings=task.warnings,
         receipt=task.receipt,
+        result_url=links.result(task.task_id, task.owner) if is_there else None,
+        thumbnail_url=links.result(task.task_id, task.owner, "/thumbnail") if is_there else None,
     )
 
 
 def summarize(task: Task) -> dict[str, Any]:
     return {
         "task_id": task.task_id,
+        "owner": task.owner,
         "status": task.status,
         "engine": task.engine,
         "created_at": moment(task.created_at),

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.deps import ANYONE, Given
+from app.deps import Given, Known
 from app.errors import documented
 from app.routes.status import moment
 from core import errors
 from core.deliveries import Delivery, DeliveryStatus
-from core.destination import MAX_URL
+from core.destination import MAX_URL, check_destination
 from core.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint
 from core.task import ID_PATTERN
 
@@ -23,12 +23,13 @@ ERRORS = documented(errors.InvalidParameter, errors.LedgerUnavailable)
 class EndpointRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(max_length=MAX_URL, examples=["https://example.com/kinora"])
+    url: str = Field(max_length=MAX_URL, pattern="^https?://", examples=["https://example.com/kinora"])
     events: Annotated[list[CallbackEvent], Field(min_length=1)] = FINAL_EVENTS
 
 
 class EndpointInfo(BaseModel):
     endpoint_id: str = Field(examples=["01a1fd3450027302a9e88e163fd55fdb"])
+    owner: str = Field(description="The id of the key whose tasks it is told of")
     url: str
     events: list[CallbackEvent]
     created_at: datetime
@@ -64,34 +65,41 @@ class DeliveryPage(BaseModel):
     next_after: str | None = Field(description="Give it as `after` for the next page; null on the last one")
 
 
-@router.post("", status_code=201, summary="Register an endpoint", responses=ERRORS)
-def register(asked: EndpointRequest, services: Given) -> EndpointInfo:
+@router.post(
+    "",
+    status_code=201,
+    summary="Register an endpoint",
+    responses=documented(errors.InvalidParameter, errors.DestinationForbidden, errors.LedgerUnavailable),
+)
+def register(asked: EndpointRequest, services: Given, caller: Known) -> EndpointInfo:
     """It is told of what happens to tasks from now on. Registering a URL again changes its events."""
-    return describe_endpoint(services.ledger.endpoints.register(ANYONE, asked.url, list(asked.events)))
+    check_destination(asked.url, services.settings.fetch_allow, https_only=True)
+    return describe_endpoint(services.ledger.endpoints.register(caller.owner, asked.url, list(asked.events)))
 
 
 @router.get("", summary="List the endpoints", responses=documented(errors.LedgerUnavailable))
-def endpoints(services: Given) -> EndpointList:
-    """All of them, the oldest first."""
-    return EndpointList(endpoints=[describe_endpoint(found) for found in services.ledger.endpoints.all(ANYONE)])
+def endpoints(services: Given, caller: Known) -> EndpointList:
+    """Those of your key, an admin's key all; the oldest first."""
+    return EndpointList(endpoints=[describe_endpoint(found) for found in services.ledger.endpoints.all(caller.sees)])
 
 
 @router.get("/secret", summary="What callbacks are signed with", responses=documented(errors.LedgerUnavailable))
-def secret(services: Given) -> Secret:
-    """The same for every endpoint and every `callback_url`. Whoever has it can forge callbacks: keep it safe."""
-    return Secret(secret=services.ledger.endpoints.secret(ANYONE))
+def secret(services: Given, caller: Known) -> Secret:
+    """Your key's, the same for every endpoint and `callback_url`. Whoever has it can forge callbacks: keep it safe."""
+    return Secret(secret=services.ledger.endpoints.secret(caller.owner))
 
 
 @router.get("/deliveries", summary="List the deliveries", responses=ERRORS)
 def deliveries(
     services: Given,
+    caller: Known,
     status: Annotated[DeliveryStatus | None, Query(description="`dead` lists what never arrived")] = None,
     task_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only those of this task")] = None,
     after: Annotated[str | None, Query(pattern=ID_PATTERN, description="The last delivery of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> DeliveryPage:
-    """Newest first, page by page."""
-    found = services.ledger.deliveries.page(ANYONE, status=status, task_id=task_id, after=after, limit=limit + 1)
+    """Those of your key, an admin's key all; newest first, page by page."""
+    found = services.ledger.deliveries.page(caller.sees, status=status, task_id=task_id, after=after, limit=limit + 1)
     page = found[:limit]
     return DeliveryPage(
         deliveries=[describe_delivery(delivery) for delivery in page],
@@ -104,9 +112,9 @@ def deliveries(
     summary="Tell it once more",
     responses=ERRORS | documented(errors.DeliveryNotFound),
 )
-def redeliver(delivery_id: str, services: Given) -> DeliveryInfo:
+def redeliver(delivery_id: str, services: Given, caller: Known) -> DeliveryInfo:
     """Tries it at once and with the whole schedule again, whatever became of it before. Its id stays the same."""
-    return describe_delivery(services.ledger.deliveries.redeliver(ANYONE, delivery_id))
+    return describe_delivery(services.ledger.deliveries.redeliver(caller.sees, delivery_id))
 
 
 @router.delete(
@@ -115,9 +123,9 @@ def redeliver(delivery_id: str, services: Given) -> DeliveryInfo:
     summary="Remove an endpoint",
     responses=ERRORS | documented(errors.EndpointNotFound),
 )
-def remove(endpoint_id: str, services: Given) -> None:
+def remove(endpoint_id: str, services: Given, caller: Known) -> None:
     """It is told of nothing that happens from now on; what is under way to it is still tried."""
-    services.ledger.endpoints.remove(ANYONE, endpoint_id)
+    services.ledger.endpoints.remove(caller.sees, endpoint_id)
 
 
 def describe_endpoint(endpoint: Endpoint) -> EndpointInfo:

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from app.deps import Services
 from app.ranges import parse_range
 from core.errors import RangeNotSatisfiable
+from core.storage import Storage
 from core.task import Claim, ErrorInfo, Task
 from tests.app.conftest import THUMBNAIL, VIDEO, upload
 
@@ -147,3 +149,20 @@ def test_no_range_header_breaks_the_parser(header: str, size: int) -> None:
 @pytest.mark.parametrize("header", ["bytes=0-1,5-6", "items=0-1", "bytes=", "bytes=a-b", "bytes=-", "0-1"])
 def test_what_is_not_one_range_is_ignored(header: str) -> None:
     assert parse_range(header, 100) is None
+
+
+def test_a_download_is_sent_to_the_object_store(
+    client: TestClient, services: Services, finished: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+    for name, value in ({"AWS_ENDPOINT": s3_endpoint, "AWS_ALLOW_HTTP": "true"} | keys).items():
+        monkeypatch.setenv(name, value)
+    httpx2.put(f"{s3_endpoint}/redirected")
+    store = Storage("s3://redirected/kinora")
+    store.put(services.ledger.task(finished).artifacts["video"], VIDEO)
+    settings = services.settings.model_copy(update={"result_redirect": True})
+    client.app.state.services = Services(settings, services.ledger, store, services.queue)
+    answer = client.get(f"/results/{finished}", follow_redirects=False)
+    assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
+    assert httpx2.get(answer.headers["location"]).content == VIDEO
+    assert client.head(f"/results/{finished}").status_code == 200  # answered here

@@ -250,7 +250,7 @@ def test_a_page_of_a_hundred_thousand_tasks_is_read_from_an_index(ledger: Ledger
     with ledger.database.begin() as connection:
         connection.execute(sa.text(fill))
         connection.execute(sa.text("ANALYZE"))
-        query = page_of_tasks(status, after=f"{50_000:032d}", limit=20)
+        query = page_of_tasks(None, status, after=f"{50_000:032d}", limit=20)
         literal = query.compile(ledger.database, compile_kwargs={"literal_binds": True})
         plan = str(connection.execute(sa.text(explain + str(literal))).all()).lower()
     assert "using index" in plan or "index scan" in plan

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from core.errors import ArtifactNotFound, StorageUnavailable
@@ -31,6 +32,17 @@ def test_what_is_not_there_is_not_found(storage: Storage) -> None:
     for look in (storage.read, storage.size, lambda key: storage.stream(key, 0, 1)):
         with pytest.raises(ArtifactNotFound):
             look("tasks/nobody/input")
+
+
+def test_an_object_store_opens_one_object_by_a_link(request: pytest.FixtureRequest, storage: Storage) -> None:
+    key = artifact_key("t", "s", 1, "video.mp4")
+    storage.put(key, b"video")
+    if "folder" in request.node.name:
+        with pytest.raises(ValueError, match="no links"):
+            storage.link(key, 60)
+        return
+    answer = httpx2.get(storage.link(key, 60))
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, b"video", "video/mp4")
 
 
 def test_deleting_a_task_leaves_the_others(storage: Storage) -> None:

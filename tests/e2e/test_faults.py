@@ -48,8 +48,8 @@ def ledger(service: Service) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def receiver(ledger: Ledger) -> Iterator[Receiver]:
-    with receiving(ledger.endpoints.secret("")) as receiver:
+def receiver(service: Service, ledger: Ledger) -> Iterator[Receiver]:
+    with receiving(ledger.endpoints.secret(""), port=service.receiver_port) as receiver:
         yield receiver
 
 

@@ -5,18 +5,25 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from structlog.testing import capture_logs
 
+from core.config import Settings
 from core.deliveries import RETRY_SECONDS, Delivery, DeliveryStatus
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.ledger import Ledger
+from core.links import opens
 from core.task import Callback, ErrorInfo, Status
 from keeper.deliverer import Deliverer
 from tests.conftest import new_task
-from tests.receiver import receiving
+from tests.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
+from tests.receiver import Receiver, receiving
 from tests.servers import free_port, wait_until
 
 
@@ -25,19 +32,31 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keeper.deliverer.LOOK_SECONDS", 0.02)
 
 
-@pytest.fixture
-def secret(ledger: Ledger) -> str:
-    return ledger.endpoints.secret("")
+SETTINGS = Settings(_env_file=None, public_url="https://video.example.com/")
+
+
+def allow(deliverer: Deliverer, *places: str) -> None:
+    """Have FETCH_ALLOW name them too."""
+    allowed = ",".join([deliverer.settings.fetch_allow, *places])
+    deliverer.settings = deliverer.settings.model_copy(update={"fetch_allow": allowed})
 
 
 @pytest.fixture
-def delivering(ledger: Ledger) -> Iterator[None]:
+def deliverer(ledger: Ledger) -> Iterator[Deliverer]:
     ended = threading.Event()
-    thread = Deliverer(ledger, "https://video.example.com/").start(ended)
-    yield
+    thread = (deliverer := Deliverer(ledger, SETTINGS)).start(ended)
+    yield deliverer
     ended.set()
     thread.join(10)
     assert not thread.is_alive()
+
+
+@contextmanager
+def allowed(deliverer: Deliverer, **answers: Any) -> Iterator[Receiver]:
+    """A receiver on this machine that FETCH_ALLOW names."""
+    with receiving(deliverer.endpoints.secret(""), **answers) as receiver:
+        allow(deliverer, urlsplit(receiver.url).netloc)
+        yield receiver
 
 
 def canceled_task(ledger: Ledger, url: str, events: list[str] | None = None) -> str:
@@ -55,9 +74,8 @@ def wait_for_status(ledger: Ledger, task_id: str, status: DeliveryStatus) -> Del
     return deliveries_of(ledger, task_id)[0]
 
 
-@pytest.mark.usefixtures("delivering")
-def test_a_callback_says_how_the_task_ended(ledger: Ledger, secret: str) -> None:
-    with receiving(secret) as receiver, capture_logs() as logs:
+def test_a_callback_says_how_the_task_ended(ledger: Ledger, deliverer: Deliverer) -> None:
+    with allowed(deliverer) as receiver, capture_logs() as logs:
         ((step_id, _),) = ledger.create(new := new_task(callback=Callback(receiver.url, list(FINAL_EVENTS))))
         claim = ledger.claim(step_id, "w", 60)
         assert claim is not None
@@ -74,6 +92,20 @@ def test_a_callback_says_how_the_task_ended(ledger: Ledger, secret: str) -> None
     assert data["error"] == {"code": "engine_failed", "message": "it broke"}
     assert data["result_url"] == f"https://video.example.com/results/{new.task_id}"
     assert (delivery.tries, delivery.http_status, delivery.error) == (1, 200, None)
+
+
+def test_where_keys_are_asked_for_a_callback_links_to_the_video(ledger: Ledger, deliverer: Deliverer) -> None:
+    owner = ledger.keys.create("ann")[0].key_id
+    with receiving(deliverer.endpoints.secret(owner)) as receiver:
+        allow(deliverer, urlsplit(receiver.url).netloc)
+        ledger.create(new := replace(new_task(callback=Callback(receiver.url, list(FINAL_EVENTS))), owner=owner))
+        ledger.cancel(new.task_id)
+        told = {"status": DeliveryStatus.DELIVERED, "task_id": None, "after": None, "limit": 1}
+        wait_until(lambda: bool(ledger.deliveries.page(owner, **told)), what="the callback")
+    link = urlsplit(receiver.received[0].body["data"]["result_url"])
+    query = dict(parse_qsl(link.query))
+    assert (link.netloc, link.path) == ("video.example.com", f"/results/{new.task_id}")
+    assert opens(link.path, query["expires"], query["signature"], ledger.keys.link_secret)
 
 
 def test_start_and_progress_are_told_on_request(ledger: Ledger) -> None:
@@ -103,12 +135,11 @@ def test_a_url_named_twice_is_told_once(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 404, 500])
-@pytest.mark.usefixtures("delivering")
 def test_what_is_no_success_is_tried_again_with_the_same_id(
-    ledger: Ledger, secret: str, status: int, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, deliverer: Deliverer, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.deliveries.RETRY_SECONDS", (1.1, 1.1))
-    with receiving(secret, status=status) as receiver:
+    with allowed(deliverer, status=status) as receiver:
         task_id = canceled_task(ledger, receiver.url)
         wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="the first try")
         receiver.status = 204
@@ -120,12 +151,11 @@ def test_what_is_no_success_is_tried_again_with_the_same_id(
     assert (delivery.tries, delivery.http_status) == (2, 204)
 
 
-@pytest.mark.usefixtures("delivering")
 def test_after_its_last_try_a_delivery_is_dead_and_can_be_redelivered(
-    ledger: Ledger, secret: str, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.deliveries.RETRY_SECONDS", (0.05, 0.05))
-    with receiving(secret, status=500) as receiver:
+    with allowed(deliverer, status=500) as receiver:
         task_id = canceled_task(ledger, receiver.url)
         dead = wait_for_status(ledger, task_id, DeliveryStatus.DEAD)
         assert (dead.tries, dead.http_status, dead.error) == (3, 500, "it answered 500")
@@ -150,9 +180,8 @@ def test_the_pauses_are_those_of_standard_webhooks_and_end_after_three_days(ledg
     assert deliveries_of(ledger, task_id)[0].status == DeliveryStatus.DEAD
 
 
-@pytest.mark.usefixtures("delivering")
-def test_an_endpoint_that_is_gone_is_switched_off(ledger: Ledger, secret: str) -> None:
-    with receiving(secret, status=410) as receiver:
+def test_an_endpoint_that_is_gone_is_switched_off(ledger: Ledger, deliverer: Deliverer) -> None:
+    with allowed(deliverer, status=410) as receiver:
         ledger.endpoints.register("", receiver.url, list(FINAL_EVENTS))
         ledger.create(first := new_task())
         ledger.cancel(first.task_id)
@@ -165,9 +194,8 @@ def test_an_endpoint_that_is_gone_is_switched_off(ledger: Ledger, secret: str) -
         assert ledger.endpoints.all("")[0].disabled_at is None, "registering it again switches it on"
 
 
-@pytest.mark.usefixtures("delivering")
-def test_a_slow_endpoint_holds_up_no_other(ledger: Ledger, secret: str) -> None:
-    with receiving(secret, delay=30) as slow, receiving(secret) as quick:
+def test_a_slow_endpoint_holds_up_no_other(ledger: Ledger, deliverer: Deliverer) -> None:
+    with allowed(deliverer, delay=30) as slow, allowed(deliverer) as quick:
         for _ in range(50):
             canceled_task(ledger, slow.url)
         last = canceled_task(ledger, quick.url)
@@ -175,21 +203,20 @@ def test_a_slow_endpoint_holds_up_no_other(ledger: Ledger, secret: str) -> None:
         assert len(slow.received) <= 4
 
 
-@pytest.mark.usefixtures("delivering")
-def test_a_host_that_does_not_answer_is_a_failed_try(ledger: Ledger) -> None:
-    task_id = canceled_task(ledger, f"http://127.0.0.1:{free_port()}/")
+def test_a_host_that_does_not_answer_is_a_failed_try(ledger: Ledger, deliverer: Deliverer) -> None:
+    allow(deliverer, place := f"127.0.0.1:{free_port()}")
+    task_id = canceled_task(ledger, f"http://{place}/")
     wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="a failed try")
     (delivery,) = deliveries_of(ledger, task_id)
     assert delivery.http_status is None
     assert delivery.error
 
 
-@pytest.mark.usefixtures("delivering")
 def test_an_answer_that_takes_too_long_is_a_failed_try(
-    ledger: Ledger, secret: str, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("keeper.deliverer.TRY_TIMEOUT_SECONDS", 0.3)
-    with receiving(secret, delay=5) as receiver:
+    with allowed(deliverer, delay=5) as receiver:
         task_id = canceled_task(ledger, receiver.url)
         wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="a failed try")
     assert deliveries_of(ledger, task_id)[0].error == "no answer within 0.3 s"
@@ -199,15 +226,15 @@ def test_of_two_keepers_one_takes_a_delivery_and_a_lost_try_is_made_again(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     canceled_task(ledger, "http://a/")
-    (delivery,) = ledger.deliveries.due(set(), 10)
+    (delivery,) = ledger.deliveries.due(10)
     first, second = [ledger.deliveries.take(delivery.delivery_id) for _ in range(2)]
     assert first is not None
     assert second is None
-    assert ledger.deliveries.due(set(), 10) == []
+    assert ledger.deliveries.due(10) == []
     ledger.deliveries.redeliver("", delivery.delivery_id)
     monkeypatch.setattr("core.deliveries.TRY_SECONDS", -1.0)  # the keeper died in its try
     ledger.deliveries.take(delivery.delivery_id)
-    assert [found.delivery_id for found in ledger.deliveries.due(set(), 10)] == [delivery.delivery_id]
+    assert [found.delivery_id for found in ledger.deliveries.due(10)] == [delivery.delivery_id]
 
 
 def test_an_answer_to_a_try_from_before_a_redelivery_changes_nothing(ledger: Ledger) -> None:
@@ -216,13 +243,12 @@ def test_an_answer_to_a_try_from_before_a_redelivery_changes_nothing(ledger: Led
     assert old is not None
     ledger.deliveries.redeliver("", old.delivery_id)
     ledger.deliveries.missed(old, 500, "it answered 500", jitter=0)
-    (delivery,) = ledger.deliveries.due(set(), 10)
+    (delivery,) = ledger.deliveries.due(10)
     assert (delivery.tries, delivery.error) == (0, None)
 
 
-@pytest.mark.usefixtures("delivering")
 def test_a_resolver_that_hangs_holds_up_no_other_host(
-    ledger: Ledger, secret: str, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve, released = socket.getaddrinfo, threading.Event()
 
@@ -233,9 +259,9 @@ def test_a_resolver_that_hangs_holds_up_no_other_host(
         return resolve(host, *given, **named)
 
     monkeypatch.setattr(socket, "getaddrinfo", hangs)
-    with receiving(secret) as receiver:
+    with allowed(deliverer) as receiver:
         for number in range(12):
-            canceled_task(ledger, f"http://slow{number}.example/")
+            canceled_task(ledger, f"https://slow{number}.example/")
         last = canceled_task(ledger, receiver.url)
         wait_for_status(ledger, last, DeliveryStatus.DELIVERED)
         assert not released.is_set()
@@ -292,3 +318,96 @@ def test_canceling_and_finishing_at_once_tells_one_end(ledger: Ledger) -> None:
             thread.join()
         (delivery,) = deliveries_of(ledger, new.task_id)
         assert delivery.event == f"task.{ledger.task(new.task_id).status}"
+
+
+def secure_hosts(deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch, folder: Path, stack: ExitStack) -> list[Host]:
+    """One that counts as public and one within, on one port, both with a certificate for hooks.example."""
+    shown, deliverer._tls = tls_pair(folder, "hooks.example")
+    outer = stack.enter_context(hosting(answered(b"", "500 Later"), PUBLIC, tls=shown))
+    inner = stack.enter_context(hosting(answered(b""), PRIVATE, outer.port, tls=shown))
+    pretend_public(monkeypatch, outer.port)
+    return [outer, inner]
+
+
+def test_a_name_is_judged_anew_at_each_try(
+    ledger: Ledger, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("core.deliveries.RETRY_SECONDS", (0.05,))
+    with ExitStack() as stack:
+        outer, inner = secure_hosts(deliverer, monkeypatch, tmp_path, stack)
+        resolver = Resolver(monkeypatch, [PUBLIC], [PRIVATE])
+        task_id = canceled_task(ledger, f"https://hooks.example:{outer.port}/")
+        delivery = wait_for_status(ledger, task_id, DeliveryStatus.DEAD)
+        assert resolver.asked == ["hooks.example"] * 2, "once for each try"
+        assert (len(outer.requests), inner.requests) == (1, [])
+    assert f"host: hooks.example:{outer.port}\r\n" in outer.requests[0].lower()
+    assert (delivery.tries, delivery.http_status) == (2, None)
+    assert delivery.error == (
+        "the URL must not lead to hooks.example: only public addresses are allowed, and what FETCH_ALLOW names"
+    )
+
+
+def test_a_connection_made_for_one_name_carries_nothing_for_another(
+    ledger: Ledger, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        outer, _ = secure_hosts(deliverer, monkeypatch, tmp_path, stack)
+        Resolver(monkeypatch, [PUBLIC])
+        for name, status in (("hooks.example", 500), ("other.example", None)):
+            task_id = canceled_task(ledger, f"https://{name}:{outer.port}/")
+            wait_until(lambda task_id=task_id: deliveries_of(ledger, task_id)[0].tries == 1, what="a failed try")
+            assert deliveries_of(ledger, task_id)[0].http_status == status
+        assert len(outer.requests) == 1, "its certificate is not one for the other name"
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("https://127.0.0.1/", "the URL must not lead to 127.0.0.1"),
+        ("https://①②⑦.1/", "the URL must not lead to 127.0.0.1"),
+        ("https://[64:ff9b::a00:1]/", "the URL must not lead to 64:ff9b::a00:1"),
+        ("https://10.0.0.1/", "the URL must not lead to 10.0.0.1"),
+        ("https://1.1.1.1:6379/", "the URL must have the port 80 or 443; got 6379"),
+        ("http://1.1.1.1/", "the URL must begin with https://"),
+        ("gopher://1.1.1.1/", "the URL must be a URL that begins with http:// or https://"),
+    ],
+)
+def test_a_place_where_no_callback_may_go_is_a_failed_try(
+    ledger: Ledger, deliverer: Deliverer, url: str, error: str
+) -> None:
+    task_id = canceled_task(ledger, url)
+    wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="a failed try")
+    (delivery,) = deliveries_of(ledger, task_id)
+    assert (delivery.status, delivery.http_status) == (DeliveryStatus.PENDING, None)
+    assert str(delivery.error).startswith(error)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_redirect_of_a_callback_is_not_followed(ledger: Ledger, deliverer: Deliverer, address: str) -> None:
+    with ExitStack() as stack:
+        inner = stack.enter_context(hosting(answered(b""), address))
+        outer = stack.enter_context(hosting(answered(b"", "307 Temporary", location=inner.url), address))
+        allow(deliverer, outer.netloc, inner.netloc)
+        task_id = canceled_task(ledger, outer.url)
+        wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="a failed try")
+        assert deliveries_of(ledger, task_id)[0].error == "it answered 307"
+        assert (len(outer.requests), inner.requests) == (1, [])
+
+
+def test_an_owner_of_many_slow_hosts_holds_up_no_other(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, deliverer: Deliverer
+) -> None:
+    monkeypatch.setattr("keeper.deliverer.AT_ONCE", 8)
+    monkeypatch.setattr("keeper.deliverer.AT_ONCE_PER_OWNER", 6)
+    with ExitStack() as stack:
+        slow = [stack.enter_context(hosting(lambda connection: time.sleep(30))) for _ in range(20)]
+        quick = stack.enter_context(hosting(answered(b"")))
+        allow(deliverer, *(host.netloc for host in (*slow, quick)))
+        for host in slow:
+            canceled_task(ledger, host.url)
+        wait_until(lambda: sum(len(host.requests) for host in slow) == 6, what="six tries under way")
+        theirs = replace(new_task(callback=Callback(quick.url, list(FINAL_EVENTS))), owner="another")
+        ledger.create(theirs)
+        ledger.cancel(theirs.task_id)
+        wait_until(lambda: bool(quick.requests), what="the other owner's callback")
+        assert sum(len(host.requests) for host in slow) == 6

@@ -168,11 +168,11 @@ def test_a_video_is_not_rendered_again_while_it_cannot_be_stored_or_recorded(
     store, name = where.split(".")
     works, rendered = getattr(getattr(kit, store), name), kit.renderers.get("preview").render
 
-    def away_twice(*arguments: object) -> object:
+    def away_twice(*arguments: object, **named: object) -> object:
         tries.append(1)
         if len(tries) in (2, 3):  # the first puts the input
             raise error("away")
-        return works(*arguments)
+        return works(*arguments, **named)
 
     if store == "ledger":
         tries.append(1)

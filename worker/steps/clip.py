@@ -45,6 +45,7 @@ def make_clip(
     with attempt.phase("store"):
         attempt.keep_trying(lambda: storage.put(artifacts["video"], video))
         attempt.keep_trying(lambda: storage.put(artifacts["thumbnail"], thumbnail))
+        attempt.stored_bytes += len(video) + len(thumbnail)
     return artifacts, write_receipt(renderer, clip, attempt, claim.task.input_sha256, video)
 
 

@@ -1,0 +1,51 @@
+"""Where no key is asked for, whoever reaches the port may do everything: that must not be every web page which a
+person on this machine happens to look at.
+
+A page of another site can send forms here (its `Origin` gives it away), and one whose name is made to point to this
+machine can read the answers too (its name is in `Host`). With keys neither gets anywhere: no browser adds one by
+itself.
+"""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from core.config import Settings
+from core.errors import HostUnknown, OriginForbidden
+
+SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+def check_browser(request: Request, settings: Settings) -> None:
+    """Raises HostUnknown, OriginForbidden."""
+    called = request.headers.get("host", "")
+    if not is_ours(host_in(f"//{called}"), settings):
+        raise HostUnknown(f"this service is not known as {called[:200]!r}: set PUBLIC_URL to what it is called")
+    origin = request.headers.get("origin")
+    if request.method in SAFE or origin is None or origin in allowed_origins(settings):
+        return
+    if origin.partition("://")[2] != called:
+        raise OriginForbidden(f"a page from {origin[:200]} may not do this: CORS_ORIGINS does not name it")
+
+
+def host_in(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def is_ours(host: str | None, settings: Settings) -> bool:
+    """Whether nobody else can have made this name point here: an address, a name without a dot, PUBLIC_URL's."""
+    if host is None:
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host == host_in(settings.public_url)
+    return True
+
+
+def allowed_origins(settings: Settings) -> list[str]:
+    return [origin.strip().rstrip("/") for origin in settings.cors_origins.split(",") if origin.strip()]

@@ -1,0 +1,105 @@
+"""Fetches a picture from where a caller says it is. core/destination.py judges where that may be.
+
+Nothing there is trusted: neither the name's second answer, nor how long it takes, nor how much it says will come.
+What the bytes are is judged like any upload's.
+"""
+
+import asyncio
+import contextlib
+import functools
+import socket
+import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import structlog
+
+from core.config import Settings
+from core.destination import Destination, check_destination
+from core.errors import FetchFailed, QueueFull, UploadTooLarge
+
+# From the first question to the resolver to the last byte.
+FETCH_SECONDS = 20.0
+CONNECT_SECONDS = 5.0
+# Each holds one of the threads that answer requests, so that slow hosts must not get all of them.
+AT_ONCE = 8
+FETCHES = threading.BoundedSemaphore(AT_ONCE)
+# A resolver that hangs keeps its thread for longer than its fetch waits.
+RESOLVERS = ThreadPoolExecutor(4 * AT_ONCE, thread_name_prefix="resolver")
+
+PARAM = "image_url"
+HEADERS = {
+    "accept": "image/jpeg, image/png, image/webp",
+    "accept-encoding": "identity",  # what is small on its way could be huge when unpacked
+    "user-agent": "Kinora",
+}
+
+log = structlog.get_logger(__name__)
+
+
+def fetch(url: str, settings: Settings) -> bytes:
+    """Raises InvalidRequest for what the caller can mend, QueueFull where too many are being fetched."""
+    destination = check_destination(url, settings.fetch_allow, PARAM)
+    if not FETCHES.acquire(blocking=False):
+        raise QueueFull(f"{AT_ONCE} pictures are being fetched, and no more may be at once", retry_after=5)
+    try:
+        return asyncio.run(_fetch(destination, settings.max_upload_mb))
+    except FetchFailed as failed:
+        log.info("fetch_failed", host=destination.host, reason=failed.message)
+        raise
+    finally:
+        FETCHES.release()
+
+
+async def _fetch(destination: Destination, max_mb: int) -> bytes:
+    try:
+        async with asyncio.timeout(FETCH_SECONDS):
+            *others, last = await asyncio.get_running_loop().run_in_executor(RESOLVERS, destination.addresses)
+            for address in others:
+                with contextlib.suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+                    return await _get(destination, address, max_mb)
+            return await _get(destination, last, max_mb)
+    except TimeoutError as error:
+        raise _failed(f"it took more than {FETCH_SECONDS:g} s") from error
+    except socket.gaierror as error:
+        raise _failed("its host has no address") from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise _failed(f"the connection failed ({type(error).__name__})") from error
+
+
+async def _get(destination: Destination, address: str, max_mb: int) -> bytes:
+    timeout = httpx2.Timeout(FETCH_SECONDS, connect=CONNECT_SECONDS)
+    headers, names = HEADERS | {"host": destination.host_header}, {"sni_hostname": destination.host}
+    # Redirects are failures, and no proxy or .netrc of this machine has a say in where this goes.
+    async with (
+        httpx2.AsyncClient(verify=_tls(), trust_env=False, timeout=timeout) as client,
+        client.stream("GET", destination.url_at(address), headers=headers, extensions=names) as response,
+    ):
+        return await _read(response, max_mb)
+
+
+async def _read(response: httpx2.Response, max_mb: int) -> bytes:
+    if response.status_code != 200:
+        raise _failed(f"it answered {response.status_code}")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise _failed("it came compressed, which was not asked for")
+    too_large = UploadTooLarge(f"the picture may have at most {max_mb} MB", param=PARAM)
+    if int(response.headers.get("content-length", 0)) > max_mb * 1_000_000:
+        raise too_large
+    picture = bytearray()
+    async for part in response.aiter_raw():
+        picture += part
+        if len(picture) > max_mb * 1_000_000:
+            raise too_large
+    return bytes(picture)
+
+
+def _failed(why: str) -> FetchFailed:
+    return FetchFailed(f"{PARAM} could not be fetched: {why}", param=PARAM)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Reading the trusted certificates takes longer than many a fetch."""
+    return httpx2.create_ssl_context(trust_env=False)

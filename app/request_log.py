@@ -1,0 +1,63 @@
+"""One line in the log for each request that matters, and an id that stands in it, in all lines that belong to it, and
+in the answer. Whatever goes wrong further in is answered here, with nothing of our insides."""
+
+import re
+import time
+
+import structlog
+from fastapi import Request
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import unexpected
+from core.task import is_id, new_id
+
+GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+log = structlog.get_logger(__name__)
+
+
+class RequestLog:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request, status, begun = Request(scope), 0, time.perf_counter()
+        given = request.headers.get("x-request-id", "")
+        request_id = given if GIVEN_ID.fullmatch(given) else new_id()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+
+        async def remember(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, remember)
+        except Exception:
+            log.exception("request_failed", method=request.method, route=route_of(scope))
+            if status:  # too late for another answer
+                raise
+            await unexpected(request)(scope, receive, remember)
+        finally:
+            if request.method not in ("GET", "HEAD") or status >= 400:
+                seconds = round(time.perf_counter() - begun, 4)
+                log.info(
+                    "request_answered",
+                    method=request.method,
+                    route=route_of(scope),
+                    status=status,
+                    seconds=seconds,
+                    **{name: value for name, value in scope.get("path_params", {}).items() if is_id(str(value))},
+                )
+
+
+def route_of(scope: Scope) -> str:
+    """The route's template. The path itself may hold anything, and its query the signature of a link."""
+    return str(getattr(scope.get("route"), "path", "none"))

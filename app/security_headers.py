@@ -1,0 +1,48 @@
+"""What tells a browser to do nothing with our answers but what they are for."""
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# A result opened by itself is shown in a page that the browser makes: it may show that one file.
+RESTRICTED = (
+    "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# The documentation's pages begin with a script of their own.
+DOCUMENTATION = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+DOCUMENTATION_PATHS = ("/docs", "/redoc", "/docs/oauth2-redirect")
+
+
+class SecurityHeaders:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+
+        async def add(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in headers_for(path).items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, add)
+
+
+def headers_for(path: str) -> dict[str, str]:
+    return {
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "no-referrer",
+        "Content-Security-Policy": DOCUMENTATION if path in DOCUMENTATION_PATHS else RESTRICTED,
+        # A link to a result is for other sites' pages too.
+        "Cross-Origin-Resource-Policy": "cross-origin" if path.startswith("/results/") else "same-origin",
+        "Cache-Control": "no-store",
+    }

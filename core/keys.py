@@ -1,0 +1,90 @@
+"""API keys: who may call. A key is shown once, when it is made; the ledger holds its SHA-256 and nothing more."""
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+
+import sqlalchemy as sa
+
+from core.database import reading, writing
+from core.errors import InvalidParameter, KeyNotFound
+from core.tables import api_keys, link_secrets, now
+from core.task import new_id
+
+KEY_BYTES = 32
+PREFIX = "kinora_"  # so that a scanner for leaked secrets can tell what it found
+NAME = "[A-Za-z0-9._-]{1,64}"
+
+
+@dataclass(frozen=True)
+class Key:
+    """`key_id` is the owner of all that is made with it."""
+
+    key_id: str
+    name: str
+    admin: bool
+    """Whether it sees and ends the tasks of all."""
+    created_at: float
+    revoked_at: float | None
+    stored_bytes: int
+    """Pictures and videos of its tasks that are still stored."""
+
+
+class Keys:
+    def __init__(self, database: sa.Engine) -> None:
+        self.database = database
+
+    def create(self, name: str, admin: bool = False) -> tuple[Key, str]:
+        """The new key, and its text, which is nowhere to be had again. Raises InvalidParameter."""
+        if not re.fullmatch(NAME, name):
+            raise InvalidParameter("name must have 1 to 64 letters, digits, dots, dashes or underscores", param="name")
+        text = PREFIX + secrets.token_urlsafe(KEY_BYTES)
+        values = {"key_id": new_id(), "name": name, "sha256": digest(text), "admin": admin, "created_at": now()}
+        with writing(self.database) as tx:
+            if tx.execute(sa.select(api_keys.c.key_id).where(api_keys.c.name == name)).first():
+                raise InvalidParameter(f"there is, or was, a key with the name {name}", param="name")
+            return _key(tx.execute(api_keys.insert().values(values).returning(api_keys)).one()), text
+
+    def find(self, text: str) -> Key | None:
+        """The key with this text, unless it was revoked. What is compared are digests, so that the time it takes
+        says nothing of a key."""
+        query = sa.select(api_keys).where(api_keys.c.sha256 == digest(text), api_keys.c.revoked_at.is_(None))
+        with reading(self.database) as connection:
+            row = connection.execute(query).one_or_none()
+        return _key(row) if row else None
+
+    def all(self) -> list[Key]:
+        """The oldest first, revoked ones too."""
+        with reading(self.database) as connection:
+            rows = connection.execute(sa.select(api_keys).order_by(api_keys.c.key_id))
+            return [_key(row) for row in rows]
+
+    def any(self) -> bool:
+        """Whether one was ever made: revoking the last one opens nothing."""
+        with reading(self.database) as connection:
+            return connection.execute(sa.select(api_keys.c.key_id).limit(1)).first() is not None
+
+    def revoke(self, name: str) -> Key:
+        """From the next request on it opens nothing; what it made stays. Raises KeyNotFound."""
+        live = sa.and_(api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
+        with writing(self.database) as tx:
+            row = tx.execute(api_keys.update().where(live).values(revoked_at=now()).returning(api_keys)).one_or_none()
+        if row is None:
+            raise KeyNotFound(f"there is no key with the name {name} that could be revoked", param="name")
+        return _key(row)
+
+    @cached_property
+    def link_secret(self) -> bytes:
+        """What links are signed with, the same for all processes; made with the tables. Raises LedgerUnavailable."""
+        with reading(self.database) as connection:
+            return bytes.fromhex(connection.execute(sa.select(link_secrets.c.secret)).scalar_one())
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _key(row: sa.Row[tuple[object, ...]]) -> Key:
+    return Key(**{name: getattr(row, name) for name in Key.__dataclass_fields__})

@@ -1,0 +1,56 @@
+"""How much of the service one key may use. Checked in the transaction that records a task, so that requests which
+come at the same time cannot pass together. A caller without a key has no quota."""
+
+import math
+
+import sqlalchemy as sa
+
+from core.errors import QuotaExceeded
+from core.tables import api_keys, now, tasks
+from core.task import Quota, Status
+
+HOUR = 3600.0
+FULL_SECONDS = 3600  # nothing comes free by itself before a task's RESULT_TTL is over: there is no hurry
+
+
+def add(tx: sa.Connection, owner: str, stored_bytes: int) -> None:
+    """Count what was stored for the owner; less than nothing is what was deleted. Until `tx` ends, the key's row is
+    this transaction's."""
+    if owner:
+        its = api_keys.c.key_id == owner
+        tx.execute(api_keys.update().where(its).values(stored_bytes=api_keys.c.stored_bytes + stored_bytes))
+
+
+def check(tx: sa.Connection, owner: str, quota: Quota) -> None:
+    """Raises QuotaExceeded where the task that `tx` has just recorded, and added, is one too many."""
+    if not owner:
+        return
+    _check_hour(tx, owner, quota.tasks_per_hour)
+    _check_waiting(tx, owner, quota.waiting)
+    stored = tx.execute(sa.select(api_keys.c.stored_bytes).where(api_keys.c.key_id == owner)).scalar_one()
+    if quota.stored_bytes and stored > quota.stored_bytes:
+        raise QuotaExceeded(
+            f"this key may store {quota.stored_bytes / 1e6:.0f} MB and would have {stored / 1e6:.1f} MB: delete tasks",
+            retry_after=FULL_SECONDS,
+        )
+
+
+def _check_hour(tx: sa.Connection, owner: str, most: int) -> None:
+    """The task that fills the hour is the one that must grow old before there is room."""
+    if not most:
+        return
+    of_the_hour = sa.and_(tasks.c.owner == owner, tasks.c.created_at > now() - HOUR)
+    filling = sa.select(tasks.c.created_at).where(of_the_hour).order_by(tasks.c.created_at.desc()).offset(most).limit(1)
+    created_at = tx.execute(filling).scalar_one_or_none()
+    if created_at is not None:
+        left = created_at + HOUR - tx.execute(sa.select(now())).scalar_one()
+        message = f"this key may make {most} tasks an hour"
+        raise QuotaExceeded(message, retry_after=max(1, math.ceil(left)))
+
+
+def _check_waiting(tx: sa.Connection, owner: str, most: int) -> None:
+    if not most:
+        return
+    waiting = sa.select(tasks.c.task_id).where(tasks.c.owner == owner, tasks.c.status == Status.QUEUED).limit(most + 1)
+    if len(tx.execute(waiting).all()) > most:
+        raise QuotaExceeded(f"{most} tasks of this key wait, and no more may")

@@ -1,0 +1,116 @@
+"""Requests that nobody would send, to the whole service as it runs: does it ever break, or answer what the OpenAPI
+document does not say?
+
+    python -m fuzz [--examples 100] [--seed 1]
+
+schemathesis goes over every route with all its checks, on its own and in sequences, once without keys and once with
+them; hypothesis over pictures and forms. Prints the cases and the failures, writes bench/results/fuzz.json, and ends
+with 1 where anything failed.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.report import machine, print_table, write
+from core.config import Settings
+from core.ledger import Ledger
+from tests.stack import ROOT, running_stack
+
+# Small clips, and no bound that only says that there were many requests.
+SETTINGS = {"VIDEO_WIDTH": "64", "VIDEO_HEIGHT": "64", "VIDEO_FRAMES": "2", "ENGINE": "preview", "RATE_LIMIT": "0"}
+UNDOCUMENTED = ("UndefinedStatusCode", "UndefinedContentType", "MissingHeaders", "JsonSchemaError", "MalformedJson")
+BY_HYPOTHESIS = ["tests/app/test_multipart.py", "tests/core/test_picture.py"]
+
+
+def fuzz_routes(folder: Path, examples: int, seed: int, with_keys: bool) -> dict[str, Any]:
+    """Runs schemathesis against a stack of its own. Returns its report."""
+    folder.mkdir()
+    options = ["--exclude-checks", "ignored_auth"]  # where no key is asked for there is nothing to ignore
+    settings = SETTINGS
+    if with_keys:
+        ledger = Ledger(Settings(_env_file=None, data_dir=folder / "data").resolved_database_url)
+        ledger.migrate()
+        _, key = ledger.keys.create("fuzz", admin=True)
+        ledger.close()
+        settings, options = SETTINGS | {"AUTH": "keys"}, ["-H", f"Authorization: Bearer {key}"]
+    with running_stack(folder, **settings) as stack:
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "fuzz/schemathesis.toml")),
+                *("run", f"{stack.url}/openapi.json", "--checks", "all", "--continue-on-failure", "--no-color"),
+                *("--max-examples", str(examples), "--seed", str(seed)),
+                *("--report", "json", "--report-json-path", str(folder / "report.json"), *options),
+            ],
+            cwd=ROOT,
+            env=os.environ | {"SCHEMATHESIS_HOOKS": "fuzz.hooks", "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        stack.client.get("/health/live").raise_for_status()
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    if ended.returncode:
+        print(ended.stdout, ended.stderr, file=sys.stderr)
+    return report
+
+
+def fuzz_bytes(examples: int) -> tuple[int, int]:
+    """Runs the tests that hypothesis feeds. Returns how many inputs there were, and how many tests failed."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "fuzz", "--hypothesis-show-statistics", *BY_HYPOTHESIS],
+        cwd=ROOT,
+        env=os.environ | {"FUZZ_EXAMPLES": str(examples)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    counts = map(int, re.findall(r"- (\d+) passing", ended.stdout))
+    if ended.returncode:
+        print(ended.stdout, file=sys.stderr)
+    return sum(counts), ended.returncode
+
+
+def row(name: str, report: dict[str, Any]) -> dict[str, Any]:
+    failures = {found["type"]: found["count"] for found in report["failures"]}
+    return {
+        "what": name,
+        "cases": report["test_cases"]["generated"],
+        "operations": report["operations"]["tested"],
+        "server errors": sum(count for kind, count in failures.items() if "ServerError" in kind),
+        "undocumented answers": sum(count for kind, count in failures.items() if kind in UNDOCUMENTED),
+        "all failures": sum(failures.values()) + len(report["errors"]),
+    }
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    arguments.add_argument("--examples", type=int, default=100, help="for each route and phase")
+    arguments.add_argument("--seed", type=int, default=1)
+    asked = arguments.parse_args()
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [
+            row(name, fuzz_routes(Path(folder) / name.split()[0], asked.examples, asked.seed, with_keys))
+            for name, with_keys in (("without keys", False), ("with keys", True))
+        ]
+    inputs, failed = fuzz_bytes(asked.examples * 10)
+    nothing = dict.fromkeys(rows[0], None)
+    rows.append(nothing | {"what": "pictures and forms", "cases": inputs, "all failures": failed})
+    print_table(rows)
+    cases, failures = (sum(found[name] for found in rows) for name in ("cases", "all failures"))
+    print(f"\n{cases} cases, {failures} failures")
+    figures = {"cases": cases, "failures": failures, "seed": asked.seed, "seconds": round(time.monotonic() - begun)}
+    write("fuzz", machine() | figures | {"runs": rows})
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+import pytest
+from fastapi.testclient import TestClient
+
+from app.limiter import Limiter
+from app.main import create_app
+from core.config import Settings
+from core.queue import StepQueue, connect_redis
+from tests.app.conftest import CAT
+from tests.servers import RedisServer, free_port
+
+
+@pytest.fixture
+def slow(settings: Settings) -> Settings:
+    return settings.model_copy(update={"rate_limit": "3/hour"})
+
+
+def key(client: TestClient, name: str) -> dict[str, str]:
+    return {"X-API-Key": client.app.state.services.ledger.keys.create(name)[1]}
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(slow: Settings) -> None:
+    with TestClient(create_app(slow)) as client:
+        ann, bob = key(client, "ann"), key(client, "bob")
+        answers = [client.get("/tasks", headers=ann) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        assert [answer.headers["x-ratelimit-limit"] for answer in answers[:3]] == ["3"] * 3
+        assert [answer.headers["x-ratelimit-remaining"] for answer in answers[:3]] == ["2", "1", "0"]
+        refused = answers[3]
+        assert refused.json()["error"]["code"] == "rate_limited"
+        assert 0 < int(refused.headers["retry-after"]) <= 3600
+        assert refused.headers["x-ratelimit-remaining"] == "0"
+        assert client.get("/tasks", headers=bob).status_code == 200
+        assert client.get("/health/live").status_code == 200
+
+
+def test_all_fronts_count_together(slow: Settings) -> None:
+    with TestClient(create_app(slow)) as one, TestClient(create_app(slow)) as two:
+        ann = key(one, "ann")
+        assert [client.get("/tasks", headers=ann).status_code for client in (one, two, one, two)] == [
+            200,
+            200,
+            200,
+            429,
+        ]
+
+
+def test_nothing_of_a_key_stands_in_redis(slow: Settings, redis_server: RedisServer) -> None:
+    with TestClient(create_app(slow)) as client:
+        ann = key(client, "ann")
+        client.post("/generate", files={"file": CAT}, headers=ann)
+        names = [name.decode() for name in redis_server.client.keys("*")]
+        assert any(name.startswith("kinora:limits") for name in names)
+        assert ann["X-API-Key"].removeprefix("kinora_") not in " ".join(names)
+
+
+def test_while_redis_is_away_each_front_counts_for_itself(slow: Settings) -> None:
+    limiter = Limiter(slow)
+    away = StepQueue(slow.model_copy(update={"redis_port": free_port()}))
+    limiter.share(away.redis)
+    granted = [limiter.hit("ann") for _ in range(4)]
+    assert [found.granted for found in granted if found] == [True, True, True, False]
+    away.close()
+
+
+def test_when_redis_is_back_it_counts_there_again(slow: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.limiter.AWAY_SECONDS", 0.0)
+    with RedisServer() as server:
+        limiter = Limiter(slow)
+        queue = StepQueue(slow.model_copy(update={"redis_port": server.port}))
+        limiter.share(queue.redis)
+        limiter.hit("ann")
+        server.stop()
+        limiter.hit("ann")
+        server.start()
+        limiter.hit("ann")
+        counting = connect_redis(slow.model_copy(update={"redis_port": server.port}))
+        assert counting.keys("kinora:limits*")
+        counting.close()
+        queue.close()
+
+
+def test_no_limit_is_none(settings: Settings) -> None:
+    assert Limiter(settings.model_copy(update={"rate_limit": "0"})).hit("ann") is None

@@ -1,0 +1,55 @@
+import pytest
+import sqlalchemy as sa
+
+from core.database import reading
+from core.errors import InvalidParameter, KeyNotFound
+from core.ledger import Ledger
+from core.tables import api_keys
+
+
+def test_a_key_is_found_by_its_text_and_by_nothing_else(ledger: Ledger) -> None:
+    key, text = ledger.keys.create("ann")
+    assert ledger.keys.find(text) == key
+    for other in (text[:-1], text + "a", text.upper(), key.key_id, "ann", "", "\0", "é" * 500):
+        assert ledger.keys.find(other) is None
+
+
+def test_the_ledger_holds_nothing_that_a_key_could_be_made_of(ledger: Ledger) -> None:
+    _, text = ledger.keys.create("ann")
+    with reading(ledger.database) as connection:
+        (row,) = connection.execute(sa.select(api_keys)).mappings().all()
+    assert len(text) >= len("kinora_") + 43  # 32 bytes in base64
+    assert text not in str(row)
+    assert text.removeprefix("kinora_") not in str(row)
+    assert len(row["sha256"]) == 64
+
+
+def test_a_revoked_key_opens_nothing_and_closes_nothing(ledger: Ledger) -> None:
+    assert not ledger.keys.any()
+    _, text = ledger.keys.create("ann")
+    ledger.keys.revoke("ann")
+    assert ledger.keys.find(text) is None
+    assert ledger.keys.any()
+    with pytest.raises(KeyNotFound):
+        ledger.keys.revoke("ann")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "ann\n"])
+def test_a_name_fits_into_a_log_line(ledger: Ledger, name: str) -> None:
+    with pytest.raises(InvalidParameter):
+        ledger.keys.create(name)
+
+
+def test_a_name_stands_for_one_key_for_ever(ledger: Ledger) -> None:
+    ledger.keys.create("ann")
+    ledger.keys.revoke("ann")
+    with pytest.raises(InvalidParameter, match="there is, or was, a key"):
+        ledger.keys.create("ann")
+
+
+def test_all_processes_sign_links_with_the_same_secret(ledger: Ledger, database_url: str) -> None:
+    other = Ledger(database_url)
+    other.migrate()
+    assert ledger.keys.link_secret == other.keys.link_secret
+    assert len(ledger.keys.link_secret) == 32
+    other.close()

@@ -1,0 +1,140 @@
+"""The examples in deploy/proxy, each in front of a real service: TLS, keys, links, and nothing secret in their logs."""
+
+import datetime
+import os
+import re
+import shutil
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from core.config import Settings
+from core.ledger import Ledger
+from tests.conftest import SAMPLES
+from tests.servers import free_port, wait_until
+from tests.stack import ROOT, running_stack
+
+NAME = "video.example.com"
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "cert.pem", folder / "key.pem"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    paths[1].write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
+    return paths
+
+
+def nginx(folder: Path, port: int, upstream: int) -> tuple[list[str], Path]:
+    """The command that runs the example, and the log it writes. Of the example only what it tells one to change is
+    changed: the name, the paths, and here the ports."""
+    cert, key = certificate(folder)
+    text = (ROOT / "deploy/proxy/nginx.conf").read_text()
+    text = text.replace("listen 443 ssl", f"listen {port} ssl").replace("listen 80", f"listen {free_port()}")
+    text = text.replace("127.0.0.1:8000", f"127.0.0.1:{upstream}").replace(
+        "proxy_set_header Host $host;", HOST_AND_PORT
+    )
+    text = re.sub(r"/etc/letsencrypt\S+fullchain.pem", str(cert), text)
+    text = re.sub(r"/etc/letsencrypt\S+privkey.pem", str(key), text)
+    text = text.replace("/var/log/nginx/kinora.log", str(folder / "access.log")).replace(NAME, "localhost")
+    folders = "".join(
+        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    user = "" if os.geteuid() else "user root;"  # whose folder it is
+    (folder / "nginx.conf").write_text(
+        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\nhttp {{ {folders} {text} }}"
+    )
+    return ["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)], folder / "access.log"
+
+
+# A test cannot have port 443, which a browser would leave out of the name.
+HOST_AND_PORT = "proxy_set_header Host $http_host;"
+
+
+def caddy(folder: Path, port: int, upstream: int) -> tuple[list[str], Path]:
+    cert, key = certificate(folder)
+    text = (ROOT / "deploy/proxy/Caddyfile").read_text()
+    text = text.replace(f"{NAME} {{", f"localhost:{port} {{\n\ttls {cert} {key}").replace(":8000", f":{upstream}")
+    text = text.replace("log {", f"log {{\n\t\toutput file {folder}/access.log")
+    options = "{\n\tadmin off\n\tauto_https disable_redirects\n\tskip_install_trust\n}\n"
+    (folder / "Caddyfile").write_text(options + text)
+    return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"], folder / "access.log"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+    """The port of a service that asks for keys, and a key."""
+    folder = tmp_path_factory.mktemp("proxied")
+    ledger = Ledger(Settings(_env_file=None, data_dir=folder / "data").resolved_database_url)
+    ledger.migrate()
+    _, key = ledger.keys.create("ann")
+    ledger.close()
+    with running_stack(folder, AUTH="keys") as stack:
+        yield stack.port, key
+
+
+@pytest.mark.parametrize("configure", [nginx, caddy])
+def test_the_example_serves_over_tls_and_logs_no_secret(
+    tmp_path: Path, service: tuple[int, str], configure: object
+) -> None:
+    if not os.environ.get("CI") and not shutil.which(configure.__name__):
+        pytest.skip(f"no {configure.__name__} here")
+    upstream, key = service
+    port = free_port()
+    command, log = configure(tmp_path, port, upstream)
+    proxy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        trusted = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+        with httpx2.Client(base_url=f"https://localhost:{port}", verify=trusted, timeout=60) as client:
+            wait_until(lambda: answers(client), 30, configure.__name__)
+            assert client.get("/tasks").status_code == 401
+            headers = {"X-API-Key": key}
+            made = client.post("/generate", files={"file": (SAMPLES / "cat.jpg").read_bytes()}, headers=headers)
+            assert made.status_code == 202, made.text
+            link = made.json()["result_url"]
+            assert link.startswith(f"https://localhost:{port}/results/")
+            wait_until(lambda: client.get(link).status_code == 200, 60, "the video")
+            part = client.get(link, headers={"Range": "bytes=0-99"})
+            assert (part.status_code, len(part.content)) == (206, 100)
+            assert part.headers["strict-transport-security"] == "max-age=31536000"
+            assert "server" not in part.headers or "/" not in part.headers["server"]
+            assert client.post("/generate", files={"file": b"x" * 23_000_000}, headers=headers).status_code == 413
+            client.get("/tasks", headers={"Authorization": f"Bearer {key}"})
+    finally:
+        proxy.terminate()
+        proxy.wait(20)
+    text = log.read_text()
+    assert "/results/" in text
+    assert key not in text
+    assert urlsplit(link).query.partition("signature=")[2] not in text
+
+
+def answers(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/health/live").status_code == 200
+    except httpx2.TransportError:
+        return False

@@ -1,19 +1,26 @@
 """Settings: every name an operator can set, with its default. The list with explanations is .env.example."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from core.destination import allowed_places
+from core.secret_files import values_from_files
 
 SVD_XT = "stabilityai/stable-video-diffusion-img2vid-xt"
 SVD_XT_REVISION = "9e43909513c6714f1bc78bcb44d96e733cd242aa"
 
 
 class Settings(BaseSettings):
-    """Read from the environment, then from `.env`. An empty value counts as not set."""
+    """Read from the environment, then from `.env`; NAME_FILE names a file with the value. Empty counts as not set."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -43,11 +50,12 @@ class Settings(BaseSettings):
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_db: int = Field(default=0, ge=0)
     redis_password: str = ""
+    redis_password_file: Path | None = None
 
     # Engines and what a clip is when a request does not say
     engine: str = "auto"
     model_id: str = SVD_XT
-    model_revision: str = SVD_XT_REVISION
+    model_revision: str = Field(default=SVD_XT_REVISION, pattern=r"^[0-9a-f]{40}$")
     video_width: int | None = None
     video_height: int | None = None
     video_frames: int | None = None
@@ -71,6 +79,19 @@ class Settings(BaseSettings):
     result_ttl: PositiveFloat = 7 * 24 * 3600.0
 
     log_format: Literal["json", "console"] = "json"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        environment, dotenv = cast(EnvSettingsSource, env_settings), cast(EnvSettingsSource, dotenv_settings)
+        values = values_from_files(settings_cls.model_fields, {**dotenv.env_vars, **environment.env_vars})
+        return init_settings, InitSettingsSource(settings_cls, values), environment, dotenv
 
     @field_validator("fetch_allow")
     @classmethod

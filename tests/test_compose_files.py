@@ -21,11 +21,11 @@ DOCKERFILES = ["Dockerfile.api", "Dockerfile.worker"]
 OURS = {"api", "worker", "worker-cpu", "keeper"}
 
 # What only the compose file, an image or Docker's own tools read.
-OTHER_NAMES = {"HF_HOME", "TMPDIR", "BASE_IMAGE"}
+OTHER_NAMES = {"HF_HOME", "TMPDIR", "BASE_IMAGE", "REDIS_IMAGE"}
 OTHER_NAMES |= {"PROMETHEUS_IMAGE", "PROMETHEUS_PORT", "GRAFANA_IMAGE", "GRAFANA_PORT"}
 
 # Settings that mean something else inside a container: what .env says for a run without containers must not pass.
-FIXED = {"DATA_DIR", "REDIS_HOST", "REDIS_PORT"}
+FIXED = {"DATA_DIR", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -77,10 +77,63 @@ def test_no_service_keeps_a_capability_that_it_can_do_without(service: dict[str,
     assert ("cap_add" in service) == (service["name"] == "redis")
 
 
+def test_no_service_writes_to_its_root(service: dict[str, Any]) -> None:
+    assert service["read_only"] is True
+
+
+def test_no_service_takes_processes_without_end(service: dict[str, Any]) -> None:
+    assert service["pids_limit"] <= 4000
+
+
 def test_what_is_mounted_is_a_named_volume_or_cannot_be_written(service: dict[str, Any]) -> None:
     for volume in service.get("volumes", []):
         source, _, rest = volume.partition(":")
         assert rest.endswith(":ro") or source in load("docker-compose.yml")["volumes"], volume
+
+
+# --- Redis and its password ---
+
+
+def test_redis_is_on_a_network_that_leads_nowhere_and_is_not_published() -> None:
+    for file in FILES:
+        assert services_of(file)["redis"]["networks"] == ["backend"]
+        assert "ports" not in services_of(file)["redis"]
+        assert load(file)["networks"]["backend"] == {"internal": True}
+
+
+def test_only_our_services_reach_redis(service: dict[str, Any]) -> None:
+    assert ("backend" in service["networks"]) == (service["name"] in OURS | {"redis"})
+
+
+def test_redis_starts_with_its_password_and_acl() -> None:
+    redis = services_of("docker-compose.yml")["redis"]
+    mounted = dict(volume.removesuffix(":ro").split(":") for volume in redis["volumes"])
+    program, script, folder = redis["entrypoint"]
+    assert program == "sh"
+    assert (ROOT / "deploy/redis/start.sh", mounted["./deploy/redis"]) == (
+        ROOT / "deploy/redis" / Path(script).name,
+        str(Path(script).parent),
+    )
+    assert folder == mounted["redis-secret"]
+
+
+def test_a_service_reads_the_password_from_where_redis_keeps_it(service: dict[str, Any]) -> None:
+    """Nobody else sees it, and nobody but Redis can change it."""
+    mounts = [volume for volume in service["volumes"] if volume.startswith("redis-secret:")]
+    environment = service.get("environment", {})
+    if service["name"] in OURS:
+        (folder,) = (mount.split(":")[1] for mount in mounts if mount.endswith(":ro"))
+        assert environment["REDIS_PASSWORD_FILE"] == f"{folder}/password"
+        assert environment["REDIS_PASSWORD"] == ""  # what .env says is for Redis
+    else:
+        assert bool(mounts) == (service["name"] == "redis")
+        assert "REDIS_PASSWORD_FILE" not in environment
+
+
+def test_monitoring_is_told_no_secret(service: dict[str, Any]) -> None:
+    if service["name"] in {"prometheus", "grafana"}:
+        assert all(name.startswith("GF_") for name in service.get("environment", {}))
+        assert "env_file" not in service
 
 
 # --- our own services ---
@@ -105,19 +158,12 @@ def test_our_services_share_the_storage_and_write_nowhere_else(service: dict[str
     if service["name"] in OURS:
         assert "storage:/data" in service["volumes"]
         assert service["environment"]["DATA_DIR"] == "/data"
-        assert service["read_only"] is True
         assert service["tmpfs"] == ["/tmp"]
 
 
 def test_a_worker_has_time_to_finish_its_step(service: dict[str, Any]) -> None:
     if service["name"].startswith("worker"):
         assert service["stop_grace_period"] in ("2m", "5m")
-
-
-def test_redis_is_on_a_network_that_leads_nowhere() -> None:
-    for file in FILES:
-        assert services_of(file)["redis"]["networks"] == ["backend"]
-        assert load(file)["networks"]["backend"] == {"internal": True}
 
 
 def test_redis_writes_down_what_it_is_told() -> None:
@@ -194,11 +240,13 @@ def test_an_image_ends_as_a_user_and_starts_from_a_base_of_choice(name: str) -> 
     assert all(line.split()[1] == "${BASE}" for line in lines if line.startswith("FROM"))
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
-def test_an_image_takes_only_tested_versions(name: str) -> None:
-    installs = re.findall(r"pip .*install .*", (ROOT / name).read_text())
-    assert installs
-    assert all("-c requirements/constraints.txt" in line for line in installs)
+@pytest.mark.parametrize(("name", "lock"), [("Dockerfile.api", "app"), ("Dockerfile.worker", "${REQUIREMENTS}")])
+def test_an_image_takes_only_files_whose_hash_is_locked(name: str, lock: str) -> None:
+    text = (ROOT / name).read_text()
+    installs = re.findall(r"pip .*install (.*?)(?: \\)?$", text, re.MULTILINE)
+    options = "--no-cache-dir --only-binary :all: --require-hashes -r requirements/"
+    assert installs == [f"{options}{lock}.lock", f"{options}build.lock"]
+    assert "constraints.txt" not in text
 
 
 def test_the_api_needs_no_engine() -> None:

@@ -15,7 +15,7 @@ from core.config import Settings
 from core.errors import EngineUnavailable
 from core.ledger import Ledger
 from core.logs import set_up_logs
-from core.queue import StepQueue, connect_redis
+from core.queue import QUEUES, StepQueue, connect_redis
 from core.startup import wait_for_ledger
 from core.storage import Storage
 from worker.metrics import WorkerMetrics
@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
-    arguments.add_argument("--queue", required=True, choices=["cpu", "gpu"], help="the one queue to take steps from")
+    arguments.add_argument("--queue", required=True, choices=QUEUES, help="the one queue to take steps from")
     queue = arguments.parse_args().queue
     settings = Settings()
     set_up_logs(settings.log_format)

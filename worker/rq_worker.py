@@ -1,12 +1,14 @@
 """RQ's loop, with our answer to its bell: the step runs in this very process, so the model stays loaded.
 
 Of RQ this keeps the blocking pop, the heartbeat and the registration (`rq info` works). It does not use RQ's
-execution: a job is only read for its step id and deleted, whatever else somebody wrote into Redis.
+execution, registries or commands: a job is only read for its step id and deleted, whatever else somebody wrote into
+Redis. Nothing that stands there is imported, called, unpickled or sent anywhere.
 """
 
 import json
 import signal
 import time
+import zlib
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -14,10 +16,13 @@ from typing import Any
 import structlog
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import NoPermissionError, ResponseError
 from rq import Queue
-from rq.exceptions import StopRequested
+from rq.exceptions import NoSuchJobError, StopRequested
 from rq.job import Job
+from rq.utils import now
 from rq.worker import SimpleWorker
+from rq.worker_registration import clean_worker_registry
 
 from core.queue import SERIALIZER, STEP_FUNCTION
 
@@ -27,8 +32,33 @@ log = structlog.get_logger(__name__)
 WORKER_TTL_SECONDS = 30
 HEARTBEAT_SECONDS = 5.0
 
+# Our jobs have 100 bytes or so, packed and unpacked.
+MOST_BYTES = 10_000
+
+
+class Bell(Job):
+    """A job of which only the step id is read. RQ reads every field, and one that it cannot parse ends its loop."""
+
+    step_id: str | None = None
+
+    @classmethod
+    def fetch(cls, id: str, connection: "Redis | None" = None, serializer: Any = None) -> "Bell":
+        try:
+            bell = cls(id, connection, serializer)
+            size = bell.connection.hstrlen(bell.key, "data")
+            packed = bell.connection.hget(bell.key, "data") if size <= MOST_BYTES else None
+        except NoPermissionError:  # no fault of the job's: somebody's own ACL
+            raise
+        except (ValueError, ResponseError) as error:  # no id that RQ would give, no hash
+            raise NoSuchJobError(f"not a job: {id!r:.100}") from error
+        if not size:
+            raise NoSuchJobError(f"gone, or without data: {id}")
+        bell.step_id = step_of(packed) if isinstance(packed, bytes) else None
+        return bell
+
 
 class StepWorker(SimpleWorker):
+    job_class = Bell
     # RQ would double its pause up to a minute, so that a worker slept on long after Redis was back.
     max_connection_wait_time = 1.0
 
@@ -42,6 +72,7 @@ class StepWorker(SimpleWorker):
             connection=connection,
             serializer=SERIALIZER,
             worker_ttl=WORKER_TTL_SECONDS,
+            log_job_description=False,
         )
         self.answer, self.hurry = answer, hurry
         self.stopping = False
@@ -54,13 +85,12 @@ class StepWorker(SimpleWorker):
             pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
             pipeline.delete(job.key)  # all there is: our jobs have no dependents, and stand in no registry
             pipeline.execute()
-        step_id = step_of(job)
-        if step_id is None:
+        if not isinstance(job, Bell) or job.step_id is None:
             log.warning("job_refused", job_id=job.id)
             return
         self._working = True
         try:
-            self.stopping = not self.answer(step_id) or self.stopping
+            self.stopping = not self.answer(job.step_id) or self.stopping
         finally:
             self._working = False
         if self.stopping:
@@ -71,6 +101,17 @@ class StepWorker(SimpleWorker):
         if time.monotonic() - self._beat_at > HEARTBEAT_SECONDS:
             self._beat_at = time.monotonic()
             super().heartbeat(timeout, pipeline)
+
+    def run_maintenance_tasks(self) -> None:
+        """Only what our jobs need. RQ also cleans registries, where they never stand, and there it calls the function
+        that a job names for its failure."""
+        for queue in self.queues:
+            clean_worker_registry(queue)
+            self.connection.delete(queue.intermediate_queue_key)  # taken by a worker that died: the ledger has them
+        self.last_cleaned_at = now()  # type: ignore[assignment] # RQ declares it by the None that it begins with
+
+    def subscribe(self) -> None:
+        """To no commands: `stop-job` could kill this process's whole group, and signals stop a worker in order."""
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: end now when idle, else after the step."""
@@ -86,15 +127,23 @@ class StepWorker(SimpleWorker):
         signal.signal(signal.SIGTERM, self.request_stop)
 
 
-def step_of(job: Job) -> str | None:
+def step_of(packed: bytes) -> str | None:
     """The step a job rings for; None for any job that is not exactly ours. Imports and calls nothing."""
     try:
-        function, _instance, args, kwargs = json.loads(job.data)
-    except (ValueError, TypeError):
+        function, _instance, args, kwargs = json.loads(unpacked(packed))
+    except (ValueError, TypeError, RecursionError):
         return None
     if function != STEP_FUNCTION or kwargs or not _one_string(args):
         return None
     return str(args[0])
+
+
+def unpacked(data: bytes) -> bytes:
+    """At most MOST_BYTES of it. RQ compresses a job, or leaves it as it is."""
+    try:
+        return zlib.decompressobj().decompress(data, MOST_BYTES)
+    except zlib.error:
+        return data
 
 
 def _one_string(args: Any) -> bool:

@@ -1,8 +1,12 @@
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
-from core.config import Settings
+from core.config import SVD_XT_REVISION, Settings
+from core.engines import known_engines
 
 ENV_EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
@@ -41,3 +45,71 @@ def test_without_urls_both_stores_are_in_the_data_folder(tmp_path: Path) -> None
     settings = Settings(_env_file=None, data_dir=tmp_path)
     assert settings.resolved_database_url == f"sqlite:///{tmp_path}/kinora.db"
     assert settings.resolved_storage_url == f"file://{tmp_path}/storage"
+
+
+# What a setting that does not take any word takes.
+VALID = {
+    "auth": "keys",
+    "fetch_allow": "pictures.example",
+    "log_format": "console",
+    "model_revision": "0" * 40,
+    "result_redirect": "True",
+}
+
+
+def every_setting() -> list[str]:
+    return [name for name in Settings.model_fields if f"{name}_file" not in Settings.model_fields]
+
+
+@pytest.mark.parametrize("name", every_setting())
+def test_every_setting_can_come_from_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = Settings.model_fields[name].default
+    value = VALID.get(name, "7" if name.startswith("video_") else "")
+    secret = tmp_path / "secret"
+    secret.write_text(f"{value or (default + 1 if isinstance(default, int | float) else 'from a file')}\n")
+    monkeypatch.setenv(f"{name.upper()}_FILE", str(secret))
+    assert str(getattr(Settings(_env_file=None), name)) == secret.read_text().removesuffix("\n")
+
+
+def test_the_file_of_a_secret_can_be_named_in_the_env_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("postgresql://u:p@h/d\n")
+    (tmp_path / ".env").write_text(f"DATABASE_URL=\nDATABASE_URL_FILE={tmp_path}/secret\n")
+    assert Settings(_env_file=tmp_path / ".env").database_url == "postgresql://u:p@h/d"
+
+
+def test_only_the_last_newline_of_a_secret_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text(" with spaces \n\n")
+    monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "secret"))
+    assert Settings(_env_file=None).database_url == " with spaces \n"
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_PASSWORD"])
+def test_a_secret_that_is_given_twice_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text(f"{name}=one\n")
+    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "other"))
+    with pytest.raises(SettingsError, match=f"set {name} or {name}_FILE, not both"):
+        Settings(_env_file=tmp_path / ".env")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_secret_that_cannot_be_read_is_named(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    if content:
+        secret.write_bytes(content)
+    monkeypatch.setenv("DATABASE_URL_FILE", str(secret))
+    with pytest.raises(SettingsError, match="DATABASE_URL_FILE cannot be read: "):
+        Settings(_env_file=None)
+
+
+@pytest.mark.parametrize("revision", ["main", "refs/pr/1", SVD_XT_REVISION[:7], f"{SVD_XT_REVISION}\n"])
+def test_a_revision_that_may_move_is_refused(revision: str) -> None:
+    with pytest.raises(ValidationError, match="model_revision"):
+        Settings(_env_file=None, model_revision=revision)
+
+
+def test_every_model_from_the_hub_is_pinned_to_a_commit() -> None:
+    models = [engine for engine in known_engines(Settings(_env_file=None)).values() if engine.model]
+    assert len(models) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{40}", engine.revision or "") for engine in models)

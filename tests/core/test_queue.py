@@ -25,6 +25,17 @@ def test_a_bell_stands_for_its_step_until_it_is_forgotten(queue: StepQueue) -> N
     assert queue.rung_for("cpu") == {"s2"}
 
 
+def test_junk_in_redis_hides_no_bell(queue: StepQueue) -> None:
+    queue.redis.rpush("rq:queue:cpu", b"\xff\xfe")
+    queue.redis.hset("rq:job:s1", mapping={"data": b"junk", "status": "odd", "created_at": "now"})
+    queue.redis.rpush("rq:queue:cpu", "s1")
+    queue.wake("s2", "cpu")
+    assert queue.rung_for("cpu") >= {"s1", "s2"}
+    queue.forget("s1")
+    assert "s1" not in queue.rung_for("cpu")
+    assert not queue.redis.exists("rq:job:s1")
+
+
 def test_rqs_own_tools_see_the_queue(queue: StepQueue, settings: Settings) -> None:
     queue.wake("s1", "cpu")
     with Redis(port=settings.redis_port) as connection:

@@ -29,7 +29,7 @@ CAT = SAMPLES / "cat.jpg"
 OUR_SERVICES = ["api", "worker", "keeper"]
 
 # Long enough to be caught at work.
-LONG = {"num_frames": 100}
+LONG = {"num_frames": 300}
 
 # What Prometheus finds while there are two workers, by the name of the job.
 EVERY_PROCESS = ["kinora-api", "kinora-worker", "kinora-worker"]
@@ -127,9 +127,55 @@ def test_a_killed_worker_loses_no_task(stack: Stack) -> None:
 def test_a_wiped_redis_loses_no_task(stack: Stack) -> None:
     stack.compose("stop", "worker")
     tasks = [stack.upload(CAT) for _ in range(3)]
-    stack.inside("redis", "redis-cli", "flushall")
+    stack.inside("redis", "sh", "-c", "rm -r /data/*")
+    stack.compose("kill", "-s", "KILL", "redis")  # it has no time to write anything down again
+    stack.compose("start", "redis")
     stack.compose("start", "worker")
     stack.wait_for(*tasks)
+
+
+def test_redis_wants_its_password_and_refuses_what_the_service_does_not_use(stack: Stack) -> None:
+    assert "NOAUTH" in stack.inside("redis", "redis-cli", "ping")
+    as_service = 'export REDISCLI_AUTH="$(cat /secret/password)"; redis-cli'
+    assert stack.inside("redis", "sh", "-c", f"{as_service} ping").strip() == "PONG"
+    for command in ("flushall", "config get dir", "keys '*'", "shutdown nosave", "set other 1"):
+        assert "NOPERM" in stack.inside("redis", "sh", "-c", f"{as_service} {command}")
+
+
+@pytest.mark.parametrize("service", OUR_SERVICES)
+def test_the_password_is_in_no_environment_and_cannot_be_changed_from_outside(stack: Stack, service: str) -> None:
+    password = stack.inside(service, "cat", "/redis/password")
+    assert len(password) == 64
+    assert password not in stack.inside(service, "env")
+    with pytest.raises(AssertionError, match="ead-only file system"):
+        stack.inside(service, "sh", "-c", "echo mine >/redis/password")
+
+
+SBOM = {
+    "api": ({"fastapi", "redis", "limits"}, {"torch", "av", "numpy", "pip", "cyclonedx-bom"}),
+    "worker": ({"av", "redis", "numpy"}, {"torch", "fastapi", "pip", "cyclonedx-bom"}),
+}
+
+
+@pytest.mark.parametrize("service", SBOM)
+def test_an_image_says_what_is_in_it(stack: Stack, service: str) -> None:
+    bill = json.loads(stack.inside(service, "cat", "/kinora/sbom.json"))
+    assert bill["bomFormat"] == "CycloneDX"
+    listed = {component["name"].lower(): component["version"] for component in bill["components"]}
+    listing = "from importlib.metadata import distributions as d; print(*(f'{x.name}=={x.version}' for x in d()))"
+    installed = dict(line.split("==") for line in stack.inside(service, "python", "-c", listing).lower().split())
+    assert listed == installed
+    present, absent = SBOM[service]
+    assert present <= listed.keys()
+    assert absent.isdisjoint(listed)
+
+
+def test_redis_reads_again_what_it_wrote_down(stack: Stack) -> None:
+    """It checks its log against the ACL, and leaves out what is refused."""
+    stack.compose("restart", "redis")
+    wait_until(lambda: "DB loaded from append only file" in stack.compose("logs", "redis"), what="a restarted Redis")
+    assert "NOPERM" not in stack.compose("logs", "redis")
+    stack.wait_for_health()
 
 
 def test_what_was_made_outlives_the_containers(stack: Stack) -> None:

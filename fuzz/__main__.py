@@ -27,7 +27,7 @@ from tests.stack import ROOT, running_stack
 # Small clips, and no bound that only says that there were many requests.
 SETTINGS = {"VIDEO_WIDTH": "64", "VIDEO_HEIGHT": "64", "VIDEO_FRAMES": "2", "ENGINE": "preview", "RATE_LIMIT": "0"}
 UNDOCUMENTED = ("UndefinedStatusCode", "UndefinedContentType", "MissingHeaders", "JsonSchemaError", "MalformedJson")
-BY_HYPOTHESIS = ["tests/app/test_multipart.py", "tests/core/test_picture.py"]
+BY_HYPOTHESIS = ["tests/app/test_multipart.py", "tests/app/test_decoder.py"]
 
 
 def fuzz_routes(folder: Path, examples: int, seed: int, with_keys: bool) -> dict[str, Any]:

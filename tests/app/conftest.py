@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
@@ -13,6 +14,7 @@ from core.task import Claim, Worker
 from tests.conftest import SAMPLES
 
 CAT = (SAMPLES / "cat.jpg").read_bytes()
+FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))  # how much hypothesis makes up; scripts/fuzz wants more
 VIDEO, THUMBNAIL = bytes(range(256)) * 100, b"\xff\xd8thumbnail"
 
 

@@ -26,7 +26,7 @@ from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, exchange
 from app.sandbox import REPLY
 from core.errors import ImageTooLarge, ImageUnreadable, InvalidRequest
 from core.picture import read_picture
-from tests.app.conftest import CAT, png
+from tests.app.conftest import CAT, FUZZ_EXAMPLES, png
 from tests.core.test_picture import WIDE, exif, gradient, photo, saved
 from tests.servers import wait_until
 
@@ -289,7 +289,8 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data[: draw(st.integers(0, len(data)) | st.just(len(data)))])
 
 
-@settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.fuzz
+@settings(max_examples=FUZZ_EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(damaged() | st.binary(max_size=300).map(b"\x89PNG\r\n\x1a\n".__add__) | st.binary(max_size=300))
 @example(b"")
 def test_whatever_is_uploaded_becomes_a_plain_picture_or_a_refusal(upload: bytes) -> None:

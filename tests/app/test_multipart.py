@@ -1,15 +1,11 @@
 """Bodies that no client would send, to the reader of forms. scripts/fuzz sends more of them."""
 
-import os
-
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.app.conftest import png
-
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
+from tests.app.conftest import FUZZ_EXAMPLES, png
 
 # What a form is made of, and what nearly is.
 PIECES = [
@@ -50,7 +46,7 @@ TYPES = st.sampled_from(
 
 
 @pytest.mark.fuzz
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=FUZZ_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=BODIES, media_type=TYPES)
 def test_any_body_is_taken_or_refused_in_words(client: TestClient, body: bytes, media_type: str) -> None:
     answer = client.post("/generate", content=body, headers={"Content-Type": media_type})

@@ -51,17 +51,26 @@ def accept(
     clean = DECODER.decode(picture, services.settings.max_image_megapixels)
     task = new_task(caller, sha256(picture), len(clean), clip, engine, warnings, callback)
     services.storage.put(task.input_key, clean)
-    bounds = Bounds(services.settings.max_waiting, services.settings.max_waiting_per_queue)
     try:
-        ready = services.ledger.create(task, key, bounds, quota_of(services.settings))
+        return record(services, task, key)
+    except TooMuch as refused:
+        if refused.retry_after is None:
+            refused.retry_after = seconds_to_a_free_place(services, clip, engine.queue, workers)
+        raise
+
+
+def record(services: Services, task: NewTask, key: IdempotencyKey | None) -> str:
+    """The id of the task that is in the ledger now: of this one, or of the one that `key` made meanwhile."""
+    settings = services.settings
+    bounds = Bounds(settings.max_waiting, settings.max_waiting_per_queue)
+    try:
+        ready = services.ledger.create(task, key, bounds, quota_of(settings))
     except (TaskExists, IdempotencyMismatch, TooMuch) as refused:  # any other error may have come after the commit
         services.storage.delete_task(task.task_id)
         if isinstance(refused, TaskExists):
             return refused.task_id
-        if isinstance(refused, TooMuch) and refused.retry_after is None:
-            refused.retry_after = seconds_to_a_free_place(services, clip, engine.queue, workers)
         raise
-    log.info("task_accepted", task_id=task.task_id, engine=engine.name)
+    log.info("task_accepted", task_id=task.task_id, engine=task.engine)
     for step_id, queue in ready:
         wake(services, step_id, queue)
     return task.task_id

@@ -1,24 +1,46 @@
-"""Refuses a body that says it is too large before reading any of it.
+"""How much a request may send: a picture where one is taken, little everywhere else, and so many pictures at once.
 
-Starlette's RequestBodyLimitMiddleware covers those that do not say; to these it would answer in plain text."""
+Starlette's RequestBodyLimitMiddleware counts what comes in; what says by itself that it is too large is refused before
+any of it is read, and in our own shape.
+"""
 
+from fastapi import Request
 from starlette.datastructures import Headers
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import answer
-from core.errors import UploadTooLarge
+from app.errors import answer, refusal
+from core.errors import QueueFull, UploadTooLarge
+
+UPLOAD_PATHS = ("/generate",)
+# What the other fields and the multipart wrapping may add to the picture; and what any other request may send.
+FORM_BYTES = 64 * 1024
+# Each lies in the temporary folder as it comes in.
+UPLOADS_AT_ONCE = 64
 
 
-class ContentLengthLimit:
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self.max_bytes = app, max_bytes
+class BodyLimit:
+    def __init__(self, app: ASGIApp, max_upload_mb: int) -> None:
+        self.limits = {True: max_upload_mb * 1_000_000 + FORM_BYTES, False: FORM_BYTES}
+        self.counted = {large: RequestBodyLimitMiddleware(app, limit) for large, limit in self.limits.items()}
+        self.uploads = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            length = Headers(scope=scope).get("content-length", "0")
-            if length.isdigit() and int(length) > self.max_bytes:
-                message = f"the request may have at most {self.max_bytes} bytes; it has {length}"
-                refusal = answer(413, UploadTooLarge.code, message, "file", Connection="close")
-                await refusal(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            await self.counted[False](scope, receive, send)
+            return
+        is_upload = scope["path"] in UPLOAD_PATHS
+        length, limit = Headers(scope=scope).get("content-length", "0"), self.limits[is_upload]
+        if length.isdigit() and int(length[:20]) > limit:
+            message = f"the request may have at most {limit} bytes; it has {length[:20]}"
+            too_large = answer(413, UploadTooLarge.code, message, "file" if is_upload else None, Connection="close")
+            await too_large(scope, receive, send)
+        elif is_upload and self.uploads >= UPLOADS_AT_ONCE:
+            full = QueueFull(f"{UPLOADS_AT_ONCE} uploads are coming in, and no more may at once", retry_after=5)
+            await refusal(Request(scope), full)(scope, receive, send)
+        else:
+            self.uploads += is_upload
+            try:
+                await self.counted[is_upload](scope, receive, send)
+            finally:
+                self.uploads -= is_upload

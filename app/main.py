@@ -9,12 +9,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 
 from app import errors
 from app.auth import Authentication
-from app.body_limit import ContentLengthLimit
+from app.body_limit import BodyLimit
 from app.browser_guard import allowed_origins
 from app.deps import Services, needs_key
 from app.http_metrics import CountRequests, HttpMetrics
@@ -29,9 +28,6 @@ from core.logs import set_up_logs
 from core.queue import StepQueue
 from core.startup import wait_for_ledger
 from core.storage import Storage
-
-# What the other fields and the multipart wrapping may add to the picture.
-FORM_BYTES = 64 * 1024
 
 # How long to wait for the ledger before the port is opened without it.
 LEDGER_SECONDS = 5.0
@@ -62,12 +58,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.http_metrics = HttpMetrics()
     app.state.limiter = Limiter(settings)
+    app.state.examined_at = float("-inf")
     errors.install(app)
-    max_bytes = settings.max_upload_mb * 1_000_000 + FORM_BYTES
     # Each is wrapped around those before it.
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=max_bytes)
+    app.add_middleware(BodyLimit, max_upload_mb=settings.max_upload_mb)
     app.add_middleware(Authentication, limiter=app.state.limiter)
-    app.add_middleware(ContentLengthLimit, max_bytes=max_bytes)
     app.add_middleware(SlowClients)
     app.add_middleware(CountRequests, metrics=app.state.http_metrics)
     origins = allowed_origins(settings)

@@ -18,7 +18,7 @@ from core.errors import ArtifactNotFound, StorageUnavailable
 if TYPE_CHECKING:  # obstore keeps this type out of the running module
     from obstore.store import ClientConfig, RetryConfig
 
-PART_BYTES = 4 << 20
+PART_BYTES = 1 << 19  # a reader who does not read holds two of them in memory
 HURRY: "ClientConfig" = {"timeout": "2s", "connect_timeout": "1s", "allow_http": True}  # the endpoint is the operator's
 PATIENCE: "ClientConfig" = {"timeout": "15s", "connect_timeout": "3s", "allow_http": True}  # for one part of 5 MB
 RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}

@@ -215,6 +215,46 @@ def test_a_form_has_few_parts(client: TestClient) -> None:
         assert answer.json()["error"]["code"] == "bad_request"
 
 
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "multipart/form-data; boundary=x; charset=punycode",
+        "multipart/form-data; boundary=x; charset=idna",
+        "application/x-www-form-urlencoded",
+        "text/plain",
+    ],
+)
+def test_a_form_is_multipart_and_utf_8(client: TestClient, media_type: str) -> None:
+    """Some codecs take the square of the time, and a form of ampersands is millions of fields."""
+    body = b"--x\r\nContent-Disposition: form-data; name=prompt\r\n\r\nabc\r\n--x--\r\n"
+    answer = client.post("/generate", content=body, headers={"Content-Type": media_type})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
+
+
+def test_only_an_upload_may_be_large(client: TestClient) -> None:
+    body = b'{"url": "https://example.com/", "events": [' + b'"task.finished",' * 100_000 + b'"task.failed"]}'
+    as_json = {"Content-Type": "application/json"}
+    answer = client.post("/webhooks", content=body, headers=as_json)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "upload_too_large")
+    chunked = client.post("/webhooks", content=iter([body]), headers=as_json)
+    assert (chunked.status_code, chunked.json()["error"]["code"]) == (413, "upload_too_large")
+    few = client.post("/webhooks", json={"url": "https://example.com/", "events": ["task.failed"] * 6})
+    assert (few.status_code, few.json()["error"]["param"]) == (422, "events")
+
+
+def test_so_many_uploads_come_in_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.body_limit.UPLOADS_AT_ONCE", 0)
+    answer = client.post("/generate", files={"file": CAT})
+    assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == (
+        429,
+        "queue_full",
+        "5",
+    )
+    monkeypatch.setattr("app.body_limit.UPLOADS_AT_ONCE", 1)
+    for _ in range(3):  # each makes room for the next
+        assert client.post("/generate", files={"file": CAT}).status_code == 202
+
+
 def test_a_request_has_few_headers(client: TestClient) -> None:
     answer = client.get("/tasks", headers={f"X-H{n}": "x" for n in range(150)})
     assert (answer.status_code, answer.json()["error"]["code"]) == (431, "too_many_headers")

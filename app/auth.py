@@ -25,6 +25,8 @@ OPEN_TO_STRANGERS = ("/health",)
 # What must tell that the ledger is away, though nobody can be known without it.
 TOLD_WITHOUT_LEDGER = ("/health", "/metrics")
 LINKED = "/results/"
+# What proxies add.
+FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 STRANGER = Caller("", "", admin=False)
 ANYONE = Caller("", "", admin=True)  # where no key is asked for, everything is everyone's
@@ -78,7 +80,7 @@ def identify(services: Services, request: Request) -> Caller:
         key = services.ledger.keys.find(text) if text else None
         if key:
             return Caller(key.key_id, key.name, key.admin)
-        if is_open(services):
+        if is_open(services, request):
             check_browser(request, services.settings)
             return ANYONE
     except LedgerUnavailable:
@@ -99,10 +101,20 @@ def key_in(request: Request) -> str | None:
     return text.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
 
 
-def is_open(services: Services) -> bool:
-    """Whether no key is asked for: on this machine only, and only until the first one is made."""
-    settings = services.settings
-    return settings.auth == "auto" and is_loopback(settings.api_host) and not services.ledger.keys.any()
+def is_open(services: Services, request: Request) -> bool:
+    """Whether no key is asked for: on this machine only, and only until the first one is made. A request that came
+    through a proxy, or by another address of this machine, is not from this machine."""
+    settings, address = services.settings, request.scope.get("server") or ("", 0)
+    if settings.auth != "auto" or not is_loopback(settings.api_host) or is_elsewhere(address[0]):
+        return False
+    return not any(name in request.headers for name in FORWARDED) and not services.ledger.keys.any()
+
+
+def is_elsewhere(address: str) -> bool:
+    try:
+        return not ipaddress.ip_address(address).is_loopback
+    except ValueError:  # no address but a name: no server gives one
+        return False
 
 
 def is_loopback(host: str) -> bool:

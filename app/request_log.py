@@ -7,6 +7,7 @@ import time
 import structlog
 from fastapi import Request
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import unexpected
@@ -40,7 +41,10 @@ class RequestLog:
 
         try:
             await self.app(scope, receive, remember)
-        except Exception:
+        except Exception as error:
+            if status and has_left(error):
+                log.info("client_left", route=route_of(scope))
+                return
             log.exception("request_failed", method=request.method, route=route_of(scope))
             if status:  # too late for another answer
                 raise
@@ -56,6 +60,12 @@ class RequestLog:
                     seconds=seconds,
                     **{name: value for name, value in scope.get("path_params", {}).items() if is_id(str(value))},
                 )
+
+
+def has_left(error: Exception) -> bool:
+    """Whether the answer failed because nobody is there to take it. The last is uvloop's, which has no type of its
+    own."""
+    return isinstance(error, (OSError, ClientDisconnect)) or "the handler is closed" in str(error)
 
 
 def route_of(scope: Scope) -> str:

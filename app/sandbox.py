@@ -58,6 +58,7 @@ def work_in_child(job: socket.socket) -> None:
     try:
         job.sendall(PID.pack(os.getpid()))  # before the upload is there, so that it can be believed
         limit_this_process()
+        os.closerange(1, 3)  # or it could write into the front's log
         with job.makefile("rb") as sent:
             max_megapixels, length = JOB.unpack(sent.read(JOB.size))
             data = sent.read(length)

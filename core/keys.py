@@ -55,6 +55,11 @@ class Keys:
             row = connection.execute(query).one_or_none()
         return _key(row) if row else None
 
+    def is_live(self, key_id: str) -> bool:
+        live = sa.and_(api_keys.c.key_id == key_id, api_keys.c.revoked_at.is_(None))
+        with reading(self.database) as connection:
+            return connection.execute(sa.select(api_keys.c.key_id).where(live)).first() is not None
+
     def all(self) -> list[Key]:
         """The oldest first, revoked ones too."""
         with reading(self.database) as connection:

@@ -38,7 +38,7 @@ def fuzz_routes(folder: Path, examples: int, seed: int, with_keys: bool) -> dict
     if with_keys:
         ledger = Ledger(Settings(_env_file=None, data_dir=folder / "data").resolved_database_url)
         ledger.migrate()
-        _, key = ledger.keys.create("fuzz", admin=True)
+        _, key = ledger.keys.create("fuzz")
         ledger.close()
         settings, options = SETTINGS | {"AUTH": "keys"}, ["-H", f"Authorization: Bearer {key}"]
     with running_stack(folder, **settings) as stack:

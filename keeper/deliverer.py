@@ -157,9 +157,10 @@ class Deliverer:
             return response.status_code
 
     def _result_url(self, delivery: Delivery) -> str:
-        """Only a path where PUBLIC_URL is not set. Signed anew at each try, where keys are asked for."""
+        """Only a path where PUBLIC_URL is not set. Signed anew at each try, where keys are asked for, but for a key
+        that was revoked."""
         path = f"/results/{delivery.task_id}"
-        if delivery.owner:
+        if delivery.owner and self.keys.is_live(delivery.owner):
             path = signed(path, self.keys.link_secret, self.settings.link_ttl)
         return self.settings.public_url.rstrip("/") + path
 

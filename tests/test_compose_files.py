@@ -161,6 +161,11 @@ def test_our_services_share_the_storage_and_write_nowhere_else(service: dict[str
         assert service["tmpfs"] == ["/tmp"]
 
 
+def test_the_front_says_that_it_asks_for_no_key_because_it_is_published_on_loopback() -> None:
+    for file in FILES:
+        assert services_of(file)["api"]["environment"]["AUTH"] == "${AUTH:-off}"
+
+
 def test_a_worker_has_time_to_finish_its_step(service: dict[str, Any]) -> None:
     if service["name"].startswith("worker"):
         assert service["stop_grace_period"] in ("2m", "5m")

@@ -52,6 +52,8 @@ def run_step(step_id: str, kit: Kit) -> None:
     if claim is None:
         return
     names = {"task_id": claim.task.task_id, "step_id": step_id, "attempt": claim.step.attempt}
+    if claim.task.owner:
+        names["owner"] = claim.task.owner
     with structlog.contextvars.bound_contextvars(**names):
         kit.presence.step_id = step_id
         kit.metrics.busy.set(1)

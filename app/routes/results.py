@@ -17,7 +17,9 @@ from core.task import Status, Task
 CACHE = "private, max-age=86400, immutable"
 # Long enough for a player to come back to the link for other parts of the video.
 REDIRECT_SECONDS = 3600
-REDIRECT = {307: {"description": "With `RESULT_REDIRECT`: the object store has it, and opens it for an hour"}}
+REDIRECT = {
+    307: {"description": "With `RESULT_REDIRECT`: the object store has it, and opens it for an hour, or `LINK_TTL`"}
+}
 ERRORS = documented(
     errors.TaskNotFound,
     errors.InvalidParameter,
@@ -84,7 +86,7 @@ def _serve(
     require_result(services, task)
     key = task.artifacts[name]
     if services.settings.result_redirect and request.method == "GET":  # a signed link is for one method
-        link = services.storage.link(key, REDIRECT_SECONDS)
+        link = services.storage.link(key, min(REDIRECT_SECONDS, services.settings.link_ttl))
         return RedirectResponse(link, headers={"Cache-Control": "no-store"})
     # An attempt's key is written once, so the key names the bytes.
     etag = f'"{task_id}-{name}"'

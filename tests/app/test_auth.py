@@ -12,8 +12,10 @@ from app.deps import Services
 from app.main import create_app
 from core.config import Settings
 from core.ledger import Ledger
+from core.queue import StepQueue
 from tests.app.conftest import CAT, VIDEO
 from tests.conftest import SAMPLES
+from tests.servers import free_port
 
 NONE = "0" * 32
 
@@ -104,6 +106,19 @@ def test_a_front_answers_503_where_the_keys_cannot_be_read(settings: Settings, t
         away.close()
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
+def test_what_comes_through_a_proxy_is_not_from_this_machine(client: TestClient, name: str) -> None:
+    assert client.get("/tasks", headers={name: "203.0.113.9"}).status_code == 401
+
+
+def test_an_address_that_others_reach_asks_for_a_key_whatever_api_host_says(settings: Settings) -> None:
+    """As where another program than `python -m app` serves the application."""
+    with TestClient(create_app(settings), base_url="http://192.0.2.1") as client:
+        assert client.get("/tasks").status_code == 401
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        assert client.get("/tasks").status_code == 200
+
+
 # --- what is open ---
 
 
@@ -118,6 +133,30 @@ def test_health_tells_a_stranger_no_reasons(client: TestClient, services: Servic
     assert told == {"status": "degraded", "stores": stores, "engine": None, "queues": {}, "problems": []}
     assert client.get("/health", headers=bearer(ann)).json()["problems"]
     assert client.get("/health", headers=bearer("wrong")).status_code == 401
+
+
+def test_where_a_store_stands_is_for_an_admin(client: TestClient, services: Services, ann: str) -> None:
+    away = StepQueue(services.settings.model_copy(update={"redis_port": free_port()}))
+    client.app.state.services = Services(services.settings, services.ledger, services.storage, away)
+    told = client.get("/health", headers=bearer(ann)).json()
+    assert (told["stores"]["redis"], told["problems"][0]) == ("away", "redis is away")
+    assert "127.0.0.1" not in str(told)
+    _, admin = services.ledger.keys.create("root", admin=True)
+    assert "does not answer" in client.get("/health", headers=bearer(admin)).json()["stores"]["redis"]
+    away.close()
+
+
+def test_strangers_do_not_make_the_stores_work(
+    client: TestClient, services: Services, ann: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(services.ledger, "ping", lambda: asked.append(1))
+    monkeypatch.setattr("app.routes.health.STRANGERS_SECONDS", 60)
+    for _ in range(5):
+        client.get("/health")
+    assert len(asked) == 1
+    client.get("/health", headers=bearer(ann))
+    assert len(asked) == 2
 
 
 def test_the_figures_of_all_are_for_an_admin(client: TestClient, services: Services, ann: str) -> None:

@@ -1,12 +1,13 @@
 """Two keys, and every route there is: neither reaches what belongs to the other, and a new route without an entry
 here fails."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from app.auth import PUBLIC, PUBLIC_FOLDER
 from app.deps import Services
 from core.storage import artifact_key
 from core.task import Claim
@@ -72,6 +73,23 @@ def test_every_route_either_names_a_thing_or_is_listed_here(client: TestClient) 
     assert set(SHARED) <= set(routes(client))
     parameters = {part[1:-1] for _, path in routes(client) for part in path.split("/") if part.startswith("{")}
     assert parameters == set(OF_ANN)
+
+
+def test_no_route_is_hidden_from_this_table(client: TestClient) -> None:
+    """By being left out of the document, or by being mounted."""
+    documented = {path for _, path in routes(client)}
+    served = set(paths_of(client.app.routes))
+    assert len(served) > 15
+    assert served - documented == {*PUBLIC, PUBLIC_FOLDER.rstrip("/")} - documented
+
+
+def paths_of(found: list[Any]) -> Iterator[str]:
+    for route in found:
+        included = getattr(route, "original_router", None)  # what FastAPI makes of a router that was included
+        if included:
+            yield from paths_of(included.routes)
+        else:
+            yield route.path
 
 
 def test_no_route_gives_anothers_thing_or_says_that_it_exists(

@@ -215,6 +215,15 @@ def test_prometheus_finds_every_process_and_the_dashboard_gets_answers(stack: St
         assert silent_queries(prometheus) == []
 
 
+def test_with_a_key_made_inside_and_one_line_in_env_a_stranger_is_refused(stack: Stack) -> None:
+    key = stack.inside("api", "python", "-m", "app.keys", "create", "--name", "ann").split()[0]
+    stack.environment["AUTH"] = "keys"
+    stack.compose("up", "-d")
+    wait_until(lambda: stack.http.get("/tasks").status_code == 401, timeout=60, what="a front that asks for a key")
+    assert stack.http.get("/tasks", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    assert stack.health() == stack.health() | {"status": "ok", "queues": {}}
+
+
 def targets_up(prometheus: httpx2.Client) -> list[str]:
     with contextlib.suppress(httpx2.HTTPError):  # while it starts, it refuses or answers 503
         targets = prometheus.get("/targets").raise_for_status().json()["data"]["activeTargets"]

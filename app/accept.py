@@ -47,8 +47,8 @@ def accept(
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
     clip, warnings = resolve(request, engine, services.settings)
     require_disk_space(services.settings)
-    picture = source if isinstance(source, bytes) else fetch(source, services.settings)
-    clean = DECODER.decode(picture, services.settings.max_image_megapixels)
+    picture = source if isinstance(source, bytes) else fetch(source, services.settings, caller.owner)
+    clean = DECODER.decode(picture, services.settings.max_image_megapixels, caller.owner)
     task = new_task(caller, sha256(picture), len(clean), clip, engine, warnings, callback)
     services.storage.put(task.input_key, clean)
     try:

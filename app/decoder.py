@@ -16,13 +16,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from app.room import COME_BACK_SECONDS, Room
 from app.sandbox import JOB, PID, REPLY, WALL_SECONDS
 from core import errors
 from core.errors import ImageUnreadable, InvalidRequest, QueueFull
 
 AT_ONCE = 2
-WAITING = 32  # each holds one of the front's 40 threads, and others must be left for what is asked meanwhile
-COME_BACK_SECONDS = 5
+WAITING = 18
 
 START_SECONDS = 20.0  # for the sandbox to load its code, on a machine that has much else to do
 ANSWER_SECONDS = WALL_SECONDS + 5.0
@@ -41,24 +41,19 @@ class Decoder:
     """Safe to use from many threads: two pictures at once, the others wait their turn."""
 
     def __init__(self) -> None:
-        self._places = threading.BoundedSemaphore(AT_ONCE + WAITING)
+        self.room = Room(AT_ONCE + WAITING, "as many pictures wait to be decoded as may")
         self._turns = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._sandbox: subprocess.Popen[bytes] | None = None
         self._children: socket.socket | None = None
 
-    def decode(self, upload: bytes, max_megapixels: int) -> bytearray:
+    def decode(self, upload: bytes, max_megapixels: int, owner: str = "") -> bytearray:
         """The picture as a JPEG or PNG with nothing else in it. Raises what core/picture.read_picture does, and
-        QueueFull where too many wait."""
-        if not self._places.acquire(blocking=False):
-            raise QueueFull(f"{WAITING} pictures wait to be decoded, and no more may", retry_after=COME_BACK_SECONDS)
-        try:
-            with self._turns:
-                job, pid = self._start_child()
-                with job:
-                    return exchange(job, pid, upload, max_megapixels)
-        finally:
-            self._places.release()
+        QueueFull where too many wait, or too many of `owner`'s."""
+        with self.room.place(owner), self._turns:
+            job, pid = self._start_child()
+            with job:
+                return exchange(job, pid, upload, max_megapixels)
 
     def close(self) -> None:
         with self._lock:

@@ -9,24 +9,23 @@ import contextlib
 import functools
 import socket
 import ssl
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import structlog
 
+from app.room import Room
 from core.config import Settings
 from core.destination import Destination, check_destination
-from core.errors import FetchFailed, QueueFull, UploadTooLarge
+from core.errors import FetchFailed, UploadTooLarge
 
 # From the first question to the resolver to the last byte.
 FETCH_SECONDS = 20.0
 CONNECT_SECONDS = 5.0
-# Each holds one of the threads that answer requests, so that slow hosts must not get all of them.
-AT_ONCE = 8
-FETCHES = threading.BoundedSemaphore(AT_ONCE)
+AT_ONCE = 4
+ROOM = Room(AT_ONCE, "as many pictures are being fetched as may be at once")
 # A resolver that hangs keeps its thread for longer than its fetch waits.
-RESOLVERS = ThreadPoolExecutor(4 * AT_ONCE, thread_name_prefix="resolver")
+RESOLVERS = ThreadPoolExecutor(8 * AT_ONCE, thread_name_prefix="resolver")
 
 PARAM = "image_url"
 HEADERS = {
@@ -38,18 +37,16 @@ HEADERS = {
 log = structlog.get_logger(__name__)
 
 
-def fetch(url: str, settings: Settings) -> bytes:
-    """Raises InvalidRequest for what the caller can mend, QueueFull where too many are being fetched."""
+def fetch(url: str, settings: Settings, owner: str = "") -> bytes:
+    """Raises InvalidRequest for what the caller can mend, QueueFull where too many are being fetched, or too many of
+    `owner`'s."""
     destination = check_destination(url, settings.fetch_allow, PARAM)
-    if not FETCHES.acquire(blocking=False):
-        raise QueueFull(f"{AT_ONCE} pictures are being fetched, and no more may be at once", retry_after=5)
     try:
-        return asyncio.run(_fetch(destination, settings.max_upload_mb))
+        with ROOM.place(owner):
+            return asyncio.run(_fetch(destination, settings.max_upload_mb))
     except FetchFailed as failed:
         log.info("fetch_failed", host=destination.host, reason=failed.message)
         raise
-    finally:
-        FETCHES.release()
 
 
 async def _fetch(destination: Destination, max_mb: int) -> bytes:

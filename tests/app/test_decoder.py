@@ -245,7 +245,7 @@ def test_uploads_wait_in_a_room_of_bounded_size_and_the_front_still_answers(clie
     try:
         with ThreadPoolExecutor(AT_ONCE + WAITING) as pool:
             sent = [pool.submit(client.post, "/generate", files={"file": CAT}) for _ in range(AT_ONCE + WAITING)]
-            wait_until(lambda: DECODER._places._value == 0, what="a full room")
+            wait_until(lambda: DECODER.room.free == 0, what="a full room")
             refused = client.post("/generate", files={"file": CAT})
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
             assert int(refused.headers["retry-after"]) >= 1

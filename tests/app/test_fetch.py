@@ -15,14 +15,14 @@ from fastapi.testclient import TestClient
 
 from app import fetch as fetching
 from app.deps import Services
-from app.fetch import fetch
+from app.fetch import AT_ONCE, fetch
 from app.main import create_app
 from core.config import Settings
 from core.errors import DestinationForbidden, FetchFailed, QueueFull, UploadTooLarge
 from core.picture import read_picture
 from tests.app.conftest import CAT, png
 from tests.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
-from tests.servers import free_port
+from tests.servers import free_port, wait_until
 
 PICTURE = answered(CAT)
 
@@ -246,9 +246,18 @@ def test_no_more_are_fetched_at_once_than_may_be() -> None:
     with hosting(dribble(b"", b"")) as host, hosting(PICTURE) as quick, ThreadPoolExecutor(20) as pool:
         asked = [pool.submit(fetch, host.url, settings_for(host)) for _ in range(20)]
         kinds = sorted(type(each.exception()).__name__ for each in asked)
-        assert kinds == ["FetchFailed"] * 8 + ["QueueFull"] * 12
+        assert kinds == ["FetchFailed"] * AT_ONCE + ["QueueFull"] * (20 - AT_ONCE)
         assert {each.exception().retry_after > 0 for each in asked if isinstance(each.exception(), QueueFull)} == {True}
         assert fetch(quick.url, settings_for(quick)) == CAT, "their places are free again"
+
+
+def test_one_key_gets_half_of_the_places() -> None:
+    with hosting(dribble(b"", b"")) as host, hosting(PICTURE) as quick, ThreadPoolExecutor(AT_ONCE) as pool:
+        asked = [pool.submit(fetch, host.url, settings_for(host), "ann") for _ in range(AT_ONCE)]
+        wait_until(lambda: sum(each.done() for each in asked) == AT_ONCE // 2, what="refusals")
+        assert fetch(quick.url, settings_for(quick), "bob") == CAT
+        kinds = sorted(type(each.exception()).__name__ for each in asked)
+        assert kinds == ["FetchFailed"] * (AT_ONCE // 2) + ["QueueFull"] * (AT_ONCE // 2)
 
 
 @pytest.fixture

@@ -18,7 +18,11 @@ from sqlalchemy import event, exc
 from core.errors import LedgerUnavailable
 
 BUSY_TIMEOUT_MS = 10_000
-MIGRATION_LOCK = 0x6B696E6F7261  # "kinora": the key of PostgreSQL's advisory lock, any constant would do
+
+# Keys of PostgreSQL's advisory locks; any constants would do that differ.
+MIGRATION_LOCK = 0x6B696E6F7261
+BOUNDS_LOCK = 0x6B696E6F7262
+ENDPOINTS_LOCK = 0x6B696E6F7263
 
 
 OLDEST_SQLITE = (3, 35)  # the first with RETURNING
@@ -96,6 +100,13 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
+def one_at_a_time(tx: sa.Connection, lock: int) -> None:
+    """Until `tx` ends no other transaction passes here, so that what is counted and written is one step. On SQLite
+    writers queue up anyway."""
+    if tx.dialect.name == "postgresql":
+        tx.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
@@ -113,8 +124,7 @@ def first_line(error: Exception) -> str:
 def migrate(engine: sa.Engine) -> None:
     """Bring the schema up to date. Safe to call from several processes at once: one works, the others wait."""
     with writing(engine) as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+        one_at_a_time(connection, MIGRATION_LOCK)
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.attributes["connection"] = connection

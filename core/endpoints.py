@@ -8,7 +8,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from core.database import reading, writing
+from core.database import ENDPOINTS_LOCK, one_at_a_time, reading, writing
 from core.errors import EndpointNotFound, InvalidParameter
 from core.tables import endpoints, now, webhook_secrets
 from core.task import Status, is_id, new_id
@@ -51,11 +51,12 @@ class Endpoints:
 
         Raises InvalidParameter. Whether `url` is one that may be told is judged before, and again at each try.
         """
-        known = {endpoint.url for endpoint in self.all(owner)}
-        if url not in known and len(known) >= MAX_ENDPOINTS:
-            raise InvalidParameter(f"there are {len(known)} endpoints, and no more may be: remove one", param="url")
         values = {"endpoint_id": new_id(), "owner": owner, "url": url, "events": events, "created_at": now()}
         with writing(self.database) as tx:
+            one_at_a_time(tx, ENDPOINTS_LOCK)
+            known = tx.execute(sa.select(endpoints.c.url).where(_of(owner))).scalars().all()
+            if url not in known and len(known) >= MAX_ENDPOINTS:
+                raise InvalidParameter(f"there are {len(known)} endpoints, and no more may be: remove one", param="url")
             insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
             changed = {"events": events, "disabled_at": None}
             made = insert(endpoints).values(values)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core import deliveries, quotas, speeds, statements, tallies
-from core.database import migrate, writing
+from core.database import BOUNDS_LOCK, migrate, one_at_a_time, writing
 from core.deliveries import Deliveries
 from core.endpoints import CallbackEvent, Endpoints
 from core.errors import QueueFull, TaskExists
@@ -38,7 +38,6 @@ RETRY_PAUSES = (1.0, 5.0, 30.0)
 WORKER_FORGOTTEN_SECONDS = 24 * 3600.0
 KEY_SECONDS = 24 * 3600.0
 TOLD_PERCENT = 10  # a task.progress callback for each
-BOUNDS_LOCK = 0x6B696E6F7262  # PostgreSQL's advisory lock for counting what waits
 
 EXHAUSTED = ErrorInfo("attempts_exhausted", "every attempt died before it could finish")
 
@@ -85,9 +84,7 @@ class Ledger(Reader):
         return ready
 
     def _check_bounds(self, tx: sa.Connection, task: NewTask, bounds: Bounds) -> None:
-        """Counted and recorded as one: on SQLite writers queue up anyway, on PostgreSQL for this lock."""
-        if tx.dialect.name == "postgresql":
-            tx.execute(sa.select(sa.func.pg_advisory_xact_lock(BOUNDS_LOCK)))
+        one_at_a_time(tx, BOUNDS_LOCK)
         waiting = {row.queue: row.waiting for row in tx.execute(statements.WAITING_STEPS)}
         if sum(waiting.values()) >= bounds.waiting:
             raise QueueFull(f"{bounds.waiting} tasks wait, and no more may")

@@ -47,13 +47,16 @@ def accept(
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
     clip, warnings = resolve(request, engine, services.settings)
     require_disk_space(services.settings)
-    picture = source if isinstance(source, bytes) else fetch(source, services.settings, caller.owner)
-    clean = DECODER.decode(picture, services.settings.max_image_megapixels, caller.owner)
-    task = new_task(caller, sha256(picture), len(clean), clip, engine, warnings, callback)
-    services.storage.put(task.input_key, clean)
     try:
+        services.ledger.check_room(caller.owner, engine.queue, *limits(services.settings))
+        picture = source if isinstance(source, bytes) else fetch(source, services.settings, caller.owner)
+        clean = DECODER.decode(picture, services.settings.max_image_megapixels, caller.owner)
+        task = new_task(caller, sha256(picture), len(clean), clip, engine, warnings, callback)
+        services.storage.put(task.input_key, clean)
         return record(services, task, key)
     except TooMuch as refused:
+        if key and (made := services.ledger.task_made_with(key)):  # meanwhile, and it may have taken the last place
+            return made
         if refused.retry_after is None:
             refused.retry_after = seconds_to_a_free_place(services, clip, engine.queue, workers)
         raise
@@ -61,10 +64,8 @@ def accept(
 
 def record(services: Services, task: NewTask, key: IdempotencyKey | None) -> str:
     """The id of the task that is in the ledger now: of this one, or of the one that `key` made meanwhile."""
-    settings = services.settings
-    bounds = Bounds(settings.max_waiting, settings.max_waiting_per_queue)
     try:
-        ready = services.ledger.create(task, key, bounds, quota_of(settings))
+        ready = services.ledger.create(task, key, *limits(services.settings))
     except (TaskExists, IdempotencyMismatch, TooMuch) as refused:  # any other error may have come after the commit
         services.storage.delete_task(task.task_id)
         if isinstance(refused, TaskExists):
@@ -76,9 +77,10 @@ def record(services: Services, task: NewTask, key: IdempotencyKey | None) -> str
     return task.task_id
 
 
-def quota_of(settings: Settings) -> Quota:
+def limits(settings: Settings) -> tuple[Bounds, Quota]:
     stored_bytes = settings.max_stored_mb_per_key * 1_000_000
-    return Quota(settings.max_tasks_per_hour, settings.max_waiting_per_key, stored_bytes)
+    quota = Quota(settings.max_tasks_per_hour, settings.max_waiting_per_key, stored_bytes)
+    return Bounds(settings.max_waiting, settings.max_waiting_per_queue), quota
 
 
 def new_task(

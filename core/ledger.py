@@ -11,7 +11,7 @@ from core import deliveries, quotas, speeds, statements, tallies
 from core.database import BOUNDS_LOCK, migrate, one_at_a_time, writing
 from core.deliveries import Deliveries
 from core.endpoints import CallbackEvent, Endpoints
-from core.errors import QueueFull, TaskExists
+from core.errors import TaskExists
 from core.keys import Keys
 from core.reader import ALIVE_SECONDS, Reader, step_from, task_from, task_made_with
 from core.tables import attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
@@ -77,20 +77,12 @@ class Ledger(Reader):
             if quota:
                 quotas.check(tx, task.owner, quota)
             if bounds:
-                self._check_bounds(tx, task, bounds)
+                one_at_a_time(tx, BOUNDS_LOCK)
+                quotas.check_bounds(tx, {step.queue for step in task.steps}, bounds)
             ready = self._add_steps(tx, task.task_id, task.steps, [])
             tx.execute(statements.INSERT_EVENT, {"task_id": task.task_id, "kind": Status.QUEUED})
             tallies.add(tx, Count("tasks_created", task.engine))
         return ready
-
-    def _check_bounds(self, tx: sa.Connection, task: NewTask, bounds: Bounds) -> None:
-        one_at_a_time(tx, BOUNDS_LOCK)
-        waiting = {row.queue: row.waiting for row in tx.execute(statements.WAITING_STEPS)}
-        if sum(waiting.values()) >= bounds.waiting:
-            raise QueueFull(f"{bounds.waiting} tasks wait, and no more may")
-        for queue in {step.queue for step in task.steps}:
-            if waiting.get(queue, 0) >= bounds.waiting_per_queue:
-                raise QueueFull(f"{bounds.waiting_per_queue} tasks wait for the queue {queue}, and no more may")
 
     def _add_steps(
         self, tx: sa.Connection, task_id: str, new: Sequence[NewStep], earlier: list[str]

@@ -1,13 +1,14 @@
-"""How much of the service one key may use. Checked in the transaction that records a task, so that requests which
-come at the same time cannot pass together. A caller without a key has no quota."""
+"""How much of the service one key may use, and how much may wait in all. Checked in the transaction that records a
+task, so that requests which come at the same time cannot pass together. A caller without a key has no quota."""
 
 import math
 
 import sqlalchemy as sa
 
-from core.errors import QuotaExceeded
+from core import statements
+from core.errors import QueueFull, QuotaExceeded
 from core.tables import api_keys, now, tasks
-from core.task import Quota, Status
+from core.task import Bounds, Quota, Status
 
 HOUR = 3600.0
 FULL_SECONDS = 3600  # nothing comes free by itself before a task's RESULT_TTL is over: there is no hurry
@@ -21,13 +22,14 @@ def add(tx: sa.Connection, owner: str, stored_bytes: int) -> None:
         tx.execute(api_keys.update().where(its).values(stored_bytes=api_keys.c.stored_bytes + stored_bytes))
 
 
-def check(tx: sa.Connection, owner: str, quota: Quota) -> None:
-    """Raises QuotaExceeded where the task that `tx` has just recorded, and added, is one too many."""
+def check(tx: sa.Connection, owner: str, quota: Quota, more: int = 0) -> None:
+    """Raises QuotaExceeded where the task that `tx` has just recorded, and added, is one too many; with `more`, where
+    so many more tasks, and bytes, would be."""
     if not owner:
         return
-    _check_hour(tx, owner, quota.tasks_per_hour)
-    _check_waiting(tx, owner, quota.waiting)
-    stored = tx.execute(sa.select(api_keys.c.stored_bytes).where(api_keys.c.key_id == owner)).scalar_one()
+    _check_hour(tx, owner, quota.tasks_per_hour, more)
+    _check_waiting(tx, owner, quota.waiting, more)
+    stored = tx.execute(sa.select(api_keys.c.stored_bytes).where(api_keys.c.key_id == owner)).scalar_one() + more
     if quota.stored_bytes and stored > quota.stored_bytes:
         raise QuotaExceeded(
             f"this key may store {quota.stored_bytes / 1e6:.0f} MB and would have {stored / 1e6:.1f} MB: delete tasks",
@@ -35,22 +37,32 @@ def check(tx: sa.Connection, owner: str, quota: Quota) -> None:
         )
 
 
-def _check_hour(tx: sa.Connection, owner: str, most: int) -> None:
+def check_bounds(tx: sa.Connection, queues: set[str], bounds: Bounds) -> None:
+    """Raises QueueFull where one more waiting task, with steps for these queues, would be one too many."""
+    waiting = {row.queue: row.waiting for row in tx.execute(statements.WAITING_STEPS)}
+    if sum(waiting.values()) >= bounds.waiting:
+        raise QueueFull(f"{bounds.waiting} tasks wait, and no more may")
+    for queue in queues:
+        if waiting.get(queue, 0) >= bounds.waiting_per_queue:
+            raise QueueFull(f"{bounds.waiting_per_queue} tasks wait for the queue {queue}, and no more may")
+
+
+def _check_hour(tx: sa.Connection, owner: str, most: int, more: int) -> None:
     """The task that fills the hour is the one that must grow old before there is room."""
     if not most:
         return
     of_the_hour = sa.and_(tasks.c.owner == owner, tasks.c.created_at > now() - HOUR)
-    filling = sa.select(tasks.c.created_at).where(of_the_hour).order_by(tasks.c.created_at.desc()).offset(most).limit(1)
-    created_at = tx.execute(filling).scalar_one_or_none()
+    newest_first = sa.select(tasks.c.created_at).where(of_the_hour).order_by(tasks.c.created_at.desc())
+    created_at = tx.execute(newest_first.offset(most - more).limit(1)).scalar_one_or_none()
     if created_at is not None:
         left = created_at + HOUR - tx.execute(sa.select(now())).scalar_one()
         message = f"this key may make {most} tasks an hour"
         raise QuotaExceeded(message, retry_after=max(1, math.ceil(left)))
 
 
-def _check_waiting(tx: sa.Connection, owner: str, most: int) -> None:
+def _check_waiting(tx: sa.Connection, owner: str, most: int, more: int) -> None:
     if not most:
         return
     waiting = sa.select(tasks.c.task_id).where(tasks.c.owner == owner, tasks.c.status == Status.QUEUED).limit(most + 1)
-    if len(tx.execute(waiting).all()) > most:
+    if len(tx.execute(waiting).all()) + more > most:
         raise QuotaExceeded(f"{most} tasks of this key wait, and no more may")

@@ -6,13 +6,25 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core import tallies
+from core import quotas, tallies
 from core.database import connect, reading
 from core.errors import IdempotencyMismatch, TaskNotFound
 from core.speeds import Kind, Speeds
 from core.statements import CLOCK_WAS_SET_BACK, RESTED
 from core.tables import idempotency_keys, keepers, now, steps, tasks, workers
-from core.task import ErrorInfo, HeldLease, IdempotencyKey, ReadyStep, Status, Step, Task, Worker, is_id
+from core.task import (
+    Bounds,
+    ErrorInfo,
+    HeldLease,
+    IdempotencyKey,
+    Quota,
+    ReadyStep,
+    Status,
+    Step,
+    Task,
+    Worker,
+    is_id,
+)
 
 # Workers and keepers report every two seconds; after this many without word one counts as gone.
 ALIVE_SECONDS = 15.0
@@ -91,6 +103,13 @@ class Reader:
         """The id of the task that the key made. Raises IdempotencyMismatch where that was another request."""
         with reading(self.database) as connection:
             return task_made_with(connection, key)
+
+    def check_room(self, owner: str, queue: str, bounds: Bounds, quota: Quota) -> None:
+        """Raises QuotaExceeded or QueueFull where there is no room for a task of one step now. That there is promises
+        nothing: `create` judges."""
+        with reading(self.database) as connection:
+            quotas.check(connection, owner, quota, more=1)
+            quotas.check_bounds(connection, {queue}, bounds)
 
     def _task(self, connection: sa.Connection, task_id: str, owner: str | None = None) -> Task:
         row = is_id(task_id) and connection.execute(TASK, {"task_id": task_id}).one_or_none()

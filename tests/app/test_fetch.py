@@ -354,6 +354,17 @@ def test_nothing_is_fetched_for_a_request_that_is_wrong_anyway(client: TestClien
     assert source.requests == []
 
 
+def test_nothing_is_fetched_for_a_caller_who_has_no_room(client: TestClient, source: Host) -> None:
+    services: Services = client.app.state.services
+    one_a_key = services.settings.model_copy(update={"max_waiting_per_key": 1})
+    client.app.state.services = replace(services, settings=one_a_key)
+    client.headers["X-API-Key"] = services.ledger.keys.create("ann")[1]
+    assert ask(client, source.url)[0] == 202
+    status, error = ask(client, source.url)
+    assert (status, error["code"]) == (429, "quota_exceeded")
+    assert len(source.requests) == 1
+
+
 def test_a_host_that_nobody_answers_for_is_a_failed_fetch() -> None:
     port = free_port()
     with pytest.raises(FetchFailed, match="ConnectError"):

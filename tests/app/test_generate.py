@@ -239,6 +239,24 @@ def test_more_tasks_than_may_wait_are_told_to_come_back(client: TestClient, serv
     assert len(list(services.storage.task_ids())) == 2, "what was refused leaves nothing behind"
 
 
+def test_nothing_is_decoded_while_the_queue_is_full(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounded(client, services, max_waiting=1)
+    upload(client)
+    monkeypatch.setattr(DECODER, "decode", None)
+    refused = client.post("/generate", files={"file": CAT})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+
+
+def test_twenty_at_once_make_one_task_though_only_one_may_wait(client: TestClient, services: Services) -> None:
+    bounded(client, services, max_waiting=1)
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: repeat(client, "k"), range(20)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["task_id"] for answer in answers}) == 1
+
+
 def test_whoever_is_told_to_come_back_is_told_when_by_what_was_measured(
     client: TestClient, services: Services, claim: Callable[[str], Claim]
 ) -> None:

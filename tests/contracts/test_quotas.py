@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from core.errors import QuotaExceeded
+from core.errors import QueueFull, QuotaExceeded
 from core.ledger import Ledger
-from core.task import NewTask, Quota
+from core.task import Bounds, NewTask, Quota
 from tests.conftest import new_task
 
 
@@ -83,3 +83,35 @@ def test_requests_at_the_same_time_do_not_pass_together(ledger: Ledger, owner: s
 def test_who_has_no_key_has_no_quota(ledger: Ledger) -> None:
     for _ in range(3):
         ledger.create(task_of("", 1000), quota=Quota(1, 1, 1))
+
+
+NONE, WIDE = Quota(0, 0, 0), Bounds(1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "quota", "refused"),
+    [
+        (WIDE, Quota(tasks_per_hour=2, waiting=0, stored_bytes=0), QuotaExceeded),
+        (WIDE, Quota(tasks_per_hour=0, waiting=2, stored_bytes=0), QuotaExceeded),
+        (WIDE, Quota(tasks_per_hour=0, waiting=0, stored_bytes=20), QuotaExceeded),
+        (Bounds(2, 1000), NONE, QueueFull),
+        (Bounds(1000, 2), NONE, QueueFull),
+    ],
+    ids=range(5),
+)
+def test_what_would_be_refused_is_known_before_and_nothing_else_is(
+    ledger: Ledger, owner: str, bounds: Bounds, quota: Quota, refused: type[Exception]
+) -> None:
+    for _ in range(2):
+        ledger.check_room(owner, "cpu", bounds, quota)
+        ledger.create(task_of(owner, 10), None, bounds, quota)
+    with pytest.raises(refused):
+        ledger.check_room(owner, "cpu", bounds, quota)
+    with pytest.raises(refused):
+        ledger.create(task_of(owner, 10), None, bounds, quota)
+    other = ledger.keys.create("bob")[0].key_id
+    if refused is QuotaExceeded:
+        ledger.check_room(other, "cpu", bounds, quota)
+        ledger.check_room("", "cpu", bounds, quota)
+    if bounds.waiting_per_queue == 2:
+        ledger.check_room(owner, "gpu", bounds, quota)

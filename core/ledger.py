@@ -265,8 +265,8 @@ class Ledger(Reader):
         return ended
 
     def mark_expired(self, task_id: str) -> None:
-        """What the task stored is deleted; done again it changes nothing."""
-        its = sa.and_(tasks.c.task_id == task_id, tasks.c.expired_at.is_(None))
+        """What the task stored is deleted. Nothing changes where that was said before, or the task has not ended."""
+        its = sa.and_(tasks.c.task_id == task_id, tasks.c.finished_at.is_not(None), tasks.c.expired_at.is_(None))
         with writing(self.database) as tx:
             freed = tasks.update().where(its).values(expired_at=now()).returning(tasks.c.owner, tasks.c.stored_bytes)
             for owner, stored_bytes in tx.execute(freed):

@@ -11,9 +11,10 @@ from core.database import connect, reading
 from core.errors import IdempotencyMismatch, TaskNotFound
 from core.speeds import Kind, Speeds
 from core.statements import CLOCK_WAS_SET_BACK, RESTED
-from core.tables import idempotency_keys, keepers, now, steps, tasks, workers
+from core.tables import attempts, idempotency_keys, keepers, now, steps, tasks, workers
 from core.task import (
     Bounds,
+    Claim,
     ErrorInfo,
     HeldLease,
     IdempotencyKey,
@@ -197,6 +198,23 @@ class Reader:
         query = sa.select(tasks.c.task_id).where(due).order_by(tasks.c.finished_at).limit(limit)
         with reading(self.database) as connection:
             return list(connection.execute(query).scalars())
+
+    def just_expired(self, seconds: float) -> list[str]:
+        """Tasks that ended in the last `seconds`, and whose bytes are deleted already."""
+        # It expires after it has ended; the first condition says no more, but the index begins with it.
+        since = now() - seconds
+        just = sa.and_(tasks.c.expired_at > since, tasks.c.finished_at > since)
+        with reading(self.database) as connection:
+            return list(connection.execute(sa.select(tasks.c.task_id).where(just)).scalars())
+
+    def is_in_vain(self, claim: Claim) -> bool:
+        """The attempt ended without finishing its step, and will not: nobody will ask for what it stored. False
+        too where it did finish but was not told so."""
+        query = sa.select(attempts.c.outcome).where(
+            attempts.c.step_id == claim.step.step_id, attempts.c.attempt == claim.step.attempt
+        )
+        with reading(self.database) as connection:
+            return connection.execute(query).scalar_one_or_none() not in (None, "finished")
 
     def workers(self) -> list[Worker]:
         """Every worker heard of in the last day, with whether it is alive now."""

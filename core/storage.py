@@ -30,11 +30,15 @@ def input_key(task_id: str) -> str:
 
 def artifact_key(task_id: str, step_id: str, attempt: int, name: str) -> str:
     """Every attempt writes to a place of its own, so that a late one cannot overwrite a newer one's bytes."""
-    return f"{task_prefix(task_id)}{step_id}/{attempt}/{name}"
+    return f"{attempt_prefix(task_id, step_id, attempt)}{name}"
 
 
 def task_prefix(task_id: str) -> str:
     return f"tasks/{task_id}/"
+
+
+def attempt_prefix(task_id: str, step_id: str, attempt: int) -> str:
+    return f"{task_prefix(task_id)}{step_id}/{attempt}/"
 
 
 class Storage:
@@ -86,13 +90,20 @@ class Storage:
 
     def delete_task(self, task_id: str) -> None:
         """Delete all that a task ever stored; no error where there is nothing."""
-        with _translated(task_id):
-            keys = [found["path"] for page in self._store.list(task_prefix(task_id)) for found in page]
+        self._delete(task_prefix(task_id))
+
+    def delete_attempt(self, task_id: str, step_id: str, attempt: int) -> None:
+        """Delete all that one attempt stored; no error where there is nothing."""
+        self._delete(attempt_prefix(task_id, step_id, attempt))
+
+    def _delete(self, prefix: str) -> None:
+        with _translated(prefix):
+            keys = [found["path"] for page in self._store.list(prefix) for found in page]
             for key in keys:
                 with suppress(FileNotFoundError):
                     self._store.delete(key)
             if self._folder:  # what a killed process had half written is in no list
-                shutil.rmtree(self._folder / task_prefix(task_id), ignore_errors=True)
+                shutil.rmtree(self._folder / prefix, ignore_errors=True)
 
     def delete_upload(self, task_id: str) -> bool:
         """Delete the picture of a task that was never recorded. False, and nothing, where more than that is stored:

@@ -35,6 +35,8 @@ LEAVE_SECONDS = 3.0
 WAKE_AFTER_SECONDS = 2.0
 REPORT_SECONDS = 2.0
 HOUR = 3600.0
+# How long after a task ended something of it may still be stored. It is looked for every hour.
+LATE_SECONDS = 3 * HOUR
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +58,7 @@ class Keeper:
         self._do(self.delete_expired)
         if self._an_hour_is_over():
             self._do(ledger.forget_old_workers, ledger.forget_old_keys, ledger.forget_rare_speeds)
-            self._do(ledger.deliveries.forget_old, self.sweep)
+            self._do(ledger.deliveries.forget_old, self.sweep, self.delete_late)
 
     def _do(self, *duties: Callable[[], None]) -> None:
         """Each on its own: one that fails does not keep the others from being done."""
@@ -116,6 +118,11 @@ class Keeper:
             self.storage.delete_task(task_id)
             self.ledger.mark_expired(task_id)
             log.info("task_expired", task_id=task_id)
+
+    def delete_late(self) -> None:
+        """What was still being stored when its task was deleted, by a worker that died or could not delete it."""
+        for task_id in self.ledger.just_expired(LATE_SECONDS):
+            self.storage.delete_task(task_id)
 
 
 def main() -> None:

@@ -35,8 +35,9 @@ class Attempt:
         self.seconds: dict[str, float] = {}
         self.phase_name: str | None = None
         self.warnings: list[str] = []
-        self.stored_bytes = 0
         """What a user should know of how the attempt went; kept on the task when it finishes."""
+        self.stored_bytes = 0
+        """Counted before they are stored: what never gets there is in no result."""
         self._passed: set[str] = set()
         self._fraction = 0.0
         self._stop = threading.Event()

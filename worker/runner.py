@@ -74,6 +74,8 @@ def _work(claim: Claim, kit: Kit) -> None:
         Watchdog(attempt, kit.settings.step_time_limit),
     ):
         outcome = _attempt(claim, attempt, kit)
+        if outcome != "finished" and attempt.stored_bytes:
+            _discard(claim, kit)
     kit.running = None
     kit.steps_done += 1
     for phase, seconds in attempt.seconds.items():
@@ -126,6 +128,15 @@ def _end(claim: Claim, attempt: Attempt, error: KinoraError, kit: Kit) -> str:
         # Then the lease runs out, and the keeper gives the step another attempt.
         log.warning("attempt_abandoned", reason=unavailable.message)
         return "abandoned"
+
+
+def _discard(claim: Claim, kit: Kit) -> None:
+    """Delete what the attempt stored for nothing: its task may be deleted already, and nobody would look for it."""
+    try:
+        if kit.ledger.is_in_vain(claim):
+            kit.storage.delete_attempt(claim.task.task_id, claim.step.step_id, claim.step.attempt)
+    except Unavailable as error:
+        log.warning("attempt_not_discarded", reason=error.message)  # the keeper deletes it with the task
 
 
 def hand_over(kit: Kit) -> None:

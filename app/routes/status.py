@@ -98,12 +98,10 @@ def tasks(
 @router.delete("/tasks/{task_id}", summary="Delete a task's files", responses=ERRORS | STORAGE_ERRORS)
 def delete(task_id: str, services: Given, caller: Known, links: Linked) -> TaskStatus:
     """Cancels the task if it has not ended, and deletes its picture and its video now. The record of it stays."""
-    ended = services.ledger.task(task_id, caller.sees).status.is_final
-    canceled = services.ledger.cancel(task_id).status == Status.CANCELED
+    services.ledger.cancel(task_id, caller.sees)
+    # What an attempt is storing just now its worker deletes, and otherwise the keeper.
     services.storage.delete_task(task_id)
-    # An attempt may still be storing for what was canceled just now: the keeper deletes that once more, in its time.
-    if ended or not canceled:
-        services.ledger.mark_expired(task_id)
+    services.ledger.mark_expired(task_id)
     task, steps = services.ledger.task_with_steps(task_id)
     forget(services, steps)
     return describe(services, links, task, steps)

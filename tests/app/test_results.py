@@ -105,9 +105,9 @@ def test_a_task_that_finishes_while_it_is_deleted_is_gone(
 ) -> None:
     taken, cancel = claim(upload(client)), services.ledger.cancel
 
-    def too_late(task_id: str) -> Task:
+    def too_late(task_id: str, owner: str | None) -> Task:
         services.ledger.finish(taken, {"video": "tasks/x/video.mp4"}, {}, {})
-        return cancel(task_id)
+        return cancel(task_id, owner)
 
     monkeypatch.setattr(services.ledger, "cancel", too_late)
     task_id = taken.task.task_id
@@ -120,8 +120,26 @@ def test_deleting_a_task_that_waits_cancels_it(client: TestClient, services: Ser
     task_id = upload(client)
     assert client.delete(f"/tasks/{task_id}").json()["status"] == "canceled"
     assert list(services.storage.task_ids()) == []
-    assert services.ledger.expired_tasks(-1) == [task_id], "the keeper looks once more for what was stored too late"
+    assert services.ledger.just_expired(60) == [task_id], "the keeper looks once more for what was stored too late"
     assert client.delete(f"/tasks/{'0' * 32}").status_code == 404
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_deleting_a_task_that_has_not_ended_gives_the_quota_back_at_once(
+    client: TestClient, services: Services, claim: Callable[[str], Claim], running: bool
+) -> None:
+    client.headers["X-API-Key"] = services.ledger.keys.create("ann")[1]
+    task_id = upload(client)
+    taken = claim(task_id) if running else None
+    assert services.ledger.keys.all()[0].stored_bytes > 0
+    for _ in range(2):
+        assert client.delete(f"/tasks/{task_id}").json()["status"] == "canceled"
+        assert services.ledger.keys.all()[0].stored_bytes == 0
+    if taken:
+        assert services.ledger.finish(taken, {}, {}, {}, stored_bytes=1_000_000) is None
+    assert services.ledger.keys.all()[0].stored_bytes == 0
+    response = client.get(f"/results/{task_id}")
+    assert (response.status_code, response.json()["error"]["code"]) == (410, "task_canceled")
 
 
 @given(st.integers(1, 500), st.integers(0, 600), st.integers(0, 600))

@@ -461,3 +461,30 @@ def test_steps_added_by_an_attempt_that_was_taken_over_are_not_there(
     assert ledger.finish(zombie, {}, {}, {}, more=[NewStep("clip", "cpu")]) is None
     _, found = ledger.task_with_steps(zombie.task.task_id)
     assert len(found) == 1
+
+
+def test_an_attempt_is_in_vain_once_it_can_finish_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    zombie = begin(ledger, lease=-1)
+    assert not ledger.is_in_vain(zombie)
+    expire_leases(ledger)
+    heir = ledger.claim(zombie.step.step_id, "w2", 60)
+    assert heir is not None
+    assert (ledger.is_in_vain(zombie), ledger.is_in_vain(heir)) == (True, False)
+    finish(ledger, heir)
+    assert (ledger.is_in_vain(zombie), ledger.is_in_vain(heir)) == (True, False)
+    canceled = begin(ledger)
+    ledger.cancel(canceled.task.task_id)
+    assert ledger.is_in_vain(canceled)
+
+
+def test_of_the_deleted_tasks_those_that_ended_lately_are_known(ledger: Ledger) -> None:
+    claims = [begin(ledger) for _ in range(3)]
+    for claim in claims[:2]:
+        finish(ledger, claim)
+        ledger.mark_expired(claim.task.task_id)
+    finish(ledger, claims[2])
+    old, new = (claim.task.task_id for claim in claims[:2])
+    with ledger.database.begin() as tx:
+        tx.exec_driver_sql(f"UPDATE tasks SET finished_at = finished_at - 3601 WHERE task_id = '{old}'")
+    assert ledger.just_expired(3600) == [new]

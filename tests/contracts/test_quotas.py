@@ -115,3 +115,22 @@ def test_what_would_be_refused_is_known_before_and_nothing_else_is(
         ledger.check_room("", "cpu", bounds, quota)
     if bounds.waiting_per_queue == 2:
         ledger.check_room(owner, "gpu", bounds, quota)
+
+
+def test_a_task_that_has_not_ended_does_not_expire(ledger: Ledger, owner: str) -> None:
+    ledger.create(task := task_of(owner, 40))
+    ledger.mark_expired(task.task_id)
+    assert (ledger.task(task.task_id).expired_at, stored(ledger)) == (None, 40)
+    ledger.cancel(task.task_id)
+    ledger.mark_expired(task.task_id)
+    assert stored(ledger) == 0
+
+
+def test_what_finishes_after_its_task_was_deleted_counts_for_nothing(ledger: Ledger, owner: str) -> None:
+    ((step_id, _),) = ledger.create(task := task_of(owner, 40))
+    claim = ledger.claim(step_id, "w", 60)
+    assert claim
+    ledger.cancel(task.task_id)
+    ledger.mark_expired(task.task_id)
+    assert ledger.finish(claim, {}, {}, {}, stored_bytes=30) is None
+    assert stored(ledger) == 0

@@ -57,6 +57,17 @@ def test_deleting_a_task_leaves_the_others(storage: Storage) -> None:
     assert list(storage.task_ids()) == ["kept"]
 
 
+def test_deleting_an_attempt_leaves_the_others(storage: Storage) -> None:
+    keys = [artifact_key("t", "s", attempt, "video.mp4") for attempt in (1, 2, 10)]
+    for key in (input_key("t"), *keys):
+        storage.put(key, b"x")
+    storage.delete_attempt("t", "s", 1)
+    storage.delete_attempt("t", "s", 1)
+    with pytest.raises(ArtifactNotFound):
+        storage.read(keys[0])
+    assert {storage.read(key) for key in (input_key("t"), *keys[1:])} == {b"x"}
+
+
 def test_two_attempts_never_share_a_key() -> None:
     assert artifact_key("t", "s", 1, "video.mp4") != artifact_key("t", "s", 2, "video.mp4")
 

@@ -89,3 +89,17 @@ def test_a_picture_whose_task_was_never_recorded_is_swept_after_an_hour(keeper: 
         keeper.storage.put(input_key(task_id), b"picture")
     keeper.tidy()
     assert set(keeper.storage.task_ids()) == {recorded.task_id, fresh}
+
+
+def test_what_was_stored_too_late_for_a_deleted_task_is_deleted(keeper: Keeper) -> None:
+    kept, deleted = new_task(), new_task()
+    for task in (kept, deleted):
+        ((step_id, _),) = keeper.ledger.create(task)
+        claim = keeper.ledger.claim(step_id, "w", 60)
+        assert claim
+        keeper.ledger.finish(claim, {}, {}, {})
+    keeper.ledger.mark_expired(deleted.task_id)
+    for task in (kept, deleted):
+        keeper.storage.put(artifact_key(task.task_id, "s", 1, "video.mp4"), b"video")
+    keeper.tidy()
+    assert list(keeper.storage.task_ids()) == [kept.task_id]

@@ -281,3 +281,57 @@ def test_a_task_canceled_while_it_renders_is_not_finished(kit: Kit, monkeypatch:
     run_step(step_id, kit)
     assert kit.ledger.task(task_id).status == Status.CANCELED
     assert outcomes(kit) == {"stopped": 1}
+
+
+def stored_of(kit: Kit, task_id: str) -> list[str]:
+    folder = kit.settings.data_dir / "storage" / "tasks" / task_id
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_was_stored_for_a_task_deleted_meanwhile_is_deleted(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_id, step_id = enqueue(kit, picture())
+    put = kit.storage.put
+
+    def delete_then_put(key: str, data: bytes) -> None:
+        kit.ledger.cancel(task_id)
+        kit.storage.delete_task(task_id)
+        kit.ledger.mark_expired(task_id)
+        put(key, data)
+
+    monkeypatch.setattr(kit.storage, "put", delete_then_put)
+    run_step(step_id, kit)
+    assert kit.ledger.task(task_id).status == Status.CANCELED
+    assert stored_of(kit, task_id) == []
+    assert outcomes(kit) == {"stopped": 1}
+
+
+def test_a_result_whose_worker_was_not_told_that_it_counts_is_kept(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = kit.ledger.finish
+
+    def finish_unheard(*given: object, **named: object) -> object:
+        if finish(*given, **named) is not None:
+            raise LedgerUnavailable("the answer was lost")
+        return None
+
+    monkeypatch.setattr(kit.ledger, "finish", finish_unheard)
+    task = run(kit)
+    assert (task.status, outcomes(kit)) == (Status.FINISHED, {"stopped": 1})
+    assert stored_of(kit, task.task_id) == ["input", "thumbnail.jpg", "video.mp4"]
+
+
+def test_a_storage_that_is_away_when_something_is_to_be_deleted_harms_nothing(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id, step_id = enqueue(kit, picture())
+    tried = []
+
+    def away(*names: object) -> None:
+        tried.append(names)
+        raise StorageUnavailable("away")
+
+    put = kit.storage.put
+    monkeypatch.setattr(kit.storage, "put", lambda key, data: (kit.ledger.cancel(task_id), put(key, data)))
+    monkeypatch.setattr(kit.storage, "delete_attempt", away)
+    run_step(step_id, kit)
+    assert tried == [(task_id, step_id, 1)]
+    assert outcomes(kit) == {"stopped": 1}

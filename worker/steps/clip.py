@@ -43,9 +43,9 @@ def make_clip(
 
     artifacts = {"video": key("video.mp4"), "thumbnail": key("thumbnail.jpg")}
     with attempt.phase("store"):
+        attempt.stored_bytes += len(video) + len(thumbnail)
         attempt.keep_trying(lambda: storage.put(artifacts["video"], video))
         attempt.keep_trying(lambda: storage.put(artifacts["thumbnail"], thumbnail))
-        attempt.stored_bytes += len(video) + len(thumbnail)
     return artifacts, write_receipt(renderer, clip, attempt, claim.task.input_sha256, video)
 
 

@@ -1,6 +1,7 @@
 """Clients that send and read as slowly as they can, against a real server on a real port."""
 
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -15,10 +16,14 @@ from core.config import Settings
 from tests.servers import wait_until
 
 SOON = 0.3
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+BIG = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+UPLOAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 
 
 @pytest.fixture
-def connect(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], socket.socket]]:
+def server(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[uvicorn.Server]:
     for name in ("HEAD_SECONDS", "BODY_PAUSE_SECONDS", "READ_SECONDS"):
         monkeypatch.setattr(slow_clients, name, SOON)
     server = uvicorn.Server(
@@ -27,6 +32,13 @@ def connect(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started, 30, "the server")
+    yield server
+    server.should_exit = True
+    thread.join(30)
+
+
+@pytest.fixture
+def connect(server: uvicorn.Server) -> Iterator[Callable[[], socket.socket]]:
     address = server.servers[0].sockets[0].getsockname()
     opened: list[socket.socket] = []
 
@@ -37,8 +49,6 @@ def connect(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
     yield connect
     for connection in opened:
         connection.close()
-    server.should_exit = True
-    thread.join(30)
 
 
 def all_of(connection: socket.socket) -> bytes:
@@ -48,6 +58,15 @@ def all_of(connection: socket.socket) -> bytes:
         while piece := connection.recv(65536):
             found += piece
     return found
+
+
+def sent_until_let_go(connection: socket.socket, piece: bytes, enough: int = 50_000_000) -> int:
+    sent = 0
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        while sent < enough:
+            connection.sendall(piece)
+            sent += len(piece)
+    return sent
 
 
 def test_a_client_that_says_nothing_is_let_go(connect: Callable[[], socket.socket]) -> None:
@@ -70,7 +89,7 @@ def test_a_client_whose_headers_trickle_is_let_go(connect: Callable[[], socket.s
 
 def test_a_second_request_on_a_connection_is_bounded_too(connect: Callable[[], socket.socket]) -> None:
     connection = connect()
-    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    connection.sendall(LIVE)
     assert b'"ok"' in connection.recv(65536)
     connection.sendall(b"\r\nGET /hea")
     assert all_of(connection).startswith(b"HTTP/1.1 408")
@@ -79,32 +98,72 @@ def test_a_second_request_on_a_connection_is_bounded_too(connect: Callable[[], s
 def test_headers_without_end_are_refused(connect: Callable[[], socket.socket]) -> None:
     connection = connect()
     connection.sendall(b"GET /tasks HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
-    sent = 0
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        for _ in range(20_000):
-            connection.sendall(b"x" * 4096)
-            sent += 4096
-    assert sent < 20_000 * 4096  # it was refused long before
+    assert sent_until_let_go(connection, b"x" * 4096) < 50_000_000  # it was refused long before
 
 
 def test_a_body_that_stops_coming_is_given_up(connect: Callable[[], socket.socket]) -> None:
     connection = connect()
-    head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
-    connection.sendall(head + b"Content-Length: 1000\r\n\r\n--x\r\n")
+    connection.sendall(UPLOAD + b"Content-Length: 1000\r\n\r\n--x\r\n")
     answer = all_of(connection)
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"request_timeout" in answer
 
 
-def test_a_client_that_does_not_read_is_let_go(connect: Callable[[], socket.socket], settings: Settings) -> None:
+def test_a_client_that_does_not_read_is_let_go(connect: Callable[[], socket.socket], server: uvicorn.Server) -> None:
+    connections = [connect() for _ in range(5)]
+    for connection in connections:
+        connection.sendall(BIG * 20)  # some 30 MB to read
+    wait_until(lambda: len(server.server_state.tasks) == 5, what="the answers")
+    wait_until(lambda: not server.server_state.connections and not server.server_state.tasks, what="their end")
+    assert all_of(connections[0]).count(b"HTTP/1.1 200") < 20
+
+
+def test_a_client_that_leaves_ends_the_answer_before_the_last(
+    connect: Callable[[], socket.socket], server: uvicorn.Server, caplog: pytest.LogCaptureFixture
+) -> None:
     connection = connect()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    request = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    connection.sendall(request * 20)  # some 30 MB to read
-    threading.Event().wait(5 * SOON)
-    whole = all_of(connection)
-    assert whole.count(b"HTTP/1.1 200") < 20
-    assert len(whole) < 20_000_000
+    connection.sendall(BIG * 20)
+    wait_until(lambda: server.server_state.tasks, what="the answer")
+    connection.close()
+    wait_until(lambda: not server.server_state.connections and not server.server_state.tasks, what="its end")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [BIG * 20 + b"GET / HTTP/1.1\r\n", UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n-\r\n0\r\n"],
+    ids=["pipelined", "trailers"],
+)
+@pytest.mark.parametrize("more", [b"X-More: " + b"x" * 4000 + b"\r\n", b"x" * 4000], ids=["lines", "one line"])
+def test_headers_without_end_are_refused_while_an_answer_is_under_way(
+    connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch, head: bytes, more: bytes
+) -> None:
+    for name in ("BODY_PAUSE_SECONDS", "READ_SECONDS"):
+        monkeypatch.setattr(slow_clients, name, 60)
+    connection = connect()
+    connection.sendall(head)
+    assert sent_until_let_go(connection, more) < 50_000_000
+
+
+def test_a_pipeline_without_end_is_refused(
+    connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slow_clients, "READ_SECONDS", 60)
+    connection = connect()
+    connection.sendall(BIG)
+    assert sent_until_let_go(connection, b"GET / HTTP/1.1\r\n\r\n" * 1000) < 50_000_000
+
+
+def test_a_pipelined_body_may_take_longer_than_a_head(connect: Callable[[], socket.socket]) -> None:
+    connection = connect()
+    body = PART + b"x" * 400_000 + b"\r\n--x--\r\n"
+    connection.sendall(LIVE + UPLOAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
+    for start in range(0, len(body), 40_000):
+        threading.Event().wait(SOON / 4)
+        connection.sendall(body[start : start + 40_000])
+    answers = all_of(connection)
+    assert answers.startswith(b"HTTP/1.1 200")
+    assert b"image_unsupported" in answers
 
 
 def test_the_others_are_served_meanwhile(connect: Callable[[], socket.socket]) -> None:

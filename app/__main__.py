@@ -40,6 +40,7 @@ def main() -> None:
             port=settings.api_port,
             workers=settings.api_workers,
             http=BoundedHttp,
+            ws="none",  # it would pass by every layer
             limit_concurrency=MAX_CONNECTIONS,
             server_header=False,
             access_log=False,

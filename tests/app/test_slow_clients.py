@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -13,13 +15,20 @@ from app import slow_clients
 from app.main import create_app
 from app.slow_clients import BoundedHttp
 from core.config import Settings
-from tests.servers import wait_until
+from core.ledger import Ledger
+from tests.conftest import SAMPLES
+from tests.servers import free_port, wait_until
 
 SOON = 0.3
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BIG = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPLOAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+
+UPGRADE = (
+    b"GET /tasks HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade, close\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 @pytest.fixture
@@ -164,6 +173,31 @@ def test_a_pipelined_body_may_take_longer_than_a_head(connect: Callable[[], sock
     answers = all_of(connection)
     assert answers.startswith(b"HTTP/1.1 200")
     assert b"image_unsupported" in answers
+
+
+def test_an_upgrade_meets_the_same_layers_as_any_request(settings: Settings) -> None:
+    ledger = Ledger(settings.resolved_database_url)
+    ledger.migrate()
+    ledger.keys.create("ann")
+    ledger.close()
+    port = free_port()
+    environment = {"DATA_DIR": str(settings.data_dir), "REDIS_PORT": str(settings.redis_port), "API_PORT": str(port)}
+    front = subprocess.Popen([sys.executable, "-m", "app"], env=environment, cwd=SAMPLES.parent)
+    try:
+        wait_until(lambda: answer_to_upgrade(port), 60, "the front")
+        answer = answer_to_upgrade(port)
+    finally:
+        front.terminate()
+        front.wait(30)
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert b"x-request-id: " in answer.lower()
+
+
+def answer_to_upgrade(port: int) -> bytes:
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.sendall(UPGRADE)
+        return all_of(connection)
+    return b""
 
 
 def test_the_others_are_served_meanwhile(connect: Callable[[], socket.socket]) -> None:

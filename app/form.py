@@ -11,6 +11,7 @@ from python_multipart.multipart import parse_options_header
 MAX_FILES = 2
 MAX_FIELDS = 40
 MAX_FIELD_BYTES = 20_000
+MAX_URLENCODED = 64 * 1024  # of these Starlette bounds nothing
 
 
 def without_null(schema: dict[str, Any]) -> None:
@@ -23,8 +24,11 @@ def without_null(schema: dict[str, Any]) -> None:
 class BoundedForm(Request):
     def form(self, **_: Any) -> Any:
         kind, options = parse_options_header(self.headers.get("content-type", ""))
-        if kind not in (b"", b"multipart/form-data"):
-            raise HTTPException(400, "a picture is sent as multipart/form-data")
+        if kind not in (b"", b"multipart/form-data", b"application/x-www-form-urlencoded"):
+            raise HTTPException(400, "a form is sent as multipart/form-data")
+        length = self.headers.get("content-length", "")
+        if kind == b"application/x-www-form-urlencoded" and not (length.isdigit() and int(length) <= MAX_URLENCODED):
+            raise HTTPException(413, f"a form that is no multipart may have at most {MAX_URLENCODED} bytes")
         if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8", b"us-ascii"):
             raise HTTPException(400, "the form's fields must be in UTF-8")
         return super().form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)

@@ -20,7 +20,7 @@ MAX_HEADERS = 100
 MAX_PIPELINED = 100  # requests that wait for the answer to the one before them
 BODY_PAUSE_SECONDS = 30.0  # between two pieces of a body
 BODY_SECONDS = 600.0
-READ_SECONDS = 300.0  # for a piece of an answer; a part of a video has 4 MB
+READ_SECONDS = 300.0  # for a piece of an answer; a part of a video has half a megabyte
 
 
 class BoundedHttp(HttpToolsProtocol):

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import answer, refusal
+from app.errors import refusal
 from core.errors import QueueFull, UploadTooLarge
 
 UPLOAD_PATHS = ("/generate",)
@@ -33,8 +33,8 @@ class BodyLimit:
         length, limit = Headers(scope=scope).get("content-length", "0"), self.limits[is_upload]
         if length.isdigit() and int(length[:20]) > limit:
             message = f"the request may have at most {limit} bytes; it has {length[:20]}"
-            too_large = answer(413, UploadTooLarge.code, message, "file" if is_upload else None, Connection="close")
-            await too_large(scope, receive, send)
+            too_large = UploadTooLarge(message, param="file" if is_upload else None)
+            await refusal(Request(scope), too_large)(scope, receive, send)
         elif is_upload and self.uploads >= UPLOADS_AT_ONCE:
             full = QueueFull(f"{UPLOADS_AT_ONCE} uploads are coming in, and no more may at once", retry_after=5)
             await refusal(Request(scope), full)(scope, receive, send)

@@ -1,6 +1,8 @@
 """Each error as an HTTP answer: one JSON shape, a status for each class, and the same for the OpenAPI document."""
 
+import asyncio
 from collections import defaultdict
+from contextlib import suppress
 from typing import Any, cast
 
 import structlog
@@ -10,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
 
 from core import errors
 from core.errors import KinoraError
@@ -17,6 +20,7 @@ from core.errors import KinoraError
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 5
+LINGER_SECONDS = 2.0
 
 STATUS: dict[type[KinoraError], int] = {
     errors.InvalidParameter: 422,
@@ -133,12 +137,30 @@ async def _kinora(request: Request, error: Exception) -> JSONResponse:
     return answer_to(request, cast(KinoraError, error))
 
 
-def refusal(request: Request, error: KinoraError | HTTPException) -> JSONResponse:
-    """The answer to a request whose body nobody will read: the connection ends with it."""
+def refusal(request: Request, error: KinoraError | HTTPException) -> "JSONResponse | LastWord":
+    """The answer to a request whose body nobody wants: the connection ends with it."""
     response = answer_to(request, error) if isinstance(error, KinoraError) else answer_http(error)
-    if "content-length" in request.headers or "transfer-encoding" in request.headers:
+    has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
+    return LastWord(response) if has_body else response
+
+
+class LastWord:
+    """A whole answer, after which the connection is closed. What still comes is thrown away for a moment first: to
+    close at once would be a reset, with which proxies and clients lose the answer."""
+
+    def __init__(self, response: JSONResponse) -> None:
+        self.response = response
         response.headers["Connection"] = "close"
-    return response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head = {"status": self.response.status_code, "headers": self.response.raw_headers}
+        await send({"type": "http.response.start", **head})
+        await send({"type": "http.response.body", "body": self.response.body, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def answer_to(request: Request, error: KinoraError) -> JSONResponse:

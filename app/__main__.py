@@ -6,11 +6,11 @@ import sys
 
 import uvicorn
 
-from app.auth import reason_not_to_start
+from app.auth import lets_everyone_in
 from app.http_metrics import MULTIPROCESS_FOLDER
 from app.limiter import Limiter
 from app.slow_clients import BoundedHttp
-from core.config import Settings
+from core.config import Settings, read_settings
 from core.errors import InvalidParameter, LedgerUnavailable
 from core.ledger import Ledger
 from core.scratch import scratch_folder
@@ -20,11 +20,10 @@ MAX_CONNECTIONS = 1000  # of one process; whoever comes then is answered 503
 
 
 def main() -> None:
-    settings = Settings()
+    settings = read_settings()
     try:
         check_defaults(settings)
         Limiter(settings)
-        check_redirect(settings)
     except InvalidParameter as error:
         sys.exit(f"kinora: the settings do not fit: {error.message}")
     refuse_to_let_everyone_in(settings)
@@ -48,24 +47,23 @@ def main() -> None:
         )
 
 
-def check_redirect(settings: Settings) -> None:
-    """Raises InvalidParameter: a folder has no links of its own."""
-    if settings.result_redirect and not settings.storage_url:
-        raise InvalidParameter("RESULT_REDIRECT needs an object store: set STORAGE_URL")
-
-
 def refuse_to_let_everyone_in(settings: Settings) -> None:
+    if lets_everyone_in(settings):
+        return
     ledger = Ledger(settings.resolved_database_url)
     try:
         ledger.migrate()
-        reason = reason_not_to_start(settings, ledger.keys.any())
+        has_keys = ledger.keys.any()
     except LedgerUnavailable:
         # Then nobody can be let in either: requests are answered 503 until it is back, and 401 without a key.
-        reason = None
+        return
     finally:
         ledger.close()
-    if reason:
-        sys.exit(f"kinora: {reason}")
+    if not has_keys:
+        sys.exit(
+            "kinora: there is no API key yet, and without one nobody could use the service: make one with "
+            "`python -m app.keys create --name NAME`, or say AUTH=off, which lets in everyone who reaches it"
+        )
 
 
 if __name__ == "__main__":

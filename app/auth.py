@@ -124,12 +124,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def reason_not_to_start(settings: Settings, has_keys: bool) -> str | None:
-    """Why a front with these settings must not listen: nobody could use it, or everybody."""
-    if settings.auth == "off" or has_keys or (settings.auth == "auto" and is_loopback(settings.api_host)):
-        return None
-    where = "" if settings.auth == "keys" else f", and {settings.api_host} can be reached from other machines"
-    return (
-        f"there is no API key yet{where}: make one with `python -m app.keys create --name NAME`, "
-        "or say AUTH=off, which lets in everyone who reaches it"
-    )
+def lets_everyone_in(settings: Settings) -> bool:
+    """Whether nobody is asked for a key, as far as the settings say: on loopback the first key changes that."""
+    return settings.auth == "off" or (settings.auth == "auto" and is_loopback(settings.api_host))

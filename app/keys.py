@@ -7,7 +7,7 @@ import argparse
 import sys
 from datetime import UTC, datetime
 
-from core.config import Settings
+from core.config import read_settings
 from core.errors import KinoraError
 from core.keys import Keys
 from core.ledger import Ledger
@@ -15,7 +15,7 @@ from core.ledger import Ledger
 
 def main() -> None:
     arguments = parser().parse_args()
-    settings = Settings()
+    settings = read_settings()
     ledger = Ledger(settings.resolved_database_url)
     try:
         ledger.migrate()

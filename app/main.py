@@ -22,7 +22,7 @@ from app.request_log import RequestLog
 from app.routes import engines, generate, health, metrics, results, status, webhooks
 from app.security_headers import SecurityHeaders
 from app.slow_clients import SlowClients
-from core.config import Settings
+from core.config import Settings, read_settings
 from core.ledger import Ledger
 from core.logs import set_up_logs
 from core.queue import StepQueue
@@ -46,7 +46,7 @@ then get the MP4 from `GET /results/{task_id}`. Every error has the same shape, 
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    settings = settings or Settings()
+    settings = settings or read_settings()
     # FastAPIOffline is FastAPI whose /docs loads nothing from other hosts.
     app: FastAPI = FastAPIOffline(
         title="Kinora",

@@ -1,15 +1,18 @@
 """Settings: every name an operator can set, with its default. The list with explanations is .env.example."""
 
+import re
+import sys
 from pathlib import Path
 from typing import Literal, cast
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from core.destination import allowed_places
@@ -99,6 +102,28 @@ class Settings(BaseSettings):
         allowed_places(fetch_allow)  # raises where an entry would allow nothing
         return fetch_allow
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_a_web_address(cls, public_url: str) -> str:
+        if public_url and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", public_url):
+            raise ValueError("must be like https://video.example.com, with or without a path")
+        return public_url
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, cors_origins: str) -> str:
+        for origin in filter(None, map(str.strip, cors_origins.split(","))):
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+/?", origin):
+                raise ValueError(f"must be like https://app.example.com, separated by commas, or *; got {origin}")
+        return cors_origins
+
+    @field_validator("result_redirect")
+    @classmethod
+    def _has_somewhere_to_lead(cls, result_redirect: bool, given: ValidationInfo) -> bool:
+        if result_redirect and given.data.get("storage_url", "").partition("://")[0] in ("", "file"):
+            raise ValueError("needs an object store: set STORAGE_URL")
+        return result_redirect
+
     @property
     def resolved_database_url(self) -> str:
         """`DATABASE_URL`, or a SQLite file under `DATA_DIR`; PostgreSQL through psycopg 3."""
@@ -109,3 +134,17 @@ class Settings(BaseSettings):
     def resolved_storage_url(self) -> str:
         """`STORAGE_URL`, or a folder under `DATA_DIR`."""
         return self.storage_url or f"file://{self.data_dir.resolve() / 'storage'}"
+
+
+def read_settings() -> Settings:
+    """What each process does first. Ends it, with a line for each setting that does not fit."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [
+            f"{'.'.join(map(str, found['loc'])).upper()}: {found['msg'].removeprefix('Value error, ')}"
+            for found in error.errors()
+        ]
+    except SettingsError as error:
+        wrong = [str(error)]
+    sys.exit("\n".join(f"kinora: the settings do not fit: {line}" for line in wrong))

@@ -16,7 +16,7 @@ from types import FrameType
 
 import structlog
 
-from core.config import Settings
+from core.config import Settings, read_settings
 from core.errors import Unavailable
 from core.ledger import Ledger
 from core.logs import set_up_logs
@@ -126,7 +126,7 @@ class Keeper:
 
 
 def main() -> None:
-    settings = Settings()
+    settings = read_settings()
     set_up_logs(settings.log_format)
     ended = threading.Event()
 

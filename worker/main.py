@@ -11,7 +11,7 @@ from types import FrameType
 import structlog
 from redis.exceptions import RedisError
 
-from core.config import Settings
+from core.config import read_settings
 from core.errors import EngineUnavailable
 from core.ledger import Ledger
 from core.logs import set_up_logs
@@ -36,7 +36,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     arguments.add_argument("--queue", required=True, choices=QUEUES, help="the one queue to take steps from")
     queue = arguments.parse_args().queue
-    settings = Settings()
+    settings = read_settings()
     set_up_logs(settings.log_format)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)

@@ -239,7 +239,7 @@ def test_a_front_that_others_reach_does_not_start_without_a_key(settings: Settin
     ("changes", "said"),
     [
         ({"RATE_LIMIT": "often"}, "RATE_LIMIT must be like"),
-        ({"RESULT_REDIRECT": "true"}, "RESULT_REDIRECT needs an object store"),
+        ({"RESULT_REDIRECT": "true", "STORAGE_URL": "file:///tmp/x"}, "needs an object store"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_at_the_start(

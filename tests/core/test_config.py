@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from core.config import SVD_XT_REVISION, Settings
+from core.config import SVD_XT_REVISION, Settings, read_settings
 from core.engines import known_engines
 
 ENV_EXAMPLE = Path(__file__).parents[2] / ".env.example"
@@ -50,10 +50,12 @@ def test_without_urls_both_stores_are_in_the_data_folder(tmp_path: Path) -> None
 # What a setting that does not take any word takes.
 VALID = {
     "auth": "keys",
+    "cors_origins": "https://page.example",
+    "public_url": "https://video.example/kinora",
     "fetch_allow": "pictures.example",
     "log_format": "console",
     "model_revision": "0" * 40,
-    "result_redirect": "True",
+    "result_redirect": "False",
 }
 
 
@@ -113,3 +115,25 @@ def test_every_model_from_the_hub_is_pinned_to_a_commit() -> None:
     models = [engine for engine in known_engines(Settings(_env_file=None)).values() if engine.model]
     assert len(models) == 2
     assert all(re.fullmatch(r"[0-9a-f]{40}", engine.revision or "") for engine in models)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("AUTH", "maybe", "AUTH: Input should be 'auto', 'keys' or 'off'"),
+        ("PUBLIC_URL", "video.example.com", "PUBLIC_URL: must be like https://"),
+        ("CORS_ORIGINS", "page.example", "CORS_ORIGINS: must be like https://"),
+        ("RESULT_REDIRECT", "true", "RESULT_REDIRECT: needs an object store"),
+        ("FETCH_ALLOW", "http://x", "FETCH_ALLOW: "),
+        ("DATABASE_URL_FILE", "/nowhere", "DATABASE_URL_FILE cannot be read"),
+    ],
+)
+def test_a_setting_that_does_not_fit_ends_the_process_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        read_settings()
+    assert str(ended.value).startswith(f"kinora: the settings do not fit: {said}")
+    assert "\n" not in str(ended.value)

@@ -1,7 +1,6 @@
 """Who calls: found out before anything of the body is read, for every path but those that are listed here."""
 
 import ipaddress
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -12,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.browser_guard import check_browser
 from app.deps import Caller, Services
 from app.errors import refusal
+from app.layer import Layer
 from app.limiter import Allowance, Limiter
 from core.config import Settings
 from core.errors import KinoraError, LedgerUnavailable, RateLimited, Unauthorized
@@ -32,15 +32,15 @@ STRANGER = Caller("", "", admin=False)
 ANYONE = Caller("", "", admin=True)  # where no key is asked for, everything is everyone's
 
 
-@dataclass(frozen=True)
-class Authentication:
+class Authentication(Layer):
     """Puts the `Caller` into the request's state, or answers 401, 429 or 503 itself."""
 
-    app: ASGIApp
-    limiter: Limiter
+    def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
+        super().__init__(app)
+        self.limiter = limiter
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PUBLIC or scope["path"].startswith(PUBLIC_FOLDER):
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in PUBLIC or scope["path"].startswith(PUBLIC_FOLDER):
             await self.app(scope, receive, send)
             return
         request = Request(scope)

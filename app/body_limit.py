@@ -10,6 +10,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import refusal
+from app.layer import Layer
 from core.errors import QueueFull, UploadTooLarge
 
 UPLOAD_PATHS = ("/generate",)
@@ -19,16 +20,14 @@ FORM_BYTES = 64 * 1024
 UPLOADS_AT_ONCE = 64
 
 
-class BodyLimit:
+class BodyLimit(Layer):
     def __init__(self, app: ASGIApp, max_upload_mb: int) -> None:
+        super().__init__(app)
         self.limits = {True: max_upload_mb * 1_000_000 + FORM_BYTES, False: FORM_BYTES}
         self.counted = {large: RequestBodyLimitMiddleware(app, limit) for large, limit in self.limits.items()}
         self.uploads = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.counted[False](scope, receive, send)
-            return
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_upload = scope["path"] in UPLOAD_PATHS
         length, limit = Headers(scope=scope).get("content-length", "0"), self.limits[is_upload]
         if length.isdigit() and int(length[:20]) > limit:

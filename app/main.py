@@ -16,7 +16,7 @@ from app.auth import Authentication
 from app.body_limit import BodyLimit
 from app.browser_guard import allowed_origins
 from app.deps import Services, needs_key
-from app.http_metrics import CountRequests, HttpMetrics
+from app.http_metrics import HttpMetrics
 from app.limiter import Limiter
 from app.request_log import RequestLog
 from app.routes import engines, generate, health, metrics, results, status, webhooks
@@ -64,11 +64,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, max_upload_mb=settings.max_upload_mb)
     app.add_middleware(Authentication, limiter=app.state.limiter)
     app.add_middleware(SlowClients)
-    app.add_middleware(CountRequests, metrics=app.state.http_metrics)
     origins = allowed_origins(settings)
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, metrics=app.state.http_metrics)
     app.add_middleware(SecurityHeaders)
     for module in (generate, status, results, webhooks, engines, metrics):
         app.include_router(module.router, dependencies=[needs_key], responses=errors.everywhere())

@@ -1,5 +1,5 @@
-"""One line in the log for each request that matters, and an id that stands in it, in all lines that belong to it, and
-in the answer. Whatever goes wrong further in is answered here, with nothing of our insides."""
+"""Counts each request, and writes a line in the log for those that matter; gives it an id that stands in all lines
+that belong to it, and in the answer. Whatever goes wrong further in is answered here, with nothing of our insides."""
 
 import re
 import time
@@ -11,6 +11,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import unexpected
+from app.http_metrics import HttpMetrics
+from app.layer import Layer
 from core.task import is_id, new_id
 
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -18,14 +20,12 @@ GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = structlog.get_logger(__name__)
 
 
-class RequestLog:
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+class RequestLog(Layer):
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        super().__init__(app)
+        self.metrics = metrics
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, status, begun = Request(scope), 0, time.perf_counter()
         given = request.headers.get("x-request-id", "")
         request_id = given if GIVEN_ID.fullmatch(given) else new_id()
@@ -50,14 +50,15 @@ class RequestLog:
                 raise
             await unexpected(request)(scope, receive, remember)
         finally:
+            seconds = time.perf_counter() - begun
+            self.metrics.count(request.method, route_of(scope), status or 500, seconds)
             if request.method not in ("GET", "HEAD") or status >= 400:
-                seconds = round(time.perf_counter() - begun, 4)
                 log.info(
                     "request_answered",
                     method=request.method,
                     route=route_of(scope),
                     status=status,
-                    seconds=seconds,
+                    seconds=round(seconds, 4),
                     **{name: value for name, value in scope.get("path_params", {}).items() if is_id(str(value))},
                 )
 

@@ -1,7 +1,9 @@
 """What tells a browser to do nothing with our answers but what they are for."""
 
 from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
+
+from app.layer import Layer
 
 # A result opened by itself is shown in a page that the browser makes: it may show that one file.
 RESTRICTED = (
@@ -16,14 +18,8 @@ DOCUMENTATION = (
 DOCUMENTATION_PATHS = ("/docs", "/redoc", "/docs/oauth2-redirect")
 
 
-class SecurityHeaders:
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+class SecurityHeaders(Layer):
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
 
         async def add(message: Message) -> None:

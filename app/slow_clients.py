@@ -8,11 +8,12 @@ import asyncio
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import refusal
+from app.layer import Layer
 
 HEAD_SECONDS = 15.0
 MAX_HEAD_BYTES = 64 * 1024  # beside what comes in one read, at most 256 KB
@@ -104,16 +105,10 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
 
 
-class SlowClients:
+class SlowClients(Layer):
     """Refuses a request with too many headers, or whose body comes too slowly."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if len(scope["headers"]) > MAX_HEADERS:
             error = HTTPException(431, f"a request may have at most {MAX_HEADERS} headers")
             await refusal(Request(scope), error)(scope, receive, send)

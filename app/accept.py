@@ -1,22 +1,30 @@
-"""From a picture and a request to a recorded task: the one way in, whatever dialect the caller speaks."""
+"""From a source and a request to a recorded task: the one way in, whatever dialect the caller speaks."""
 
 import hashlib
 import math
 import shutil
+from dataclasses import replace
 
 import structlog
 
-from app.decoder import DECODER
+from app.again import as_before, check_finished, extended_from, frames_before, remixed_from
 from app.deps import Caller, Services
-from app.fetch import fetch
+from app.source import Source, gather, name_of
 from core.config import Settings
 from core.destination import check_destination
 from core.engines import Engine, find_engine, known_engines
-from core.errors import EngineUnavailable, IdempotencyMismatch, QueueUnavailable, StorageFull, TaskExists, TooMuch
+from core.errors import (
+    EngineUnavailable,
+    IdempotencyMismatch,
+    QueueUnavailable,
+    StorageFull,
+    TaskExists,
+    TooMuch,
+)
 from core.spec import Clip, ClipRequest, resolve
 from core.speeds import Kind
 from core.storage import input_key
-from core.task import Bounds, Callback, IdempotencyKey, NewStep, NewTask, Quota, Worker, new_id
+from core.task import Bounds, Callback, Dialect, IdempotencyKey, NewStep, NewTask, Quota, Worker, new_id
 
 log = structlog.get_logger(__name__)
 
@@ -24,18 +32,19 @@ log = structlog.get_logger(__name__)
 def accept(
     services: Services,
     caller: Caller,
-    source: bytes | str,
+    source: Source,
     request: ClipRequest,
     idempotency_key: str | None = None,
     callback: Callback | None = None,
+    dialect: Dialect = Dialect.KINORA,
 ) -> str:
-    """The task's id. When this returns, the picture is stored, encoded anew, and the task is in the ledger: it will
-    end.
+    """The task's id. When this returns, what it is made from is stored and the task is in the ledger: it will end.
 
-    `source` is the picture, or the URL to fetch it from once all that costs less has been checked.
+    A picture is encoded anew, and fetched only once all that costs less has been checked. What `request` leaves out is
+    as it was in the task that is remixed or extended, but for the seed.
 
     With an idempotency key, a request made again gives the task that it made first. Raises InvalidRequest for what
-    the caller can mend, TooMuch, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
+    the caller can mend, TooMuch, TaskGone, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
     """
     if callback:
         check_destination(callback.url, services.settings.fetch_allow, "callback_url", https_only=True)
@@ -43,16 +52,25 @@ def accept(
     key = IdempotencyKey(caller.owner, idempotency_key, sent) if idempotency_key else None
     if key and (made := services.ledger.task_made_with(key)):
         return made
+    check_finished(source, services)
+    request = as_before(source, request)
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
-    clip, warnings = resolve(request, engine, services.settings)
+    clip, warnings = resolve(request, engine, services.settings, frames_before(source))
     require_disk_space(services.settings)
     try:
         services.ledger.check_room(caller.owner, engine.queue, *limits(services.settings))
-        picture = source if isinstance(source, bytes) else fetch(source, services.settings, caller.owner)
-        clean = DECODER.decode(picture, services.settings.max_image_megapixels, caller.owner)
-        task = new_task(caller, sha256(picture), len(clean), clip, engine, warnings, callback)
-        services.storage.put(task.input_key, clean)
+        given = gather(source, services, caller.owner)
+        task = replace(
+            new_task(caller.owner, clip, engine, warnings),
+            input_sha256=given.sha256,
+            stored_bytes=given.stored_bytes,
+            callback=callback,
+            dialect=dialect,
+            remixed_from=remixed_from(source),
+            extended_from=extended_from(source),
+        )
+        given.store(task.input_key)
         return record(services, task, key)
     except TooMuch as refused:
         if key and (made := services.ledger.task_made_with(key)):  # meanwhile, and it may have taken the last place
@@ -83,28 +101,21 @@ def limits(settings: Settings) -> tuple[Bounds, Quota]:
     return Bounds(settings.max_waiting, settings.max_waiting_per_queue), quota
 
 
-def new_task(
-    caller: Caller,
-    input_sha256: str,
-    stored_bytes: int,
-    clip: Clip,
-    engine: Engine,
-    warnings: list[str],
-    callback: Callback | None,
-) -> NewTask:
-    """A task of one step."""
+def new_task(owner: str, clip: Clip, engine: Engine, warnings: list[str]) -> NewTask:
+    """A task of one step, or of two where the clip is to be joined to what it continues."""
     task_id = new_id()
+    steps = [NewStep("clip", engine.queue, clip.model_dump(), size=clip.size, work=clip.work)]
+    if clip.continues is not None:
+        steps.append(NewStep("join", engine.queue, clip.model_dump(), needs=(0,), size=clip.size))
     return NewTask(
         task_id=task_id,
-        owner=caller.owner,
+        owner=owner,
         engine=engine.name,
         params=clip.model_dump(exclude_none=True),
         input_key=input_key(task_id),
-        input_sha256=input_sha256,
+        input_sha256="",
         warnings=warnings,
-        steps=[NewStep("clip", engine.queue, clip.model_dump(), size=clip.size, work=clip.work)],
-        callback=callback,
-        stored_bytes=stored_bytes,
+        steps=steps,
     )
 
 
@@ -122,15 +133,11 @@ def seconds_to_a_free_place(services: Services, clip: Clip, queue: str, workers:
     return max(1, min(60, math.ceil(seconds / max(1, alive))))
 
 
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def fingerprint(request: ClipRequest, source: bytes | str, callback: Callback | None) -> str:
+def fingerprint(request: ClipRequest, source: Source, callback: Callback | None) -> str:
     """SHA-256 of all that a caller sent; defaults are not filled in, for they may change."""
     told = f" {callback.url} {' '.join(callback.events)}" if callback else ""
-    picture = sha256(source) if isinstance(source, bytes) else source
-    return sha256(f"{request.model_dump_json(exclude_none=True)} {picture}{told}".encode())
+    sent = f"{request.model_dump_json(exclude_none=True)} {name_of(source)}{told}"
+    return hashlib.sha256(sent.encode()).hexdigest()
 
 
 def wake(services: Services, step_id: str, queue: str) -> None:

@@ -4,6 +4,8 @@ Starlette's RequestBodyLimitMiddleware counts what comes in; what says by itself
 any of it is read, and in our own shape.
 """
 
+import re
+
 from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -11,24 +13,32 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import refusal
 from app.layer import Layer
+from app.source import BASE64_GROWTH
 from core.errors import QueueFull, UploadTooLarge
 
-UPLOAD_PATHS = ("/generate",)
+UPLOADS = re.compile(
+    "/generate|/v1/videos(/sync|/edits|/extensions)?|/v2beta/image-to-video"
+    "|/v1/predictions|/v1/models/[^/]+/[^/]+/predictions|/mcp"
+)
 # What the other fields and the multipart wrapping may add to the picture; and what any other request may send.
 FORM_BYTES = 64 * 1024
 # Each lies in the temporary folder as it comes in.
 UPLOADS_AT_ONCE = 64
 
 
+def takes_picture(path: str) -> bool:
+    return UPLOADS.fullmatch(path) is not None
+
+
 class BodyLimit(Layer):
     def __init__(self, app: ASGIApp, max_upload_mb: int) -> None:
         super().__init__(app)
-        self.limits = {True: max_upload_mb * 1_000_000 + FORM_BYTES, False: FORM_BYTES}
+        self.limits = {True: int(max_upload_mb * 1_000_000 * BASE64_GROWTH) + FORM_BYTES, False: FORM_BYTES}
         self.counted = {large: RequestBodyLimitMiddleware(app, limit) for large, limit in self.limits.items()}
         self.uploads = 0
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_upload = scope["path"] in UPLOAD_PATHS
+        is_upload = takes_picture(scope["path"])
         length, limit = Headers(scope=scope).get("content-length", "0"), self.limits[is_upload]
         if length.isdigit() and int(length[:20]) > limit:
             message = f"the request may have at most {limit} bytes; it has {length[:20]}"

@@ -17,6 +17,7 @@ from app.body_limit import BodyLimit
 from app.browser_guard import allowed_origins
 from app.deps import Services, needs_key
 from app.http_metrics import HttpMetrics
+from app.json_bodies import JsonBodies
 from app.limiter import Limiter
 from app.request_log import RequestLog
 from app.routes import engines, generate, health, metrics, results, status, webhooks
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.examined_at = float("-inf")
     errors.install(app)
     # Each is wrapped around those before it.
+    app.add_middleware(JsonBodies)
     app.add_middleware(BodyLimit, max_upload_mb=settings.max_upload_mb)
     app.add_middleware(Authentication, limiter=app.state.limiter)
     app.add_middleware(SlowClients)

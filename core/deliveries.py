@@ -16,7 +16,7 @@ from core.destination import host_of
 from core.endpoints import CallbackEvent
 from core.errors import DeliveryNotFound
 from core.tables import deliveries, endpoints, now, steps
-from core.task import Task, is_id, new_id
+from core.task import Task, is_id, new_id, whole_percent
 
 # Seconds after each failed try, with jitter: the schedule of Standard Webhooks 1.0. After the last one it is dead.
 RETRY_SECONDS = (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
@@ -27,7 +27,11 @@ FORGOTTEN_SECONDS = 30 * 24 * 3600.0
 WANTED = sa.select(endpoints.c.endpoint_id, endpoints.c.url, endpoints.c.events).where(
     endpoints.c.owner == sa.bindparam("owner"), endpoints.c.disabled_at.is_(None)
 )
-PROGRESS = sa.select(sa.func.sum(steps.c.progress) / sa.func.count()).where(steps.c.task_id == sa.bindparam("task_id"))
+# As core/task.progress_of has it.
+WEIGHT = steps.c.work + 1
+PROGRESS = sa.select(sa.func.sum(steps.c.progress * WEIGHT) / sa.func.sum(WEIGHT)).where(
+    steps.c.task_id == sa.bindparam("task_id")
+)
 INSERT = deliveries.insert().values(tries=0, created_at=now(), next_try_at=now())
 
 
@@ -97,7 +101,7 @@ def write(tx: sa.Connection, task: Task, event: CallbackEvent) -> None:
 
 def progress_of(tx: sa.Connection, task_id: str) -> int:
     """0 to 100, over all steps of the task."""
-    return int(tx.execute(PROGRESS, {"task_id": task_id}).scalar_one())
+    return whole_percent(float(tx.execute(PROGRESS, {"task_id": task_id}).scalar_one()))
 
 
 def tell(task: Task, progress: int) -> dict[str, Any]:

@@ -148,7 +148,9 @@ class Ledger(Reader):
                 task = self._move_task(tx, task, Status.STARTED, started_at=row.started_at)
                 tallies.add(tx, Duration("task_waiting_seconds", task.engine, waited))
             tells_progress = bool(deliveries.wanted(tx, task, CallbackEvent.PROGRESS))
-            return Claim(step_from(row), task, row.started_at, waited, tells_progress)
+            needed = tx.execute(statements.NEEDED_STEPS, {"of_step": step_id}) if row.position else ()
+            done = tuple(step_from(needed_row) for needed_row in needed)
+            return Claim(step_from(row), task, row.started_at, waited, tells_progress, done)
 
     def renew(self, claim: Claim, lease_seconds: float, progress: int, phase: str | None) -> bool:
         """Say that the attempt lives, and how far it is. False: canceled or taken over, the attempt must end."""
@@ -180,7 +182,7 @@ class Ledger(Reader):
         with writing(self.database) as tx:
             task = self._lock_task_of(tx, claim.step.step_id)
             if task is None or not self._end_step(
-                tx, claim, Status.FINISHED, "finished", progress=100, artifacts=artifacts
+                tx, claim, Status.FINISHED, "finished", progress=100, artifacts=artifacts, receipt=receipt
             ):
                 return None
             speeds.add(tx, speeds.kind_of(claim.step, task.engine), self._now(tx) - claim.started_at)
@@ -271,6 +273,13 @@ class Ledger(Reader):
             freed = tasks.update().where(its).values(expired_at=now()).returning(tasks.c.owner, tasks.c.stored_bytes)
             for owner, stored_bytes in tx.execute(freed):
                 quotas.add(tx, owner, -stored_bytes)
+
+    def mark_deleted(self, task_id: str) -> None:
+        """Its owner deleted it: what it stored is deleted, and it stands in no list any more."""
+        self.mark_expired(task_id)
+        its = sa.and_(tasks.c.task_id == task_id, tasks.c.deleted_at.is_(None))
+        with writing(self.database) as tx:
+            tx.execute(tasks.update().where(its).values(deleted_at=now()))
 
     # --- workers ---
 

@@ -49,14 +49,17 @@ def step_from(row: sa.Row[Any]) -> Step:
     return Step(**fields, status=Status(row.status))
 
 
-def page_of_tasks(owner: str | None, status: Status | None, after: str | None, limit: int) -> sa.Select[Any]:
-    query = sa.select(tasks).order_by(tasks.c.task_id.desc()).limit(limit)
+def page_of_tasks(
+    owner: str | None, status: Status | None, after: str | None, limit: int, oldest_first: bool = False
+) -> sa.Select[Any]:
+    order = tasks.c.task_id if oldest_first else tasks.c.task_id.desc()
+    query = sa.select(tasks).where(tasks.c.deleted_at.is_(None)).order_by(order).limit(limit)
     if owner is not None:
         query = query.where(tasks.c.owner == owner)
     if status:
         query = query.where(tasks.c.status == status)
     if after:
-        query = query.where(tasks.c.task_id < after)
+        query = query.where(tasks.c.task_id > after if oldest_first else tasks.c.task_id < after)
     return query
 
 
@@ -118,10 +121,20 @@ class Reader:
             raise TaskNotFound(f"there is no task {task_id!r}", param="task_id")
         return task_from(row)
 
-    def tasks(self, *, owner: str | None = None, status: Status | None, after: str | None, limit: int) -> list[Task]:
-        """Newest first, those older than the task `after`. Costs the same however many tasks there are."""
+    def tasks(
+        self,
+        *,
+        owner: str | None = None,
+        status: Status | None = None,
+        after: str | None = None,
+        limit: int,
+        oldest_first: bool = False,
+    ) -> list[Task]:
+        """Those beyond the task `after`, newest first unless `oldest_first`, without the deleted. Costs the same
+        however many tasks there are."""
+        query = page_of_tasks(owner, status, after, limit, oldest_first)
         with reading(self.database) as connection:
-            return [task_from(row) for row in connection.execute(page_of_tasks(owner, status, after, limit))]
+            return [task_from(row) for row in connection.execute(query)]
 
     def ahead_of(self, step: Step) -> list[Kind]:
         """The steps that wait before this one in its queue, the next one first."""

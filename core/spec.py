@@ -1,7 +1,8 @@
 """What can be asked for, and what a request becomes once every default is filled in."""
 
+import math
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +12,8 @@ from core.errors import InvalidParameter
 
 # The engine's entry says what the native size and length is; an operator may set others for all engines.
 OPERATOR_DEFAULTS = {"width": "video_width", "height": "video_height", "num_frames": "video_frames", "fps": "video_fps"}
+
+LONGEST_SECONDS = 120  # of a video that is extended
 
 
 class ClipRequest(BaseModel):
@@ -25,6 +28,7 @@ class ClipRequest(BaseModel):
     width: Annotated[int | None, Field(description="Pixels")] = None
     height: Annotated[int | None, Field(description="Pixels")] = None
     num_frames: Annotated[int | None, Field(description="Frames in the clip")] = None
+    seconds: Annotated[float | None, Field(gt=0, description="How long it plays, instead of `num_frames`")] = None
     fps: Annotated[int | None, Field(description="Frames a second")] = None
     num_inference_steps: Annotated[int | None, Field(description="Denoising steps")] = None
     motion_bucket_id: Annotated[int | None, Field(description="How much moves, 1–255")] = None
@@ -61,6 +65,17 @@ class Clip(BaseModel):
     max_guidance_scale: float | None = None
     decode_chunk_size: int | None = None
     motion: str | None = None
+    continues: int | None = None
+    """How many frames come before it: those of the video whose last frame is its first."""
+
+    @property
+    def frames_in_all(self) -> int:
+        """Of the video that this is, or ends: the frame where two clips meet is there once."""
+        return self.num_frames if self.continues is None else self.continues + self.num_frames - 1
+
+    @property
+    def seconds_in_all(self) -> float:
+        return self.frames_in_all / self.fps
 
     @property
     def size(self) -> str:
@@ -74,20 +89,52 @@ class Clip(BaseModel):
         return float(self.width * self.height * self.num_frames * (self.num_inference_steps or 1))
 
 
-def resolve(request: ClipRequest, engine: Engine, settings: Settings) -> tuple[Clip, list[str]]:
+def resolve(
+    request: ClipRequest, engine: Engine, settings: Settings, continues: int | None = None
+) -> tuple[Clip, list[str]]:
     """The clip that `request` means on `engine`, and a warning for each field that this engine does not use.
 
-    Raises InvalidParameter for the first value outside the engine's limits; nothing is clamped.
+    `continues`: after how many frames of a video that is there. Raises InvalidParameter for the first value outside
+    the engine's limits; nothing is clamped.
     """
-    given = request.model_dump(exclude_none=True, exclude={"engine", "prompt"})
+    given = request.model_dump(exclude_none=True, exclude={"engine", "prompt", "seconds"})
     warnings = [f"{name} is not used by the engine {engine.name}" for name in given if name not in engine.limits]
     if request.prompt:
         warnings.append(f"prompt is not used by the engine {engine.name}")
     values: dict[str, Any] = engine.defaults | operator_defaults(engine, settings)
     values |= {name: value for name, value in given.items() if name in engine.limits}
+    if request.seconds is not None:
+        for name in ("width", "height", "fps"):
+            check_limit(name, values, engine)
+        warnings += set_length(values, request, engine, overlap=0 if continues is None else 1)
     values.setdefault("seed", secrets.randbelow(int(SEED.high) + 1))
     check_limits(values, engine)
-    return Clip(engine=engine.name, prompt=request.prompt, **values), warnings
+    clip = Clip(engine=engine.name, prompt=request.prompt, continues=continues, **values)
+    if continues is not None and clip.seconds_in_all > LONGEST_SECONDS:
+        raise InvalidParameter(
+            f"the video may have at most {LONGEST_SECONDS} s; it would have {clip.seconds_in_all:g}", param="seconds"
+        )
+    return clip, warnings
+
+
+def set_length(values: dict[str, Any], request: ClipRequest, engine: Engine, overlap: int) -> list[str]:
+    """Sets `num_frames` so that the clip plays for `request.seconds`, to the nearest frame, beside `overlap` frames
+    that are there before. Where the engine cannot make so many, and no `fps` was asked for, it plays slower, with a
+    warning. Raises InvalidParameter."""
+    seconds, usual, frames = request.seconds or 0.0, values["fps"], frames_allowed(values, engine)
+    if request.num_frames is not None:
+        raise InvalidParameter("give seconds or num_frames, not both", param="seconds")
+    lowest = request.fps or cast(Range, engine.limits["fps"]).low
+    most = frames.high - overlap
+    if round(seconds * usual) > most:
+        values["fps"] = max(int(lowest), math.floor(most / seconds))
+    values["num_frames"] = round(seconds * values["fps"]) + overlap
+    if values["num_frames"] not in frames:
+        allowed = Range((frames.low - overlap) / usual, most / lowest)
+        raise InvalidParameter(f"seconds must be {allowed}; got {seconds:g}", param="seconds")
+    if values["fps"] == usual:
+        return []
+    return [f"fps is {values['fps']} instead of {usual}: the engine {engine.name} makes at most {frames.high:g} frames"]
 
 
 def check_defaults(settings: Settings) -> None:
@@ -105,16 +152,27 @@ def operator_defaults(engine: Engine, settings: Settings) -> dict[str, Any]:
 
 
 def check_limits(values: dict[str, Any], engine: Engine) -> None:
-    for name, value in values.items():
-        if value not in engine.limits[name]:
-            raise InvalidParameter(f"{name} must be {engine.limits[name]}; got {value}", param=name)
-    if engine.max_video_pixels:
-        allowed = Range(2, engine.max_video_pixels // (values["width"] * values["height"]))
-        if values["num_frames"] not in allowed:
-            size = f"{values['width']}×{values['height']}"
-            message = f"num_frames must be {allowed} at {size}; got {values['num_frames']}"
-            raise InvalidParameter(message, param="num_frames")
+    for name in values:
+        check_limit(name, values, engine)
+    frames = frames_allowed(values, engine)
+    if values["num_frames"] not in frames:
+        size = f"{values['width']}×{values['height']}"
+        message = f"num_frames must be {frames} at {size}; got {values['num_frames']}"
+        raise InvalidParameter(message, param="num_frames")
     low, high = values.get("min_guidance_scale"), values.get("max_guidance_scale")
     if low is not None and high is not None and low > high:
         allowed = Range(low, 10)
         raise InvalidParameter(f"max_guidance_scale must be {allowed}; got {high:g}", param="max_guidance_scale")
+
+
+def check_limit(name: str, values: dict[str, Any], engine: Engine) -> None:
+    if values[name] not in engine.limits[name]:
+        raise InvalidParameter(f"{name} must be {engine.limits[name]}; got {values[name]}", param=name)
+
+
+def frames_allowed(values: dict[str, Any], engine: Engine) -> Range:
+    """Of the size in `values`, which is allowed."""
+    frames = cast(Range, engine.limits["num_frames"])
+    if not engine.max_video_pixels:
+        return frames
+    return Range(frames.low, min(frames.high, engine.max_video_pixels // (values["width"] * values["height"])))

@@ -53,6 +53,12 @@ RELEASE_DEPENDANTS = (
     .values(waits_for=steps.c.waits_for - 1, queued_at=now(), not_before=now())
     .returning(steps.c.step_id, steps.c.queue, steps.c.waits_for)
 )
+NEEDED_STEPS = (
+    sa.select(steps)
+    .join(needs, needs.c.needed_id == steps.c.step_id)
+    .where(needs.c.step_id == STEP)
+    .order_by(steps.c.position)
+)
 STEP_IDS = sa.select(steps.c.step_id).where(steps.c.task_id == sa.bindparam("task_id")).order_by(steps.c.position)
 FINISHED_STEPS = STEP_IDS.where(steps.c.status == Status.FINISHED)
 LOST_ATTEMPTS = (

@@ -58,6 +58,11 @@ class Storage:
         with _translated(key):
             self._store.put(key, data, attributes={"Content-Type": media_type} if media_type else None)
 
+    def copy(self, source: str, key: str) -> None:
+        """Raises ArtifactNotFound."""
+        with _translated(source):
+            self._store.copy(source, key)
+
     def read(self, key: str) -> bytes:
         """Raises ArtifactNotFound."""
         with _translated(key):

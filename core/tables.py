@@ -69,6 +69,10 @@ tasks = Table(
     Column("callback_url", Text),
     Column("callback_events", JSON, nullable=False, server_default="[]"),
     Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("dialect", String(16), nullable=False, server_default="kinora"),
+    Column("remixed_from", String(32)),  # no foreign keys: what a task was made from may be gone
+    Column("extended_from", String(32)),
+    Column("deleted_at", Double),
     # The ids sort by time, so one index gives a page of any status, newest first.
     Index(None, "status", "task_id"),
     Index(None, "expired_at", "finished_at"),
@@ -101,6 +105,7 @@ steps = Table(
     Column("artifacts", JSON, nullable=False),
     Column("size", String(64), nullable=False, server_default=""),
     Column("work", Double, nullable=False, server_default="0"),
+    Column("receipt", JSON),
     Index(None, "task_id", "position", unique=True),
     Index(None, "queue", "status", "queued_at"),
     Index(None, "status", "lease_until"),

@@ -1,6 +1,7 @@
 """Tasks and steps: their states, and which moves between states are allowed. Pure: no I/O."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -86,6 +87,16 @@ class IdempotencyKey:
     fingerprint: str
 
 
+class Dialect(StrEnum):
+    """Whose API a task was asked for by: its callbacks speak as that one does."""
+
+    KINORA = "kinora"
+    OPENAI = "openai"
+    STABILITY = "stability"
+    REPLICATE = "replicate"
+    MCP = "mcp"
+
+
 @dataclass(frozen=True)
 class Bounds:
     """How many steps may wait, in all and for one queue."""
@@ -124,6 +135,9 @@ class NewTask:
     callback: Callback | None = None
     stored_bytes: int = 0
     """Of the picture."""
+    dialect: Dialect = Dialect.KINORA
+    remixed_from: str | None = None
+    extended_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +168,13 @@ class Task:
     receipt: dict[str, Any] | None
     callback_url: str | None
     callback_events: list[str]
+    dialect: str
+    remixed_from: str | None
+    """The task whose picture this one has too."""
+    extended_from: str | None
+    """The task whose video this one continues."""
+    deleted_at: float | None
+    """When its owner deleted it, and not only time."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +197,17 @@ class Step:
     artifacts: dict[str, str]
     size: str
     work: float
+    receipt: dict[str, Any] | None
+
+
+def progress_of(steps: Sequence[Step]) -> int:
+    """0 to 100, over all steps of a task: each counts by its work."""
+    done = sum(step.progress * (step.work + 1) for step in steps)
+    return whole_percent(done / sum(step.work + 1 for step in steps))
+
+
+def whole_percent(percent: float) -> int:
+    return int(percent + 1e-6)  # a sum of shares may miss the whole by a little
 
 
 @dataclass(frozen=True)
@@ -190,6 +222,8 @@ class Claim:
     """Seconds from becoming ready to this claim."""
     tells_progress: bool = False
     """Whether a callback wants to know how far the task is."""
+    needs: tuple[Step, ...] = ()
+    """The finished steps whose artifacts this one uses, in order."""
 
 
 class HeldLease(NamedTuple):

@@ -19,11 +19,12 @@ from worker.metrics import WorkerMetrics
 from worker.presence import Presence
 from worker.renderers import Renderers
 from worker.steps.clip import make_clip
+from worker.steps.join import join_clips
 from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
-VERBS = {"clip": make_clip}
+VERBS = {"clip": make_clip, "join": join_clips}
 
 
 @dataclass

@@ -9,8 +9,10 @@ from app.accept import accept
 from app.deps import Given, Known, Linked
 from app.errors import documented
 from app.eta import at_acceptance
-from app.form import FormRoute, without_null
+from app.form import FormRoute, also_json, without_null
+from app.source import uploaded
 from core import errors
+from core.config import Settings
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.spec import ClipRequest
 from core.task import Callback, Status
@@ -23,7 +25,9 @@ class GenerateForm(ClipRequest):
 
     file: Annotated[UploadFile | None, Field(description="The picture: JPEG, PNG or WebP")] = None
     image: Annotated[UploadFile | None, Field(description="Another name for `file`")] = None
-    image_url: Annotated[str | None, Field(description="Where to fetch the picture from, instead of `file`")] = None
+    image_url: Annotated[UploadFile | None, Field(description="Where to fetch the picture from, or a `data:` URL")] = (
+        None
+    )
     callback_url: Annotated[str | None, Field(description="Where to tell how this task ended")] = None
     callback_events: Annotated[
         list[CallbackEvent] | None, Field(description="What to tell `callback_url`; without it, how the task ended")
@@ -72,6 +76,7 @@ LINKS = {
         errors.StorageUnavailable,
     )
     | {202: {"links": LINKS}},
+    openapi_extra=also_json(GenerateForm),
 )
 def generate(
     form: Annotated[GenerateForm, Form(media_type="multipart/form-data")],
@@ -84,9 +89,7 @@ def generate(
     entry (`GET /engines`); a value out of range is refused, never changed. With an `Idempotency-Key`, a
     request sent again within a day gives the task that it made first."""
     asked = ClipRequest(**form.model_dump(include=set(ClipRequest.model_fields), exclude_none=True))
-    task_id = accept(
-        services, caller, _source(form, services.settings.max_upload_mb), asked, idempotency_key, _callback(form)
-    )
+    task_id = accept(services, caller, _source(form, services.settings), asked, idempotency_key, _callback(form))
     status, outlook = at_acceptance(services, task_id)
     return Accepted(
         task_id=task_id,
@@ -106,19 +109,10 @@ def _callback(form: GenerateForm) -> Callback | None:
     return None
 
 
-def _source(form: GenerateForm, max_mb: int) -> bytes | str:
+def _source(form: GenerateForm, settings: Settings) -> bytes | str:
     """The picture, or the URL where it is."""
     given = [name for name in ("file", "image", "image_url") if getattr(form, name)]
     if len(given) > 1:
         raise errors.InvalidParameter(f"give the picture as {' or as '.join(given)}, not as both", param=given[-1])
-    if form.image_url:
-        return form.image_url
-    upload = form.file or form.image
-    if upload is None:
-        raise errors.FileMissing("no picture was sent: upload one as the form's field file", param="file")
-    picture = upload.file.read(max_mb * 1_000_000 + 1)
-    if len(picture) > max_mb * 1_000_000:
-        raise errors.UploadTooLarge(f"the picture may have at most {max_mb} MB", param="file")
-    if not picture:
-        raise errors.FileMissing("the file is empty", param="file")
-    return picture
+    name = given[0] if given else "file"
+    return uploaded(getattr(form, name), settings, name)

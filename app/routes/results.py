@@ -7,11 +7,9 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from app.deps import Caller, Given, Known, Services
 from app.errors import documented
-from app.eta import look_ahead
+from app.finished import require_result
 from app.ranges import parse_range
 from core import errors
-from core.errors import NotReady, TaskGone
-from core.task import Status, Task
 
 # A result never changes once it is there.
 CACHE = "private, max-age=86400, immutable"
@@ -58,7 +56,7 @@ router = APIRouter(tags=["results"], dependencies=[Depends(signed_link)])
 def video(task_id: str, request: Request, services: Given, caller: Known) -> Response:
     """The MP4. Understands Range, If-Range and If-None-Match. 410 says why there is no video and never will be.
     A `result_url` with `expires` and `signature` needs no key."""
-    return _serve(services, caller, request, task_id, "video", "mp4", "video/mp4")
+    return serve(services, caller, request, task_id, "video", "mp4", "video/mp4")
 
 
 @router.get(
@@ -76,14 +74,16 @@ def video(task_id: str, request: Request, services: Given, caller: Known) -> Res
 @router.head("/results/{task_id}/thumbnail", include_in_schema=False)
 def thumbnail(task_id: str, request: Request, services: Given, caller: Known) -> Response:
     """The first frame as a JPEG."""
-    return _serve(services, caller, request, task_id, "thumbnail", "jpg", "image/jpeg")
+    return serve(services, caller, request, task_id, "thumbnail", "jpg", "image/jpeg")
 
 
-def _serve(
+def serve(
     services: Services, caller: Caller, request: Request, task_id: str, name: str, suffix: str, media_type: str
 ) -> Response:
     task = services.ledger.task(task_id, caller.sees)
     require_result(services, task)
+    if name not in task.artifacts:  # made before there was such a thing
+        raise errors.ArtifactNotFound(f"the task has no {name}")
     key = task.artifacts[name]
     if services.settings.result_redirect and request.method == "GET":  # a signed link is for one method
         link = services.storage.link(key, min(REDIRECT_SECONDS, services.settings.link_ttl))
@@ -110,16 +110,3 @@ def _serve(
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     return StreamingResponse(services.storage.stream(key, start, end), status, headers, media_type)
-
-
-def require_result(services: Services, task: Task) -> None:
-    """Raises NotReady while the task runs, and TaskGone where there is nothing to have any more."""
-    if task.error:
-        raise TaskGone(task.error.message, reason=task.error.code)
-    if task.status == Status.CANCELED:
-        raise TaskGone("the task was canceled", reason="task_canceled")
-    if task.expired_at:
-        raise TaskGone("the result was deleted", reason="result_expired")
-    if task.status != Status.FINISHED:
-        eta = look_ahead(services, *services.ledger.task_with_steps(task.task_id)).eta_seconds
-        raise NotReady(f"the task is {task.status}", retry_after=max(1, min(60, round(eta or 2))))

@@ -11,7 +11,7 @@ from app.errors import documented
 from app.eta import look_ahead
 from core import errors
 from core.errors import QueueUnavailable
-from core.task import ID_PATTERN, Status, Step, Task
+from core.task import ID_PATTERN, Status, Step, Task, progress_of
 
 router = APIRouter(tags=["tasks"])
 
@@ -101,7 +101,7 @@ def delete(task_id: str, services: Given, caller: Known, links: Linked) -> TaskS
     services.ledger.cancel(task_id, caller.sees)
     # What an attempt is storing just now its worker deletes, and otherwise the keeper.
     services.storage.delete_task(task_id)
-    services.ledger.mark_expired(task_id)
+    services.ledger.mark_deleted(task_id)
     task, steps = services.ledger.task_with_steps(task_id)
     forget(services, steps)
     return describe(services, links, task, steps)
@@ -122,7 +122,7 @@ def describe(services: Services, links: Links, task: Task, steps: list[Step]) ->
     is_there = task.status == Status.FINISHED and not task.expired_at
     return TaskStatus(
         **summarize(task),
-        progress=sum(step.progress for step in steps) // len(steps),
+        progress=progress_of(steps),
         step=running
         and CurrentStep(
             verb=running.verb,

@@ -10,32 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from core.config import Settings
 from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, OutOfMemory, StorageUnavailable
-from core.ledger import Ledger
-from core.queue import StepQueue
 from core.spec import Clip, ClipRequest, resolve
-from core.storage import Storage
 from core.task import NewStep, NewTask, Status, Task, new_id
 from worker.attempt import Attempt, Stopped
-from worker.metrics import WorkerMetrics
-from worker.presence import Presence
-from worker.renderers import Renderers
 from worker.runner import Kit, hand_over, reason_to_leave, run_step
-
-
-@pytest.fixture
-def kit(settings: Settings) -> Iterator[Kit]:
-    ledger = Ledger(settings.resolved_database_url)
-    ledger.migrate()
-    renderers = Renderers(settings, "cpu")
-    renderers.preload()
-    presence = Presence(ledger, "cpu", renderers, None)
-    queue = StepQueue(settings)
-    storage = Storage(settings.resolved_storage_url)
-    yield Kit(settings, ledger, storage, queue, renderers, presence, WorkerMetrics())
-    queue.close()
-    ledger.close()
 
 
 def picture() -> bytes:
@@ -316,7 +295,7 @@ def test_a_result_whose_worker_was_not_told_that_it_counts_is_kept(kit: Kit, mon
     monkeypatch.setattr(kit.ledger, "finish", finish_unheard)
     task = run(kit)
     assert (task.status, outcomes(kit)) == (Status.FINISHED, {"stopped": 1})
-    assert stored_of(kit, task.task_id) == ["input", "thumbnail.jpg", "video.mp4"]
+    assert stored_of(kit, task.task_id) == ["input", "spritesheet.jpg", "thumbnail.jpg", "video.mp4"]
 
 
 def test_a_storage_that_is_away_when_something_is_to_be_deleted_harms_nothing(

@@ -1,7 +1,8 @@
-"""Frames into an MP4 that every browser plays, and a thumbnail of the first frame."""
+"""Frames into an MP4 that every browser plays, and the pictures that show what is in it."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,6 +27,7 @@ THREADS = 4
 TO_BT709 = "out_color_matrix=bt709:out_range=tv:out_chroma_loc=left:flags=bicubic+accurate_rnd+full_chroma_inp"
 
 THUMBNAIL_SIDE = 640
+TILE_SIDE, TILES, COLUMNS = 256, 25, 5
 
 Advance = Callable[[int, int], None]
 
@@ -42,14 +44,21 @@ def encode_mp4(
     count, height, width, _ = frames.shape
     if width % 2 or height % 2:
         raise EncodingFailed(f"yuv420p needs even sides; got {width}×{height}")
+    with created_mp4(path) as container:
+        stream = add_stream(container, width, height, fps, quality)
+        for done, frame in enumerate(in_bt709(frames, width, height, fps), 1):
+            container.mux(stream.encode(frame))
+            advance(done, count)
+        container.mux(stream.encode(None))
+
+
+@contextmanager
+def created_mp4(path: Path) -> Iterator[av.container.OutputContainer]:
+    """Raises EncodingFailed."""
     try:
         # A real path, not a BytesIO: there faststart fails as the file is closed (PyAV 18.1).
         with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = add_stream(container, width, height, fps, quality)
-            for done, frame in enumerate(in_bt709(frames, fps), 1):
-                container.mux(stream.encode(frame))
-                advance(done, count)
-            container.mux(stream.encode(None))
+            yield container
     except av.FFmpegError as error:
         raise EncodingFailed(f"the MP4 could not be written: {error.strerror}") from error
 
@@ -70,8 +79,7 @@ def add_stream(
     return stream
 
 
-def in_bt709(frames: NDArray[np.uint8], fps: int) -> Iterator[av.VideoFrame]:
-    _, height, width, _ = frames.shape
+def in_bt709(frames: Iterable[NDArray[np.uint8]], width: int, height: int, fps: int) -> Iterator[av.VideoFrame]:
     graph = av.filter.Graph()
     source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=Fraction(1, fps))
     graph.link_nodes(
@@ -84,10 +92,33 @@ def in_bt709(frames: NDArray[np.uint8], fps: int) -> Iterator[av.VideoFrame]:
         yield graph.vpull()
 
 
-def first_frame_jpeg(frames: NDArray[np.uint8]) -> bytes:
+def first_frame_jpeg(frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> bytes:
     """The first frame as JPEG, its longer side at most 640 px."""
-    picture = Image.fromarray(frames[0])
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    return jpeg(reduced(frames[0], THUMBNAIL_SIDE))
+
+
+def tile_indices(count: int) -> list[int]:
+    """Which of `count` frames a spritesheet shows: 25 evenly spaced ones, the first and the last among them, or all."""
+    return [round(place) for place in np.linspace(0, count - 1, min(count, TILES)).tolist()]
+
+
+def spritesheet_jpeg(tiles: Sequence[NDArray[np.uint8]]) -> bytes:
+    """The frames as one JPEG: row by row, five in a row, each with its longer side at most 256 px."""
+    pictures = [reduced(tile, TILE_SIDE) for tile in tiles]
+    (width, height), columns = pictures[0].size, min(COLUMNS, len(pictures))
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    for index, picture in enumerate(pictures):
+        sheet.paste(picture, (index % columns * width, index // columns * height))
+    return jpeg(sheet)
+
+
+def reduced(frame: NDArray[np.uint8], side: int) -> Image.Image:
+    picture = Image.fromarray(frame)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return picture
+
+
+def jpeg(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=85)
     return file.getvalue()

@@ -1,21 +1,24 @@
-"""The verb `clip`: one picture in, one MP4 and its thumbnail out."""
+"""The verb `clip`: one picture in, or the video to continue; one MP4 and what shows it out."""
 
+from pathlib import Path
 from typing import Any
 
-from PIL.Image import Image
+from PIL import Image
 
 from core.config import Settings
 from core.errors import ArtifactNotFound, InputMissing, OutOfMemory
 from core.picture import read_picture
 from core.scratch import scratch_folder
 from core.spec import Clip
-from core.storage import Storage, artifact_key
+from core.storage import Storage
 from core.task import Claim
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
-from worker.media.mp4 import encode_mp4, first_frame_jpeg
+from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
+from worker.media.video import last_frame
 from worker.receipt import write_receipt
 from worker.renderers import Renderers
+from worker.steps.store import store
 
 # Shares of the whole, for the progress a user sees. Rendering's own phases divide RENDER between them.
 LOAD, RENDER, ENCODE_VIDEO, STORE = 0.02, 0.90, 0.06, 0.02
@@ -30,26 +33,32 @@ def make_clip(
     with attempt.phase("load"):
         renderer = renderers.get(clip.engine)
         attempt.shares |= {name: RENDER * share for name, share in renderer.phases.items()}
-        picture = read_picture(attempt.keep_trying(lambda: _read_input(storage, claim)), settings.max_image_megapixels)
+        picture = _first_picture(clip, read_input(claim, attempt, storage), settings)
     frames, clip = _render(renderer, picture, clip, attempt)
+    if clip.continues:
+        frames = frames[1:]  # it is the last one of the video that goes on
     with attempt.phase("encode_video"), scratch_folder("clip") as folder:
         path = folder / "video.mp4"
         encode_mp4(frames, clip.fps, clip.quality, path, attempt.advance)
         video = path.read_bytes()
         thumbnail = first_frame_jpeg(frames)
-
-    def key(name: str) -> str:
-        return artifact_key(claim.task.task_id, claim.step.step_id, claim.step.attempt, name)
-
-    artifacts = {"video": key("video.mp4"), "thumbnail": key("thumbnail.jpg")}
+        spritesheet = spritesheet_jpeg([frames[index] for index in tile_indices(len(frames))])
     with attempt.phase("store"):
-        attempt.stored_bytes += len(video) + len(thumbnail)
-        attempt.keep_trying(lambda: storage.put(artifacts["video"], video))
-        attempt.keep_trying(lambda: storage.put(artifacts["thumbnail"], thumbnail))
+        files = {"video.mp4": video, "thumbnail.jpg": thumbnail, "spritesheet.jpg": spritesheet}
+        artifacts = store(files, claim, attempt, storage)
     return artifacts, write_receipt(renderer, clip, attempt, claim.task.input_sha256, video)
 
 
-def _render(renderer: Renderer, picture: Image, clip: Clip, attempt: Attempt) -> tuple[Frames, Clip]:
+def _first_picture(clip: Clip, given: bytes, settings: Settings) -> Image.Image:
+    if not clip.continues:
+        return read_picture(given, settings.max_image_megapixels)
+    with scratch_folder("continue") as folder:
+        video = Path(folder / "before.mp4")
+        video.write_bytes(given)
+        return Image.fromarray(last_frame(video))
+
+
+def _render(renderer: Renderer, picture: Image.Image, clip: Clip, attempt: Attempt) -> tuple[Frames, Clip]:
     """The frames, and the clip as it was rendered: where memory runs out, once more with half the decode chunk."""
     try:
         return renderer.render(picture, clip, attempt), clip
@@ -64,8 +73,9 @@ def _render(renderer: Renderer, picture: Image, clip: Clip, attempt: Attempt) ->
     return renderer.render(picture, smaller, attempt), smaller
 
 
-def _read_input(storage: Storage, claim: Claim) -> bytes:
+def read_input(claim: Claim, attempt: Attempt, storage: Storage) -> bytes:
+    """Raises InputMissing."""
     try:
-        return storage.read(claim.task.input_key)
+        return attempt.keep_trying(lambda: storage.read(claim.task.input_key))
     except ArtifactNotFound as error:
-        raise InputMissing("the uploaded picture is no longer in the storage") from error
+        raise InputMissing("what the task was made from is no longer in the storage") from error

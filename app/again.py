@@ -1,0 +1,56 @@
+"""What a task takes over from the earlier one that it remixes or extends."""
+
+from typing import Any
+
+from app.deps import Services
+from app.finished import require_result
+from app.source import Extension, Remix, Source
+from core.errors import InvalidParameter
+from core.spec import Clip, ClipRequest
+
+SAME_IN_ONE_VIDEO = ("engine", "width", "height", "fps", "quality")
+
+
+def remixed_from(source: Source) -> str | None:
+    return source.task.task_id if isinstance(source, Remix) else None
+
+
+def extended_from(source: Source) -> str | None:
+    if isinstance(source, Remix):
+        return source.task.extended_from
+    return source.task.task_id if isinstance(source, Extension) else None
+
+
+def frames_before(source: Source) -> int | None:
+    """Of the video that the clip continues; None where it begins with a picture."""
+    if isinstance(source, Remix):
+        return source.task.params.get("continues")
+    return Clip.model_validate(source.task.params).frames_in_all if isinstance(source, Extension) else None
+
+
+def check_finished(source: Source, services: Services) -> None:
+    """Raises NotReady, TaskGone where there is no video to go on from."""
+    if isinstance(source, Extension):
+        require_result(services, source.task)
+
+
+def as_before(source: Source, request: ClipRequest) -> ClipRequest:
+    """Filled up with what the earlier task was made with, but for its seed. Raises InvalidParameter for what cannot
+    change in the middle of a video."""
+    if not isinstance(source, (Remix, Extension)):
+        return request
+    asked, before = request.model_dump(exclude_none=True), source.task.params
+    if frames_before(source) is not None:
+        check_unchanged(asked, before)
+    if asked.get("engine", before["engine"]) != before["engine"]:  # which has other limits
+        return request
+    replaced = {"seed", "num_frames"} if "seconds" in asked else {"seed"}
+    kept = {name: before[name] for name in ClipRequest.model_fields if name in before and name not in replaced}
+    return ClipRequest(**kept | asked)
+
+
+def check_unchanged(asked: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in SAME_IN_ONE_VIDEO:
+        if asked.get(name, before[name]) != before[name]:
+            message = f"{name} must be {before[name]}, as in the video that goes on; got {asked[name]}"
+            raise InvalidParameter(message, param=name)

@@ -1,0 +1,111 @@
+"""What a clip is made from: a picture that is sent, one that is fetched, or what an earlier task had or made."""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from fastapi import UploadFile
+
+from app.decoder import DECODER
+from app.deps import Services
+from app.fetch import fetch
+from core.config import Settings
+from core.errors import ArtifactNotFound, FileMissing, InvalidParameter, TaskGone, UploadTooLarge
+from core.task import Task
+
+# A picture in base64 has 4 bytes for each 3 of its own, and may be broken into lines.
+BASE64_GROWTH = 1.4
+DATA_URL = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Remix:
+    """What `task` was made from, once more."""
+
+    task: Task
+
+
+@dataclass(frozen=True)
+class Extension:
+    """The video that `task` made, to go on where it ends."""
+
+    task: Task
+
+
+Source = bytes | str | Remix | Extension
+"""A picture, the URL where one is, or what an earlier task had or made."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a new task keeps. `store(key)` puts it into the storage."""
+
+    sha256: str
+    """Of what was sent."""
+    stored_bytes: int
+    store: Callable[[str], None]
+
+
+def gather(source: Source, services: Services, owner: str) -> Input:
+    """Raises InvalidRequest for what the caller can mend, TaskGone, QueueFull, StorageUnavailable."""
+    storage = services.storage
+    if isinstance(source, (Remix, Extension)):
+        is_remix = isinstance(source, Remix)
+        key = source.task.input_key if is_remix else source.task.artifacts["video"]
+        sha256 = source.task.input_sha256 if is_remix else (source.task.receipt or {})["output_sha256"]
+        try:
+            return Input(sha256, storage.size(key), partial(storage.copy, key))
+        except ArtifactNotFound as error:
+            raise TaskGone("what it would be made from was deleted", reason="result_expired") from error
+    picture = source if isinstance(source, bytes) else fetch(source, services.settings, owner)
+    clean = DECODER.decode(picture, services.settings.max_image_megapixels, owner)
+    return Input(hashlib.sha256(picture).hexdigest(), len(clean), lambda key: storage.put(key, clean))
+
+
+def name_of(source: Source) -> str:
+    """The same for the same source, and for no other."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    return source if isinstance(source, str) else f"{type(source).__name__} of {source.task.task_id}"
+
+
+def uploaded(given: UploadFile | None, settings: Settings, param: str) -> bytes | str:
+    """The picture in a form's field, or the URL that stands there. Raises FileMissing, InvalidRequest."""
+    if given is None:
+        raise FileMissing(f"no picture was sent: give one as {param}", param=param)
+    most = int(settings.max_upload_mb * 1_000_000 * BASE64_GROWTH)
+    return read_picture(given.file.read(most + 1), settings, param)
+
+
+def read_picture(given: bytes, settings: Settings, param: str) -> bytes | str:
+    """A picture's own bytes, or those of its base64 or `data:` URL; or else the URL where it is.
+
+    Told apart by what they are, since clients send any of them under any name and media type. Raises FileMissing,
+    UploadTooLarge, InvalidParameter."""
+    if given.startswith((b"http://", b"https://")):
+        return given.decode(errors="replace")
+    picture = from_base64(given, param)
+    if len(picture) > settings.max_upload_mb * 1_000_000:
+        raise UploadTooLarge(f"the picture may have at most {settings.max_upload_mb} MB", param=param)
+    if not picture:
+        raise FileMissing(f"the picture in {param} is empty", param=param)
+    return picture
+
+
+def from_base64(given: bytes, param: str) -> bytes:
+    """What is no base64 is given back as it is: whether it is a picture is judged where it is decoded."""
+    head = DATA_URL.match(given[:300])
+    text = given[head.end() if head else 0 :]
+    try:
+        return base64.b64decode(text.translate(None, b"\r\n \t").translate(URL_SAFE), validate=True)
+    except binascii.Error as error:
+        if head:
+            raise InvalidParameter(f"{param} holds a data: URL whose base64 is broken", param=param) from error
+        return given
+
+
+URL_SAFE = bytes.maketrans(b"-_", b"+/")

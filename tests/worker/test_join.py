@@ -1,0 +1,115 @@
+"""A video that goes on: the clip that continues it begins where it ends, and both are one file."""
+
+import itertools
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from core.errors import EncodingFailed
+from core.spec import Clip
+from core.task import NewStep, NewTask, Status, Task, new_id
+from tests.worker.test_mp4 import moving
+from worker.media.mp4 import encode_mp4, tile_indices
+from worker.media.video import frames_of, header_of, join_mp4, last_frame
+from worker.runner import Kit, run_step
+
+Frames = NDArray[np.uint8]
+
+
+def mp4(frames: Frames, path: Path, quality: int = 18) -> Path:
+    encode_mp4(frames, 7, quality, path)
+    return path
+
+
+def difference(first: Frames, second: Frames) -> float:
+    return float(np.abs(first.astype(int) - second.astype(int)).mean())
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[list[Path]]:
+    frames = moving(25, 256, 144)
+    return [mp4(frames[:13], tmp_path / "a.mp4"), mp4(frames[13:], tmp_path / "b.mp4")]
+
+
+def test_what_was_encoded_alike_is_copied_frame_for_frame(parts: list[Path], tmp_path: Path) -> None:
+    joined = tmp_path / "joined.mp4"
+    assert join_mp4(parts, joined, 18, lambda: None) == 25
+    assert header_of(joined) == header_of(parts[0])
+    frames = list(frames_of(joined))
+    apart = [frame for part in parts for frame in frames_of(part)]
+    assert all(np.array_equal(*pair) for pair in zip(frames, apart, strict=True))
+
+
+def test_what_was_encoded_otherwise_is_encoded_anew(parts: list[Path], tmp_path: Path) -> None:
+    other = mp4(moving(25, 256, 144)[13:], tmp_path / "c.mp4", quality=30)
+    assert header_of(other) != header_of(parts[0])
+    assert join_mp4([parts[0], other], tmp_path / "joined.mp4", 18, lambda: None) == 25
+    frames = np.stack(list(frames_of(tmp_path / "joined.mp4")))
+    assert difference(frames, moving(25, 256, 144)) < 3
+
+
+def test_the_last_frame_is_the_last_one(parts: list[Path]) -> None:
+    *_, last = frames_of(parts[0])
+    assert np.array_equal(last_frame(parts[0]), last)
+    assert difference(last, moving(25, 256, 144)[12]) < 2
+
+
+def test_a_file_that_is_no_video_is_said_to_be_none(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video at all" * 100)
+    with pytest.raises(EncodingFailed, match="cannot be read"):
+        last_frame(broken)
+
+
+@pytest.mark.parametrize(("count", "tiles"), [(1, 1), (2, 2), (24, 24), (25, 25), (26, 25), (600, 25)])
+def test_a_spritesheet_shows_the_first_frame_the_last_and_what_lies_between(count: int, tiles: int) -> None:
+    found = tile_indices(count)
+    assert (len(set(found)), found[0], found[-1]) == (tiles, 0, count - 1)
+
+
+def extension(kit: Kit, before: bytes, frames_before: int) -> Task:
+    clip = Clip(engine="preview", width=256, height=144, num_frames=6, fps=7, seed=1, fit="cover", quality=18)
+    params = clip.model_copy(update={"continues": frames_before, "motion": "zoom_in"}).model_dump()
+    task_id = new_id()
+    steps = [NewStep("clip", "cpu", params), NewStep("join", "cpu", params, needs=(0,))]
+    task = NewTask(task_id, "", "preview", params, f"tasks/{task_id}/input", "0" * 64, [], steps)
+    kit.storage.put(task.input_key, before)
+    ready = kit.ledger.create(task)
+    while ready:  # as the bell would ring
+        run_step(ready[0].step_id, kit)
+        ready = kit.ledger.steps_to_wake(0)
+    return kit.ledger.task(task_id)
+
+
+def test_an_extension_continues_from_the_last_frame_and_joins(kit: Kit, parts: list[Path], tmp_path: Path) -> None:
+    task = extension(kit, parts[0].read_bytes(), 13)
+    assert task.status == Status.FINISHED
+    joined = tmp_path / "joined.mp4"
+    joined.write_bytes(kit.storage.read(task.artifacts["video"]))
+    frames = list(frames_of(joined))
+    assert len(frames) == Clip.model_validate(task.params).frames_in_all == 13 + 6 - 1
+    # The cut is no larger than the steps around it: no frame is there twice, and none jumps.
+    steps = [difference(*pair) for pair in itertools.pairwise(frames)]
+    assert 0.05 < steps[12] < 2 * max(steps[:12])
+    sheet = Image.open(BytesIO(kit.storage.read(task.artifacts["spritesheet"])))
+    assert sheet.size == (5 * 256, 4 * 144)
+    assert Image.open(BytesIO(kit.storage.read(task.artifacts["thumbnail"]))).size == (256, 144)
+
+
+def test_the_receipt_of_an_extension_tells_of_its_clip_too(kit: Kit, parts: list[Path]) -> None:
+    task = extension(kit, parts[0].read_bytes(), 13)
+    assert task.receipt is not None
+    assert {"engine", "parameters", "clip_sha256", "output_sha256", "seconds"} <= set(task.receipt)
+    assert {"render", "join_join"} <= set(task.receipt["seconds"])
+    assert task.receipt["clip_sha256"] != task.receipt["output_sha256"]
+
+
+def test_an_extension_of_what_is_no_video_fails_and_says_so(kit: Kit) -> None:
+    task = extension(kit, b"no video", 13)
+    assert task.error is not None
+    assert (task.status, task.error.code) == (Status.FAILED, "encoding_failed")

@@ -1,0 +1,105 @@
+"""Our own MP4s read again: their frames, and two of them joined into one."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from numpy.typing import NDArray
+
+from core.errors import EncodingFailed
+from worker.media.mp4 import add_stream, created_mp4, in_bt709
+
+# What the tags say, and how a player shows it; swscale's default rounds everything down.
+AS_SHOWN = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+def frames_of(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """Each frame as sRGB, (height, width, 3). Raises EncodingFailed where the file is no video."""
+    try:
+        with av.open(path) as container:
+            yield from map(shown, container.decode(video=0))
+    except av.FFmpegError as error:
+        raise unreadable(error) from error
+
+
+def last_frame(path: Path) -> NDArray[np.uint8]:
+    """Raises EncodingFailed where the file is no video."""
+    try:
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            container.seek(stream.duration or 0, stream=stream)  # to the key frame before
+            *_, last = container.decode(stream)
+            return shown(last)
+    except (av.FFmpegError, ValueError, IndexError) as error:
+        raise unreadable(error) from error
+
+
+def shown(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """As a player shows it that obeys the tags of worker/media/mp4.py."""
+    rgb = frame.reformat(
+        format="rgb24", src_colorspace=Colorspace.ITU709, src_color_range=ColorRange.MPEG, interpolation=AS_SHOWN
+    )
+    return rgb.to_ndarray().astype(np.uint8)
+
+
+def unreadable(error: Exception) -> EncodingFailed:
+    return EncodingFailed(f"a stored video cannot be read: {error}")
+
+
+def join_mp4(parts: Sequence[Path], path: Path, quality: int, check: Callable[[], None]) -> int:
+    """Write one MP4 that plays `parts` one after another; returns its number of frames. All have one size and rate.
+
+    What was encoded alike is copied as it is. Otherwise (another x264 made the first) all of it is encoded anew, with
+    `quality` as x264's crf. `check()` is called all along and may raise to stop. Raises EncodingFailed.
+    """
+    alike = len({header_of(part) for part in parts}) == 1
+    return copy_packets(parts, path, check) if alike else encode_again(parts, path, quality, check)
+
+
+def header_of(path: Path) -> tuple[int, int, bytes]:
+    """What a decoder must know before the first frame."""
+    try:
+        with av.open(path) as container:
+            codec = container.streams.video[0].codec_context
+            return codec.width, codec.height, codec.extradata or b""
+    except (av.FFmpegError, IndexError) as error:
+        raise unreadable(error) from error
+
+
+def copy_packets(parts: Sequence[Path], path: Path, check: Callable[[], None]) -> int:
+    count = begin = 0
+    with created_mp4(path) as joined:
+        stream = None
+        for part in parts:
+            with av.open(part) as container:
+                source = container.streams.video[0]
+                stream = stream or joined.add_stream_from_template(source)
+                for packet in container.demux(source):
+                    if packet.dts is None:  # the end
+                        continue
+                    check()
+                    packet.pts, packet.dts = (packet.pts or 0) + begin, packet.dts + begin
+                    packet.stream = stream
+                    joined.mux(packet)
+                    count += 1
+                begin += source.duration or 0
+    return count
+
+
+def encode_again(parts: Sequence[Path], path: Path, quality: int, check: Callable[[], None]) -> int:
+    with av.open(parts[0]) as container:
+        source = container.streams.video[0]
+        width, height, fps = source.width, source.height, round(source.average_rate or 1)
+    frames = chain.from_iterable(map(frames_of, parts))
+    with created_mp4(path) as joined:
+        stream = add_stream(joined, width, height, fps, quality)
+        count = 0
+        for frame in in_bt709(frames, width, height, fps):
+            check()
+            joined.mux(stream.encode(frame))
+            count += 1
+        joined.mux(stream.encode(None))
+    return count

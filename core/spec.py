@@ -130,7 +130,7 @@ def set_length(values: dict[str, Any], request: ClipRequest, engine: Engine, ove
         values["fps"] = max(int(lowest), math.floor(most / seconds))
     values["num_frames"] = round(seconds * values["fps"]) + overlap
     if values["num_frames"] not in frames:
-        allowed = Range((frames.low - overlap) / usual, most / lowest)
+        allowed = Range(round((frames.low - overlap) / usual, 2), round(most / lowest, 2))
         raise InvalidParameter(f"seconds must be {allowed}; got {seconds:g}", param="seconds")
     if values["fps"] == usual:
         return []

@@ -21,6 +21,15 @@ def test_a_file_is_put_from_its_path(storage: Storage, tmp_path: Path) -> None:
     assert storage.size("tasks/t/s/1/video.mp4") == 100_000
 
 
+def test_a_copy_outlives_what_it_was_made_of(storage: Storage) -> None:
+    storage.put(artifact_key("t", "s", 1, "video.mp4"), b"video")
+    storage.copy(artifact_key("t", "s", 1, "video.mp4"), input_key("u"))
+    storage.delete_task("t")
+    assert storage.read(input_key("u")) == b"video"
+    with pytest.raises(ArtifactNotFound):
+        storage.copy(input_key("nobody"), input_key("v"))
+
+
 def test_a_range_is_streamed(storage: Storage) -> None:
     data = bytes(range(256)) * 10_000
     storage.put("tasks/t/big", data)

@@ -107,3 +107,44 @@ def test_every_engines_defaults_are_within_its_own_limits() -> None:
     for engine in known_engines(SETTINGS).values():
         assert set(engine.defaults) <= set(engine.limits)
         resolve(ClipRequest(), engine, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("engine", "asked", "num_frames", "fps"),
+    [
+        ("svd-xt", {"seconds": 2}, 14, 7),
+        ("svd-xt", {"seconds": 3.5}, 24, 7),  # 24.5 frames: the nearest even one
+        ("svd-xt", {"seconds": 4}, 24, 6),
+        ("svd-xt", {"seconds": 8}, 24, 3),
+        ("svd-xt", {"seconds": 12}, 24, 2),
+        ("svd-xt", {"seconds": 1, "fps": 25}, 25, 25),
+        ("preview", {"seconds": 12}, 84, 7),
+        ("preview", {"seconds": 20, "width": 1920, "height": 1920}, 80, 4),
+    ],
+)
+def test_a_clip_plays_for_so_many_seconds(engine: str, asked: dict[str, float], num_frames: int, fps: int) -> None:
+    clip, warnings = resolved(engine, **asked)
+    assert (clip.num_frames, clip.fps) == (num_frames, fps)
+    assert clip.seconds_in_all == pytest.approx(asked["seconds"], abs=0.51 / fps)
+    assert ["fps is" in said for said in warnings] == ([] if fps in (7, 25) else [True])
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        ({"seconds": 26}, "from 0.29 to 25"),
+        ({"seconds": 4, "fps": 7}, "from 0.29 to 3.57"),
+        ({"seconds": 0.1}, "from 0.29 to 25"),
+        ({"seconds": 2, "num_frames": 14}, "not both"),
+    ],
+)
+def test_seconds_that_cannot_be_are_refused(asked: dict[str, float], allowed: str) -> None:
+    with pytest.raises(InvalidParameter, match=allowed) as refused:
+        resolved("svd-xt", **asked)
+    assert refused.value.param == "seconds"
+
+
+def test_of_a_clip_that_continues_the_first_frame_was_there_before() -> None:
+    request = ClipRequest(seconds=4, fps=6)
+    clip, _ = resolve(request, find_engine("svd-xt", SETTINGS), SETTINGS, continues=24)
+    assert (clip.num_frames, clip.frames_in_all, clip.seconds_in_all) == (25, 48, 8)

@@ -1,0 +1,264 @@
+"""A picture as a caller gives it: a file, base64, a data: URL or where it is, in a form or in JSON."""
+
+import base64
+import hashlib
+import json
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app import json_bodies
+from app.accept import accept
+from app.auth import ANYONE
+from app.deps import Services
+from app.source import Extension, Remix
+from core.errors import InvalidParameter, NotReady, TaskGone
+from core.spec import Clip, ClipRequest
+from core.task import Claim, Status
+from tests.app.conftest import CAT, VIDEO, png
+
+TEXT = base64.b64encode(CAT).decode()
+DATA_URL = f"data:image/jpeg;base64,{TEXT}"
+GIVEN = {
+    "base64": TEXT,
+    "base64 for URLs": base64.urlsafe_b64encode(CAT).decode(),
+    "base64 in lines": "\n".join(textwrap.wrap(TEXT, 76)),
+    "data: URL": DATA_URL,
+}
+WRONG = {
+    "unfinished base64": ("image_url", DATA_URL[:-2], 422, "invalid_parameter"),
+    "no base64": ("image", "a cat, please", 415, "image_unsupported"),
+    "base64 of no picture": ("image", base64.b64encode(b"a cat, please").decode(), 415, "image_unsupported"),
+    "nothing": ("image", "", 422, "file_missing"),
+    "base64 of nothing": ("image_url", "data:image/png;base64,", 422, "file_missing"),
+    "another kind of URL": ("image_url", "file:///etc/passwd", 415, "image_unsupported"),
+}
+
+
+def sha256_of(services: Services, task_id: str) -> str:
+    return services.ledger.task(task_id).input_sha256
+
+
+@pytest.mark.parametrize("field", ["file", "image", "image_url"])
+@pytest.mark.parametrize("kind", GIVEN)
+@pytest.mark.parametrize("way", ["json", "multipart", "file"])
+def test_a_picture_is_taken_in_any_dress(
+    client: TestClient, services: Services, field: str, kind: str, way: str
+) -> None:
+    if way == "json":
+        answer = client.post("/generate", json={field: GIVEN[kind]})
+    elif way == "multipart":
+        answer = client.post("/generate", files={field: (None, GIVEN[kind])})
+    else:
+        answer = client.post("/generate", files={field: ("cat", GIVEN[kind].encode(), "text/plain")})
+    assert answer.status_code == 202, answer.text
+    assert sha256_of(services, answer.json()["task_id"]) == hashlib.sha256(CAT).hexdigest()
+
+
+def test_a_small_picture_fits_into_an_urlencoded_form(client: TestClient) -> None:
+    text = base64.b64encode(png(16, 16)).decode()
+    assert client.post("/generate", data={"image": text}).status_code == 202
+
+
+@pytest.mark.parametrize("way", ["json", "multipart"])
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_picture_is_refused_in_words(client: TestClient, name: str, way: str) -> None:
+    field, text, status, code = WRONG[name]
+    given = {"json": {field: text}} if way == "json" else {"files": {field: (None, text), "fps": (None, "7")}}
+    answer = client.post("/generate", **given)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
+
+
+def test_json_says_all_that_a_form_says(client: TestClient, services: Services) -> None:
+    asked = {
+        "image": TEXT,
+        "engine": "preview",
+        "width": 64,
+        "height": 64.0,
+        "num_frames": "4",
+        "prompt": "a cat",
+        "seed": None,
+        "callback_url": "https://example.com/told",
+        "callback_events": ["task.started", "task.finished"],
+    }
+    answer = client.post("/generate", json=asked)
+    assert answer.status_code == 202, answer.text
+    task = services.ledger.task(answer.json()["task_id"])
+    assert {name: task.params[name] for name in ("width", "height", "num_frames", "prompt")} == {
+        "width": 64,
+        "height": 64,
+        "num_frames": 4,
+        "prompt": "a cat",
+    }
+    assert task.callback_events == ["task.started", "task.finished"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ("[]", 400, None),
+        ("{", 400, None),
+        ('"text"', 400, None),
+        ("[" * 60_000, 400, None),
+        ('{"image": 7}', 415, "file"),
+        ('{"image": "x", "no_such": 1}', 422, "no_such"),
+        ('{"image": "x", "width": {"a": 1}}', 422, "width[a]"),
+        ('{"image": "x", "width": "wide"}', 422, "width"),
+        ('{"image": "x", "fps": true}', 422, "fps"),
+        (json.dumps({"image": "x"} | {f"a{number}": 1 for number in range(50)}), 400, None),
+    ],
+)
+def test_json_that_asks_for_nothing_sensible_is_refused(
+    client: TestClient, body: str, status: int, param: str | None
+) -> None:
+    answer = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" + "[]," * 100_000 + "[]]",
+        "[" + "1," * 100_000 + "1]",
+        '["a",' + "1," * 100_000 + '"a"]',
+        '{"a":"' + "x y" * 100_000 + '"}',
+        '["' + '","'.join(["A" * 400] * 1000) + '"]',
+    ],
+)
+def test_json_is_small_but_for_its_pictures(client: TestClient, body: str) -> None:
+    """Reading a million lists would take seconds, and gigabytes."""
+    answer = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "upload_too_large"), answer.text
+
+
+def test_only_so_much_json_is_held_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_bodies, "HELD_BYTES", 1)
+    assert client.post("/generate", json={"image": TEXT}).status_code == 202, "one is always taken"
+    layer = client.app.middleware_stack
+    while not isinstance(layer, json_bodies.JsonBodies):
+        layer = layer.app if not hasattr(layer, "counted") else layer.counted[True].app
+    assert layer.held == 0
+    layer.held = 1
+    answer = client.post("/generate", json={"image": TEXT})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+
+
+def test_an_upload_in_base64_may_be_as_large_as_any(client: TestClient, services: Services) -> None:
+    largest = services.settings.max_upload_mb * 1_000_000
+    for size, status in ((largest, 415), (largest + 1, 413)):  # neither is a picture
+        answer = client.post("/generate", json={"image": base64.b64encode(bytes(size)).decode()})
+        assert answer.status_code == status, answer.text
+
+
+# --- what an earlier task had or made ---
+
+
+def again(services: Services, source: Remix | Extension, **asked: object) -> str:
+    return accept(services, ANYONE, source, ClipRequest(**asked))
+
+
+def test_a_remix_has_the_same_input_and_another_seed(services: Services, client: TestClient) -> None:
+    first = client.post("/generate", files={"file": CAT}, data={"num_frames": 9, "seed": 1, "prompt": "a cat"})
+    before = services.ledger.task(first.json()["task_id"])
+    remixed = services.ledger.task(again(services, Remix(before), prompt="another cat"))
+    assert (remixed.remixed_from, remixed.extended_from) == (before.task_id, None)
+    assert remixed.params["seed"] != 1
+    changed = {"seed": remixed.params["seed"], "prompt": "another cat"}
+    assert remixed.params == before.params | changed
+    assert services.storage.read(remixed.input_key) == services.storage.read(before.input_key)
+    services.storage.delete_task(before.task_id)
+    assert services.storage.read(remixed.input_key)[:3] == b"\xff\xd8\xff", "it has a copy of its own"
+
+
+def test_a_remix_may_be_made_by_another_engine(services: Services, client: TestClient, finished: str) -> None:
+    before = services.ledger.task(finished)
+    remixed = services.ledger.task(again(services, Remix(before), engine="svd"))
+    assert (remixed.engine, remixed.params["num_frames"]) == ("svd", 14)
+
+
+def finish_with(services: Services, claimed: Claim) -> None:
+    key = f"tasks/{claimed.task.task_id}/{claimed.step.step_id}/1/video.mp4"
+    services.storage.put(key, VIDEO)
+    services.ledger.finish(claimed, {"video": key}, {"output_sha256": "f" * 64}, {})
+
+
+@pytest.fixture
+def made(client: TestClient, services: Services, claim: Callable[[str], Claim]) -> str:
+    """A finished task of 9 frames at 3 a second."""
+    answer = client.post("/generate", files={"file": CAT}, data={"num_frames": 9, "fps": 3, "motion": "orbit"})
+    task_id = answer.json()["task_id"]
+    finish_with(services, claim(task_id))
+    return task_id
+
+
+def test_an_extension_is_two_steps_over_the_video_before(services: Services, made: str) -> None:
+    extended_id = again(services, Extension(services.ledger.task(made)), seconds=4)
+    task, (clip, join) = services.ledger.task_with_steps(extended_id)
+    assert (task.extended_from, task.remixed_from, task.input_sha256) == (made, None, "f" * 64)
+    assert (clip.verb, join.verb, clip.queue, join.queue) == ("clip", "join", "cpu", "cpu")
+    settled = Clip.model_validate(clip.params)
+    assert (settled.continues, settled.num_frames, settled.fps, settled.motion) == (9, 13, 3, "orbit")
+    assert settled.seconds_in_all == pytest.approx((9 + 12) / 3)
+    assert services.storage.read(task.input_key) == VIDEO
+    assert services.ledger.claim(join.step_id, "w", 60) is None, "not before there is a clip"
+    first = services.ledger.claim(clip.step_id, "w", 60)
+    assert first is not None
+    services.ledger.finish(first, {"video": "somewhere"}, {"seed": 1}, {})
+    second = services.ledger.claim(join.step_id, "w", 60)
+    assert second is not None
+    assert [(step.artifacts, step.receipt) for step in second.needs] == [({"video": "somewhere"}, {"seed": 1})]
+
+
+def test_an_extension_may_be_remixed_and_extended(services: Services, made: str) -> None:
+    extended = services.ledger.task(again(services, Extension(services.ledger.task(made))))
+    remixed, steps = services.ledger.task_with_steps(again(services, Remix(extended)))
+    assert (remixed.remixed_from, remixed.extended_from, len(steps)) == (extended.task_id, made, 2)
+    assert remixed.params["continues"] == 9
+    done = replace(extended, status=Status.FINISHED, artifacts={"video": remixed.input_key}, receipt={})
+    with pytest.raises(KeyError):
+        again(services, Extension(done))
+    done = replace(done, receipt={"output_sha256": "e" * 64})
+    assert services.ledger.task(again(services, Extension(done))).params["continues"] == 9 + 9 - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("width", 640), ("height", 640), ("fps", 25), ("quality", 30), ("engine", "svd")]
+)
+def test_what_must_not_change_in_one_video_is_refused(services: Services, made: str, name: str, value: object) -> None:
+    with pytest.raises(InvalidParameter, match="as in the video that goes on") as refused:
+        again(services, Extension(services.ledger.task(made)), **{name: value})
+    assert refused.value.param == name
+
+
+def test_a_video_does_not_go_on_for_ever(services: Services, made: str) -> None:
+    with pytest.raises(InvalidParameter, match="at most 120 s"):
+        again(services, Extension(services.ledger.task(made)), seconds=118)
+
+
+def test_only_a_finished_video_goes_on(services: Services, client: TestClient, made: str) -> None:
+    waiting = client.post("/generate", files={"file": CAT}).json()["task_id"]
+    with pytest.raises(NotReady):
+        again(services, Extension(services.ledger.task(waiting)))
+    client.delete(f"/tasks/{made}")
+    with pytest.raises(TaskGone) as gone:
+        again(services, Extension(services.ledger.task(made)))
+    assert gone.value.reason == "result_expired"
+    with pytest.raises(TaskGone):
+        again(services, Remix(services.ledger.task(made)))
+
+
+def test_a_deleted_task_is_in_no_list(services: Services, client: TestClient, made: str) -> None:
+    kept = client.post("/generate", files={"file": CAT}).json()["task_id"]
+    client.delete(f"/tasks/{made}")
+    assert [task["task_id"] for task in client.get("/tasks").json()["tasks"]] == [kept]
+    assert client.get(f"/status/{made}").json()["status"] == "finished", "the record of it stays"
+
+
+def test_a_list_may_begin_with_the_oldest(services: Services, client: TestClient) -> None:
+    made = [client.post("/generate", files={"file": CAT}).json()["task_id"] for _ in range(3)]
+    first = services.ledger.tasks(limit=2, oldest_first=True)
+    rest = services.ledger.tasks(limit=2, oldest_first=True, after=first[-1].task_id)
+    assert [task.task_id for task in first + rest] == made

@@ -8,16 +8,16 @@ the field `a[b]`, as clients write it who turn objects into forms.
 import json
 from collections.abc import Callable, Coroutine, Iterator
 from io import BytesIO
-from typing import Any
+from typing import Annotated, Any
 
+import fastapi
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-MAX_FILES = 2
 MAX_FIELDS = 40
 MAX_FIELD_BYTES = 20_000
 MAX_URLENCODED = 64 * 1024  # of these Starlette bounds nothing
@@ -33,6 +33,10 @@ PICTURES = (
     "image_reference[image_url]",
     "reference_url",
 )
+MAX_FILES = len(PICTURES)
+
+PictureText = Annotated[fastapi.UploadFile, WithJsonSchema({"type": "string"})]
+"""A picture's field that is meant for a URL or base64, so that a page does not ask for a file there."""
 
 
 def without_null(schema: dict[str, Any]) -> None:

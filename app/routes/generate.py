@@ -9,7 +9,7 @@ from app.accept import accept
 from app.deps import Given, Known, Linked
 from app.errors import documented
 from app.eta import at_acceptance
-from app.form import FormRoute, also_json, without_null
+from app.form import FormRoute, PictureText, also_json, without_null
 from app.source import uploaded
 from core import errors
 from core.config import Settings
@@ -25,7 +25,7 @@ class GenerateForm(ClipRequest):
 
     file: Annotated[UploadFile | None, Field(description="The picture: JPEG, PNG or WebP")] = None
     image: Annotated[UploadFile | None, Field(description="Another name for `file`")] = None
-    image_url: Annotated[UploadFile | None, Field(description="Where to fetch the picture from, or a `data:` URL")] = (
+    image_url: Annotated[PictureText | None, Field(description="Where to fetch the picture from, or a `data:` URL")] = (
         None
     )
     callback_url: Annotated[str | None, Field(description="Where to tell how this task ended")] = None

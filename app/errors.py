@@ -35,6 +35,7 @@ STATUS: dict[type[KinoraError], int] = {
     errors.ImageTooSmall: 422,
     errors.TaskNotFound: 404,
     errors.ArtifactNotFound: 404,
+    errors.PreviewMissing: 404,
     errors.EndpointNotFound: 404,
     errors.DeliveryNotFound: 404,
     errors.KeyNotFound: 404,

@@ -15,6 +15,7 @@ KinoraError
 ├── TaskExists                no error to a caller: the answer is the task that is there
 ├── TaskNotFound              task_not_found
 ├── ArtifactNotFound          artifact_not_found
+├── PreviewMissing            preview_missing
 ├── EndpointNotFound          endpoint_not_found
 ├── DeliveryNotFound          delivery_not_found
 ├── KeyNotFound               key_not_found
@@ -147,6 +148,12 @@ class ArtifactNotFound(KinoraError):
     """the file is not in the storage"""
 
     code = "artifact_not_found"
+
+
+class PreviewMissing(KinoraError):
+    """there is no preview of this task now"""
+
+    code = "preview_missing"
 
 
 class EndpointNotFound(KinoraError):

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from core import quotas, tallies
 from core.database import connect, reading
 from core.errors import IdempotencyMismatch, TaskNotFound
+from core.snapshots import Snapshot, read_snapshots
 from core.speeds import Kind, Speeds
 from core.statements import CLOCK_WAS_SET_BACK, RESTED
 from core.tables import attempts, idempotency_keys, keepers, now, steps, tasks, workers
@@ -102,6 +103,11 @@ class Reader:
         with reading(self.database) as connection:
             task = self._task(connection, task_id, owner)
             return task, [step_from(row) for row in connection.execute(STEPS, {"task_id": task_id})]
+
+    def snapshots(self, task_ids: Sequence[str]) -> dict[str, Snapshot]:
+        """Of those tasks that there are, all in one query."""
+        with reading(self.database) as connection:
+            return read_snapshots(connection, task_ids)
 
     def task_made_with(self, key: IdempotencyKey) -> str | None:
         """The id of the task that the key made. Raises IdempotencyMismatch where that was another request."""

@@ -4,6 +4,7 @@ asked twice a second, and one to Redis; while nobody listens nothing is asked, a
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import Context
 
 import structlog
 from starlette.concurrency import run_in_threadpool
@@ -42,11 +43,16 @@ class Ticker:
         self._ticking: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
 
+    @property
+    def is_ticking(self) -> bool:
+        return self._ticking is not None
+
     @contextmanager
     def listen(self, task_id: str) -> Iterator[Watched]:
         watched = self._watched.setdefault(task_id, Watched())
         watched.listeners += 1
-        self._ticking = self._ticking or asyncio.create_task(self._tick())
+        # In a context of its own: what it logs is not of the request that happens to be the first.
+        self._ticking = self._ticking or asyncio.create_task(self._tick(), context=Context())
         try:
             yield watched
         finally:

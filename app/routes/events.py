@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -13,12 +13,15 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from app.deps import Given, Known, Linked, Links
 from app.errors import documented
 from app.events import Ticker
+from app.room import Room
 from app.routes.status import CurrentStep, TaskError
 from core import errors
 from core.errors import InvalidParameter
 from core.snapshots import Snapshot
 from core.task import Status
 
+# Of the thousand connections that a process has.
+LISTENERS = Room(800, "as many listen as may at once")
 HEARTBEAT_SECONDS = 15.0
 SEPARATOR = "\n"
 
@@ -35,7 +38,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The events", "content": STREAM},
     204: {"description": "`Last-Event-ID` is that of the last event there is: do not come back"},
 }
-ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.LedgerUnavailable)
+ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.QueueFull, errors.LedgerUnavailable)
 
 router = APIRouter(tags=["tasks"])
 
@@ -58,7 +61,19 @@ class PreviewEvent(BaseModel):
     preview_url: str
 
 
-@router.get("/status/{task_id}/events", summary="Follow a task", response_class=Response, responses=ANSWERS | ERRORS)
+async def place(caller: Known) -> AsyncIterator[None]:
+    """Until the stream has ended. Raises QueueFull."""
+    with LISTENERS.place(caller.owner):
+        yield
+
+
+@router.get(
+    "/status/{task_id}/events",
+    summary="Follow a task",
+    response_class=Response,
+    responses=ANSWERS | ERRORS,
+    dependencies=[Depends(place)],
+)
 def events(
     task_id: str,
     request: Request,

@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 
 from core.tables import events, steps, tasks
-from core.task import ErrorInfo, Status
+from core.task import ErrorInfo, Status, Step, progress_of
 
 SNAPSHOTS: sa.Select[Any] = (
     sa.select(
         *(tasks.c.task_id, tasks.c.owner, tasks.c.status, tasks.c.error_code, tasks.c.error_message),
         tasks.c.expired_at,
         *(events.c.event_id, events.c.kind),
-        *(steps.c.position, steps.c.verb, steps.c.progress, steps.c.phase, steps.c.attempt),
+        *(steps.c.position, steps.c.verb, steps.c.progress, steps.c.work, steps.c.phase, steps.c.attempt),
         steps.c.status.label("step_status"),
     )
     .join(events, events.c.task_id == tasks.c.task_id)
@@ -76,7 +76,7 @@ def snapshot_from(rows: list[sa.Row[Any]]) -> Snapshot:
         status=status,
         error=ErrorInfo(task.error_code, task.error_message) if task.error_code else None,
         has_result=status == Status.FINISHED and not task.expired_at,
-        progress=sum(row.progress for row in of_first_event) // len(of_first_event),
+        progress=progress_of(cast(list[Step], of_first_event)),  # which have what it wants of them
         running=running and RunningStep(running.verb, running.phase, running.position, running.attempt),
         steps=len(of_first_event),
         moves=tuple(Move(row.event_id, Status(row.kind)) for row in rows if row.position == task.position),

@@ -137,6 +137,26 @@ def set_length(values: dict[str, Any], request: ClipRequest, engine: Engine, ove
     return [f"fps is {values['fps']} instead of {usual}: the engine {engine.name} makes at most {frames.high:g} frames"]
 
 
+def in_its_shape(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[str]]:
+    """`request` as it is where the engine can make that size; else with its largest size of that shape, and a
+    warning."""
+    if request.width is None or request.height is None:
+        return request, []
+    widths, heights = cast(Range, engine.limits["width"]), cast(Range, engine.limits["height"])
+    if request.width in widths and request.height in heights:
+        return request, []
+    scale = min(widths.high / request.width, heights.high / request.height)
+    width, height = nearest(request.width * scale, widths), nearest(request.height * scale, heights)
+    warning = f"size is {width}x{height} instead of {request.width}x{request.height}: the engine {engine.name} makes "
+    warning += f"at most {widths.high:g}x{heights.high:g}"
+    return request.model_copy(update={"width": width, "height": height}), [warning]
+
+
+def nearest(pixels: float, allowed: Range) -> int:
+    step = allowed.step or 1
+    return round(pixels / step) * step
+
+
 def check_defaults(settings: Settings) -> None:
     """Raises InvalidParameter where a request that names nothing would be refused for what the operator set."""
     engines = (

@@ -13,6 +13,7 @@ from app.routes.generate import ACCEPT_ERRORS
 from app.routes.results import ERRORS, REDIRECT, serve
 from app.routes.video_forms import CreateFields, CreateForm, RetryKey, begin_new
 from app.routes.video_object import find
+from app.slow_clients import is_ending
 from app.waiting import wait_for_end
 from core import errors
 
@@ -67,10 +68,15 @@ async def make_video(
     caller: Known,
     idempotency_key: RetryKey = None,
 ) -> Response:
-    """As vLLM-Omni has it: the answer is the MP4. The task is one like any other, and goes on where the client leaves
-    or ten minutes are over (409): sent again with the same `Idempotency-Key`, the request waits for the same task."""
+    """As vLLM-Omni has it: the answer is the MP4. The task is one like any other, and goes on where the client leaves,
+    ten minutes are over or the service ends (409): sent again with the same `Idempotency-Key`, the request waits for
+    the same task."""
     task_id = await run_in_threadpool(begin_new, services, caller, form, idempotency_key)
-    await wait_for_end(services, task_id, SYNC_SECONDS, request.is_disconnected)
+
+    async def gives_up() -> bool:
+        return is_ending(request) or await request.is_disconnected()
+
+    await wait_for_end(services, task_id, SYNC_SECONDS, gives_up)
     if await request.is_disconnected():
         return Response(status_code=CLIENT_LEFT)
     return await run_in_threadpool(made, services, caller, request, task_id)

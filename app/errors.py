@@ -38,6 +38,7 @@ STATUS: dict[type[KinoraError], int] = {
     errors.PreviewMissing: 404,
     errors.EndpointNotFound: 404,
     errors.DeliveryNotFound: 404,
+    errors.ModelNotFound: 404,
     errors.KeyNotFound: 404,
     errors.Unauthorized: 401,
     errors.AdminRequired: 403,

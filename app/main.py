@@ -21,7 +21,20 @@ from app.http_metrics import HttpMetrics
 from app.json_bodies import JsonBodies
 from app.limiter import Limiter
 from app.request_log import RequestLog
-from app.routes import engines, events, generate, health, metrics, preview, results, status, webhooks
+from app.routes import (
+    engines,
+    events,
+    generate,
+    health,
+    metrics,
+    models,
+    preview,
+    results,
+    status,
+    video_content,
+    videos,
+    webhooks,
+)
 from app.security_headers import SecurityHeaders
 from app.slow_clients import SlowClients
 from core.config import Settings, read_settings
@@ -75,7 +88,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     app.add_middleware(RequestLog, metrics=app.state.http_metrics)
     app.add_middleware(SecurityHeaders)
-    for module in (generate, status, events, preview, results, webhooks, engines, metrics):
+    for module in (
+        generate,
+        status,
+        events,
+        preview,
+        results,
+        videos,
+        video_content,
+        models,
+        webhooks,
+        engines,
+        metrics,
+    ):
         app.include_router(module.router, dependencies=[needs_key], responses=errors.everywhere())
     app.include_router(health.router, responses=errors.everywhere())
     return app

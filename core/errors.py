@@ -18,6 +18,7 @@ KinoraError
 ├── PreviewMissing            preview_missing
 ├── EndpointNotFound          endpoint_not_found
 ├── DeliveryNotFound          delivery_not_found
+├── ModelNotFound             model_not_found
 ├── KeyNotFound               key_not_found
 ├── Unauthorized              unauthorized
 ├── AdminRequired             admin_required
@@ -166,6 +167,12 @@ class DeliveryNotFound(KinoraError):
     """there is no such delivery"""
 
     code = "delivery_not_found"
+
+
+class ModelNotFound(KinoraError):
+    """there is no such model"""
+
+    code = "model_not_found"
 
 
 class KeyNotFound(KinoraError):

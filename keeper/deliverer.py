@@ -21,7 +21,7 @@ import structlog
 from standardwebhooks import Webhook
 
 from core.config import Settings
-from core.deliveries import Deliveries, Delivery, moment
+from core.deliveries import VIDEO_EVENTS, Deliveries, Delivery, moment
 from core.destination import Destination, check_destination
 from core.endpoints import Endpoints
 from core.errors import InvalidRequest, Unavailable
@@ -175,7 +175,10 @@ class Deliverer:
 
 
 def body_of(delivery: Delivery, result_url: str) -> str:
-    """The payload as Standard Webhooks has it."""
+    """The payload as Standard Webhooks has it, or OpenAI where its dialect was spoken."""
+    if delivery.event in VIDEO_EVENTS.values():
+        event = {"id": f"evt_{delivery.delivery_id}", "object": "event", "created_at": int(delivery.created_at)}
+        return json.dumps(event | {"type": delivery.event, "data": delivery.data})
     data = delivery.data | {"result_url": result_url}
     return json.dumps({"type": delivery.event, "timestamp": moment(delivery.created_at), "data": data})
 

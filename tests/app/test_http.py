@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.deps import Services
+from app.form import MAX_FILES
 from app.main import create_app
 from core.config import Settings
 from core.errors import LedgerUnavailable
@@ -208,7 +209,7 @@ def test_with_a_key_neither_name_nor_origin_matter(client: TestClient, services:
 
 def test_a_form_has_few_parts(client: TestClient) -> None:
     many_fields = client.post("/generate", files={"file": CAT}, data={f"f{n}": "x" for n in range(100)})
-    many_files = client.post("/generate", files=[("file", CAT) for _ in range(9)])
+    many_files = client.post("/generate", files=[("file", CAT) for _ in range(MAX_FILES + 1)])
     long_field = client.post("/generate", files={"file": CAT}, data={"prompt": "x" * 100_000})
     for answer in (many_fields, many_files, long_field):
         assert answer.status_code == 400, answer.text

@@ -89,7 +89,8 @@ def check_destination(url: str, fetch_allow: str, param: str = "url", https_only
     if destination.is_allowed:
         return destination
     if port not in PORTS.values():
-        raise DestinationForbidden(f"{param} must have the port 80 or 443; got {port}", param=param)
+        message = f"{param} must have the port 80 or 443, or be in FETCH_ALLOW; got {port}"
+        raise DestinationForbidden(message, param=param)
     if https_only and parts.scheme != "https":
         raise DestinationForbidden(f"{param} must begin with https://", param=param)
     address = _literal(host)

@@ -401,7 +401,7 @@ def test_a_connection_made_for_one_name_carries_nothing_for_another(
         ("https://①②⑦.1/", "the URL must not lead to 127.0.0.1"),
         ("https://[64:ff9b::a00:1]/", "the URL must not lead to 64:ff9b::a00:1"),
         ("https://10.0.0.1/", "the URL must not lead to 10.0.0.1"),
-        ("https://1.1.1.1:6379/", "the URL must have the port 80 or 443; got 6379"),
+        ("https://1.1.1.1:6379/", "the URL must have the port 80 or 443, or be in FETCH_ALLOW; got 6379"),
         ("http://1.1.1.1/", "the URL must begin with https://"),
         ("gopher://1.1.1.1/", "the URL must be a URL that begins with http:// or https://"),
     ],

@@ -20,7 +20,7 @@ from app.http_metrics import HttpMetrics
 from app.json_bodies import JsonBodies
 from app.limiter import Limiter
 from app.request_log import RequestLog
-from app.routes import engines, generate, health, metrics, results, stability, status, webhooks
+from app.routes import engines, files, generate, health, metrics, predictions, results, stability, status, webhooks
 from app.security_headers import SecurityHeaders
 from app.slow_clients import SlowClients
 from core.config import Settings, read_settings
@@ -71,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     app.add_middleware(RequestLog, metrics=app.state.http_metrics)
     app.add_middleware(SecurityHeaders)
-    for module in (generate, status, results, webhooks, engines, metrics, stability):
+    for module in (generate, status, results, webhooks, engines, metrics, stability, predictions, files):
         app.include_router(module.router, dependencies=[needs_key], responses=errors.everywhere())
     app.include_router(health.router, responses=errors.everywhere())
     return app

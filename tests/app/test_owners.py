@@ -15,6 +15,8 @@ from tests.app.conftest import CAT, VIDEO, upload
 
 # What a route is asked with where its path names something of Ann's.
 OF_ANN = {"task_id": "task", "endpoint_id": "endpoint", "delivery_id": "delivery"}
+# What is nobody's, and there for all.
+OF_ALL = {"owner": "kinora", "name": "preview", "version": "preview"}
 # Routes that name nothing of anybody's: what Bob is answered, and where Ann's things could show.
 SHARED = {
     ("POST", "/generate"): 422,  # without a picture
@@ -25,6 +27,11 @@ SHARED = {
     ("GET", "/webhooks/deliveries"): 200,
     ("GET", "/engines"): 200,
     ("POST", "/v2beta/image-to-video"): 422,  # without a picture
+    ("POST", "/v1/predictions"): 422,
+    ("GET", "/v1/predictions"): 200,
+    ("POST", "/v1/models/{owner}/{name}/predictions"): 422,
+    ("GET", "/v1/models/{owner}/{name}/versions/{version}"): 200,
+    ("POST", "/v1/files"): 422,
     ("GET", "/metrics"): 403,
     ("GET", "/health"): 503,
     ("GET", "/health/live"): 200,
@@ -65,7 +72,7 @@ def routes(client: TestClient) -> list[tuple[str, str]]:
 
 
 def named(path: str, things: dict[str, str]) -> str:
-    return path.format(**{name: things[thing] for name, thing in OF_ANN.items()})
+    return path.format(**OF_ALL, **{name: things[thing] for name, thing in OF_ANN.items()})
 
 
 def names_a_thing(path: str) -> bool:
@@ -79,7 +86,7 @@ def test_every_route_either_names_a_thing_or_is_listed_here(client: TestClient) 
     assert unknown == []
     assert set(SHARED) <= set(routes(client))
     parameters = {part[1:-1] for _, path in routes(client) for part in path.split("/") if part.startswith("{")}
-    assert parameters == set(OF_ANN)
+    assert parameters == {*OF_ANN, *OF_ALL}
 
 
 def test_no_route_is_hidden_from_this_table(client: TestClient) -> None:

@@ -20,7 +20,7 @@ from app.http_metrics import HttpMetrics
 from app.json_bodies import JsonBodies
 from app.limiter import Limiter
 from app.request_log import RequestLog
-from app.routes import engines, files, generate, health, metrics, predictions, results, stability, status, webhooks
+from app.routes import engines, files, generate, health, mcp, metrics, predictions, results, stability, status, webhooks
 from app.security_headers import SecurityHeaders
 from app.slow_clients import SlowClients
 from core.config import Settings, read_settings
@@ -71,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     app.add_middleware(RequestLog, metrics=app.state.http_metrics)
     app.add_middleware(SecurityHeaders)
-    for module in (generate, status, results, webhooks, engines, metrics, stability, predictions, files):
+    for module in (generate, status, results, webhooks, engines, metrics, stability, predictions, files, mcp):
         app.include_router(module.router, dependencies=[needs_key], responses=errors.everywhere())
     app.include_router(health.router, responses=errors.everywhere())
     return app
@@ -91,7 +91,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.wait({waiting}, timeout=LEDGER_SECONDS)
     if waiting.done():
         waiting.result()  # raises what waiting cannot mend: tables that are newer than this code, say
-    yield
+    app.state.mcp = mcp.serve(settings)
+    async with app.state.mcp.run():
+        yield
     ended.set()
     await waiting
     queue.close()

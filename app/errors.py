@@ -24,7 +24,7 @@ RETRY_AFTER_SECONDS = 5
 LINGER_SECONDS = 2.0
 
 STABILITY = "/v2beta/"
-REPLICATE = ("/v1/predictions", "/v1/models/", "/v1/files")
+REPLICATE = ("/v1/predictions", "/v1/models/", "/v1/files", "/v1/webhooks/")
 
 STATUS: dict[type[KinoraError], int] = {
     errors.InvalidParameter: 422,

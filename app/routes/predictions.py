@@ -14,20 +14,22 @@ from app.deps import Caller, Given, Known, Linked, Links, Services
 from app.errors import documented
 from app.follow import follow
 from app.routes import status
-from app.routes.status import moment
 from app.source import read_picture
 from core import errors
+from core.config import Settings
+from core.destination import check_destination
+from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.engines import known_engines
 from core.errors import FileMissing, InvalidParameter
+from core.prediction import OWNER, located, prediction_of
 from core.spec import ClipRequest
-from core.task import Dialect, Status, Step, Task, progress_of
+from core.task import Callback, Dialect, Step, Task, progress_of
 
 # The public models that Stable Video Diffusion is, and those of their versions that code out there names.
 PUBLIC_MODELS = {
     "stability-ai/stable-video-diffusion": "3f0457e4619daac51203dedb472816fd4af51f3149fa7a9e0b5ffcf1b8172438",
     "christophy/stable-video-diffusion": "92a0c9a9cb1fd93ea0361d15e499dc879b35095077b2feed47315ccab4524036",
 }
-OWNER = "kinora"  # of the models that are our engines
 
 PICTURES = ("input_image", "image")
 # Theirs → ours; what has no other name has ours.
@@ -37,12 +39,11 @@ SIZINGS = ("maintain_aspect_ratio", "crop_to_16_9", "use_image_dimensions")
 DEFAULTS = {"video_length": "14_frames_with_svd", "sizing_strategy": SIZINGS[0], "frames_per_second": 6}
 WIDTH, HEIGHT, MULTIPLE = 1024, 576, 64
 
-STATUS = {
-    Status.QUEUED: "starting",
-    Status.STARTED: "processing",
-    Status.FINISHED: "succeeded",
-    Status.FAILED: "failed",
-    Status.CANCELED: "canceled",
+EVENTS = {
+    "start": [CallbackEvent.STARTED],
+    "output": [CallbackEvent.FINISHED],
+    "logs": [CallbackEvent.PROGRESS],
+    "completed": FINAL_EVENTS,
 }
 PAGE = 100
 MOST_SECONDS = 60.0
@@ -56,8 +57,11 @@ class NewPrediction(BaseModel):
     input: dict[str, Any]
     version: Annotated[str | None, Field(description="A version of a public SVD model, or an engine's name")] = None
     model: Annotated[str | None, Field(description="In the place of `version`: owner/name, or an engine's name")] = None
-    webhook: Annotated[Any, Field(description="Refused: register an endpoint with `POST /webhooks`")] = None
-    webhook_events_filter: Annotated[Any, Field(description="Refused, as `webhook` is")] = None
+    webhook: Annotated[str | None, Field(description="Where the prediction is posted as it goes on")] = None
+    webhook_events_filter: Annotated[
+        list[Literal["start", "output", "logs", "completed"]] | None,
+        Field(max_length=4, description="When; without it, at all of them"),
+    ] = None
 
 
 class Urls(BaseModel):
@@ -67,10 +71,10 @@ class Urls(BaseModel):
 
 class Prediction(BaseModel):
     id: str
-    model: str = Field(description="The engine: `kinora/` and its name")
-    version: str = Field(description="The engine's name")
+    model: str = Field("", description="The engine: `kinora/` and its name")
+    version: str = Field("", description="The engine's name")
     status: Literal["starting", "processing", "succeeded", "failed", "canceled"]
-    input: dict[str, Any] = Field(description="Every parameter that was settled, by our names")
+    input: dict[str, Any] = Field({}, description="Every parameter that was settled, by our names")
     output: str | None = Field(None, description="Where the MP4 is; signed where keys are asked for")
     error: str | None = None
     logs: str = Field("", description="The task's warnings, and how far it is")
@@ -87,6 +91,10 @@ class PredictionPage(BaseModel):
     previous: str | None
     next: str | None
     results: list[Prediction]
+
+
+class SigningSecret(BaseModel):
+    key: str
 
 
 class Version(BaseModel):
@@ -188,12 +196,19 @@ def model_version(owner: str, name: str, version: str, services: Given) -> Versi
     )
 
 
+@router.get(
+    "/v1/webhooks/default/secret",
+    summary="What webhooks are signed with",
+    responses=documented(errors.LedgerUnavailable),
+)
+def webhook_secret(services: Given, caller: Known) -> SigningSecret:
+    """The one of your key, as `GET /webhooks/secret` has it."""
+    return SigningSecret(key=services.ledger.endpoints.secret(caller.owner))
+
+
 def create(
     asked: NewPrediction, ref: str | None, services: Services, caller: Caller, links: Links, prefer: str
 ) -> StreamingResponse:
-    if asked.webhook or asked.webhook_events_filter:
-        message = "webhook is not told in this API's way: register an endpoint with POST /webhooks"
-        raise InvalidParameter(message, param="webhook")
     engine, given, seconds = engine_of(ref, services), dict(asked.input), seconds_to_wait(prefer)
     named = [name for name in PICTURES if given.get(name)]
     if len(named) != 1:
@@ -205,6 +220,7 @@ def create(
         caller,
         picture,
         request,
+        callback=callback_of(asked, services.settings),
         dialect=Dialect.REPLICATE,
         sized=partial(with_size, request, sizing) if sizing else None,
     )
@@ -213,15 +229,9 @@ def create(
 
 
 async def wait_until_ended(services: Services, links: Links, task_id: str, seconds: float) -> AsyncIterator[str]:
-    answer = Prediction(
-        id=task_id,
-        model="",
-        version="",
-        status="starting",
-        input={},
-        created_at=datetime.now(UTC),
-        urls=urls(links, task_id),
-    )  # which is what can be said where the ledger is away by now: what was promised is kept
+    # What can be said where the ledger is away by now: what was promised is kept.
+    begun = {"id": task_id, "status": "starting", "created_at": datetime.now(UTC), "data_removed": False}
+    answer = Prediction.model_validate(located(begun, links.base, ""))
     async for found in follow(services, task_id, seconds):
         answer = describe(links, *found)
     if seconds and answer.completed_at is None:
@@ -238,6 +248,18 @@ def seconds_to_wait(prefer: str) -> float:
     if not (seconds.isdecimal() and 1 <= int(seconds[:9]) <= MOST_SECONDS):
         raise InvalidParameter(f"Prefer: wait must be from 1 to 60 s; got {seconds[:80]!r}", param="Prefer")
     return float(seconds)
+
+
+def callback_of(asked: NewPrediction, settings: Settings) -> Callback | None:
+    """Raises InvalidParameter, DestinationForbidden."""
+    if asked.webhook is None:
+        if asked.webhook_events_filter:
+            message = "webhook_events_filter says nothing without webhook"
+            raise InvalidParameter(message, param="webhook_events_filter")
+        return None
+    check_destination(asked.webhook, settings.fetch_allow, "webhook", https_only=True)
+    wanted = [event for name in asked.webhook_events_filter or EVENTS for event in EVENTS[name]]
+    return Callback(asked.webhook, list(dict.fromkeys(wanted)))
 
 
 def engine_of(ref: str | None, services: Services) -> str | None:
@@ -304,31 +326,5 @@ def size_by(sizing: str, width: int, height: int) -> tuple[int, int]:
 
 
 def describe(links: Links, task: Task, steps: list[Step] | None = None) -> Prediction:
-    ran = (task.finished_at or 0.0) - (task.started_at or 0.0) if task.finished_at and task.started_at else None
-    is_there = task.status == Status.FINISHED and not task.expired_at
-    return Prediction(
-        id=task.task_id,
-        model=f"{OWNER}/{task.engine}",
-        version=task.engine,
-        status=STATUS[task.status],
-        input=task.params,
-        output=links.result(task.task_id, task.owner) if is_there else None,
-        error=f"{task.error.code}: {task.error.message}" if task.error else None,
-        logs="\n".join([*task.warnings, *([bar(progress_of(steps))] if steps else [])]),
-        metrics={} if ran is None else {"predict_time": ran},
-        created_at=datetime.fromtimestamp(task.created_at, UTC),
-        started_at=moment(task.started_at),
-        completed_at=moment(task.finished_at),
-        data_removed=task.expired_at is not None,
-        urls=urls(links, task.task_id),
-    )
-
-
-def urls(links: Links, task_id: str) -> Urls:
-    here = f"{links.base}/v1/predictions/{task_id}"
-    return Urls(get=here, cancel=f"{here}/cancel")
-
-
-def bar(percent: int) -> str:
-    """As tqdm draws it: clients read `prediction.progress` from the last such line."""
-    return f"{percent}%|{'█' * (percent // 10):10}| {percent}/100"
+    prediction = prediction_of(task, progress_of(steps) if steps else None)
+    return Prediction.model_validate(located(prediction, links.base, links.result(task.task_id, task.owner)))

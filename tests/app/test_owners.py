@@ -32,6 +32,7 @@ SHARED = {
     ("POST", "/v1/models/{owner}/{name}/predictions"): 422,
     ("GET", "/v1/models/{owner}/{name}/versions/{version}"): 200,
     ("POST", "/v1/files"): 422,
+    ("GET", "/v1/webhooks/default/secret"): 200,
     ("GET", "/metrics"): 403,
     ("GET", "/health"): 503,
     ("GET", "/health/live"): 200,

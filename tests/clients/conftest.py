@@ -9,6 +9,7 @@ import pytest
 
 from core.config import Settings
 from core.ledger import Ledger
+from tests.servers import free_port
 from tests.stack import Stack, running_stack
 
 
@@ -18,6 +19,8 @@ class Service(NamedTuple):
     ann: str
     bob: str
     """Two keys."""
+    hooks: int
+    """A port of this machine that callbacks may go to."""
 
 
 @pytest.fixture(scope="package")
@@ -27,8 +30,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     ledger.migrate()
     ann, bob = (ledger.keys.create(name)[1] for name in ("ann", "bob"))
     ledger.close()
-    with running_stack(folder, AUTH="keys", ENGINE="preview") as stack:
-        yield Service(stack, stack.url, ann, bob)
+    hooks = free_port()
+    with running_stack(folder, AUTH="keys", ENGINE="preview", FETCH_ALLOW=f"127.0.0.1:{hooks}") as stack:
+        yield Service(stack, stack.url, ann, bob, hooks)
 
 
 def frames_of(mp4: bytes) -> tuple[int, int, int]:

@@ -6,6 +6,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import Queue
 from typing import Any
 
 import httpx2
@@ -14,9 +16,12 @@ import replicate
 from replicate.exceptions import ReplicateError
 from replicate.helpers import FileOutput
 from replicate.pagination import paginate
+from replicate.prediction import Prediction
+from replicate.webhook import Webhooks, WebhookSigningSecret
 
-from app.routes.predictions import PUBLIC_MODELS, bar, request_of, seconds_to_wait, size_by
+from app.routes.predictions import PUBLIC_MODELS, request_of, seconds_to_wait, size_by
 from core.errors import InvalidParameter
+from core.prediction import bar
 from tests.clients.conftest import Service, frames_of
 from tests.conftest import SAMPLES
 
@@ -160,10 +165,48 @@ def test_a_refusal_can_be_read(
     assert refused.value.status in (415, 422)
 
 
-def test_a_webhook_is_refused_and_not_forgotten(client: replicate.Client) -> None:
-    with pytest.raises(ReplicateError) as refused:
-        client.predictions.create(version="preview", input={"image": "x"}, webhook="https://example.com")
-    assert "POST /webhooks" in (refused.value.detail or "")
+@contextmanager
+def listening(service: Service, secret: WebhookSigningSecret) -> Iterator[Queue[dict[str, Any]]]:
+    """What comes, each validated as the client's documentation has it."""
+    came: Queue[dict[str, Any]] = Queue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            Webhooks.validate(headers=dict(self.headers), body=body, secret=secret, tolerance=60)
+            came.put(json.loads(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", service.hooks), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield came
+        server.shutdown()
+        thread.join()
+
+
+def test_a_webhook_tells_the_prediction(client: replicate.Client, service: Service) -> None:
+    with listening(service, client.webhooks.default.secret()) as came:
+        picture = {"image": client.files.create(CAT).urls["get"]}
+        hook = f"http://127.0.0.1:{service.hooks}/"
+        made = client.predictions.create(
+            version="preview", input=SMALL | picture, webhook=hook, webhook_events_filter=["completed"]
+        )
+        told = Prediction(**came.get(timeout=30))
+    made.reload()
+    assert (told.id, told.status, told.logs) == (made.id, "succeeded", made.logs)
+    assert (told.metrics, told.input, told.completed_at) == (made.metrics, made.input, made.completed_at)
+    assert (told.output or "").startswith(f"/results/{made.id}?expires=")  # a whole URL where PUBLIC_URL is set
+    assert told.urls == {"get": f"/v1/predictions/{made.id}", "cancel": f"/v1/predictions/{made.id}/cancel"}
+
+
+def test_a_webhook_must_lead_somewhere_public(client: replicate.Client) -> None:
+    with pytest.raises(ReplicateError, match="destination_forbidden"):
+        client.predictions.create(version="preview", input={"image": "x"}, webhook="http://127.0.0.1/")
 
 
 def test_anothers_prediction_is_not_there(client: replicate.Client, service: Service) -> None:
@@ -228,6 +271,6 @@ def test_prefer_says_how_long_to_wait() -> None:
 
 
 def test_progress_is_drawn_as_the_client_reads_it() -> None:
-    read = replicate.prediction.Prediction.Progress.parse(f"a warning\n{bar(42)}")
+    read = Prediction.Progress.parse(f"a warning\n{bar(42)}")
     assert read is not None
     assert (read.percentage, read.current, read.total) == (0.42, 42, 100)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -22,7 +22,7 @@ from core.errors import (
     TaskExists,
     TooMuch,
 )
-from core.spec import Clip, ClipRequest, resolve
+from core.spec import Clip, ClipRequest, in_its_shape, resolve
 from core.speeds import Kind
 from core.storage import input_key
 from core.task import Bounds, Callback, Dialect, IdempotencyKey, NewStep, NewTask, Quota, Worker, new_id
@@ -38,12 +38,15 @@ def accept(
     idempotency_key: str | None = None,
     callback: Callback | None = None,
     dialect: Dialect = Dialect.KINORA,
+    shape_only: bool = False,
+    warnings: Sequence[str] = (),
     sized: Callable[[tuple[int, int]], ClipRequest] | None = None,
 ) -> str:
     """The task's id. When this returns, what it is made from is stored and the task is in the ledger: it will end.
 
     A picture is encoded anew, and fetched only once all that costs less has been checked. What `request` leaves out is
-    as it was in the task that is remixed or extended, but for the seed.
+    as it was in the task that is remixed or extended, but for the seed. With `shape_only` an engine that cannot make
+    the size that was asked for makes its largest of that shape. `warnings` are those of the dialect.
 
     `sized` gives what takes the place of `request` once the picture's own width and height are known.
 
@@ -60,15 +63,16 @@ def accept(
     request = as_before(source, request)
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
-    clip, warnings = resolve(request, engine, services.settings, frames_before(source))
+    request, resized = in_its_shape(request, engine) if shape_only else (request, [])
+    clip, unused = resolve(request, engine, services.settings, frames_before(source))
     require_disk_space(services.settings)
     try:
         services.ledger.check_room(caller.owner, engine.queue, *limits(services.settings))
         given = gather(source, services, caller.owner)
         if sized and given.size:
-            clip, warnings = resolve(sized(given.size), engine, services.settings)
+            clip, unused = resolve(sized(given.size), engine, services.settings)
         task = replace(
-            new_task(caller.owner, clip, engine, warnings),
+            new_task(caller.owner, clip, engine, [*warnings, *resized, *unused]),
             input_sha256=given.sha256,
             stored_bytes=given.stored_bytes,
             callback=callback,

@@ -47,6 +47,9 @@ class Links:
     def status(self, task_id: str) -> str:
         return f"{self.base}/status/{task_id}"
 
+    def preview(self, task_id: str) -> str:
+        return f"{self.base}/preview/{task_id}"
+
     def result(self, task_id: str, owner: str, what: str = "") -> str:
         path = f"/results/{task_id}{what}"
         return self.base + (signed(path, self.secret, self.ttl) if owner else path)

@@ -18,6 +18,8 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from core.errors import InvalidParameter
+
 MAX_FIELDS = 40
 MAX_FIELD_BYTES = 20_000
 MAX_URLENCODED = 64 * 1024  # of these Starlette bounds nothing
@@ -32,11 +34,25 @@ PICTURES = (
     "image_reference",
     "image_reference[image_url]",
     "reference_url",
+    "video",
 )
 MAX_FILES = len(PICTURES)
 
 PictureText = Annotated[fastapi.UploadFile, WithJsonSchema({"type": "string"})]
 """A picture's field that is meant for a URL or base64, so that a page does not ask for a file there."""
+
+
+def only_one(form: BaseModel, *fields: str) -> str | None:
+    """Which of the fields was given, if any. Raises InvalidParameter where more than one was."""
+    given = [alias_of(form, field) for field in fields if getattr(form, field) is not None]
+    if len(given) > 1:
+        raise InvalidParameter(f"give {' or '.join(given)}, not both", param=given[-1])
+    return next((field for field in fields if getattr(form, field) is not None), None)
+
+
+def alias_of(form: BaseModel, field: str) -> str:
+    """What it is called on the wire."""
+    return type(form).model_fields[field].alias or field
 
 
 def without_null(schema: dict[str, Any]) -> None:

@@ -16,16 +16,35 @@ from app.auth import Authentication
 from app.body_limit import BodyLimit
 from app.browser_guard import allowed_origins
 from app.deps import Services, needs_key
+from app.events import Ticker
 from app.http_metrics import HttpMetrics
 from app.json_bodies import JsonBodies
 from app.limiter import Limiter
 from app.request_log import RequestLog
-from app.routes import engines, files, generate, health, mcp, metrics, predictions, results, stability, status, webhooks
+from app.routes import (
+    engines,
+    events,
+    files,
+    generate,
+    health,
+    mcp,
+    metrics,
+    models,
+    predictions,
+    preview,
+    results,
+    stability,
+    status,
+    video_content,
+    videos,
+    webhooks,
+)
 from app.security_headers import SecurityHeaders
 from app.slow_clients import SlowClients
 from core.config import Settings, read_settings
 from core.ledger import Ledger
 from core.logs import set_up_logs
+from core.previews import Previews
 from core.queue import StepQueue
 from core.startup import wait_for_ledger
 from core.storage import Storage
@@ -35,7 +54,9 @@ LEDGER_SECONDS = 5.0
 
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "DELETE"],
-    "allow_headers": ["Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Range", "X-Request-ID"],
+    "allow_headers": [
+        *("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Range", "X-Request-ID"),
+    ],
     "expose_headers": ["X-Request-ID", "Retry-After", "Content-Range", "ETag"]
     + [f"X-RateLimit-{name}" for name in ("Limit", "Remaining", "Reset")],
 }
@@ -71,7 +92,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     app.add_middleware(RequestLog, metrics=app.state.http_metrics)
     app.add_middleware(SecurityHeaders)
-    for module in (generate, status, results, webhooks, engines, metrics, stability, predictions, files, mcp):
+    for module in (
+        generate,
+        status,
+        events,
+        preview,
+        results,
+        videos,
+        video_content,
+        models,
+        webhooks,
+        engines,
+        metrics,
+        stability,
+        predictions,
+        files,
+        mcp,
+    ):
         app.include_router(module.router, dependencies=[needs_key], responses=errors.everywhere())
     app.include_router(health.router, responses=errors.everywhere())
     return app
@@ -85,6 +122,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     queue = StepQueue(settings)
     app.state.limiter.share(queue.redis)
     app.state.services = Services(settings, ledger, Storage(settings.resolved_storage_url), queue)
+    app.state.ticker = Ticker(ledger, Previews(queue.redis))
     # Without its ledger the front still answers: with 503, and with what is wrong.
     ended = threading.Event()
     waiting = asyncio.create_task(run_in_threadpool(wait_for_ledger, ledger, ended))

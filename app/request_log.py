@@ -26,17 +26,26 @@ class RequestLog(Layer):
         self.metrics = metrics
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, status, begun = Request(scope), 0, time.perf_counter()
+        request, status, begun, counted = Request(scope), 0, time.perf_counter(), False
         given = request.headers.get("x-request-id", "")
         request_id = given if GIVEN_ID.fullmatch(given) else new_id()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
 
+        def count() -> None:
+            nonlocal counted
+            if not counted:
+                self.metrics.count(request.method, route_of(scope), status or 500, time.perf_counter() - begun)
+            counted = True
+
         async def remember(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                if headers.get("content-type", "").startswith("text/event-stream"):
+                    count()  # it lasts for as long as somebody listens, which says nothing of how fast we are
             await send(message)
 
         try:
@@ -50,15 +59,14 @@ class RequestLog(Layer):
                 raise
             await unexpected(request)(scope, receive, remember)
         finally:
-            seconds = time.perf_counter() - begun
-            self.metrics.count(request.method, route_of(scope), status or 500, seconds)
+            count()
             if request.method not in ("GET", "HEAD") or status >= 400:
                 log.info(
                     "request_answered",
                     method=request.method,
                     route=route_of(scope),
                     status=status,
-                    seconds=round(seconds, 4),
+                    seconds=round(time.perf_counter() - begun, 4),
                     **{name: value for name, value in scope.get("path_params", {}).items() if is_id(str(value))},
                 )
 

@@ -84,6 +84,11 @@ class BoundedHttp(HttpToolsProtocol):
         self.resume_writing()
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        if not self._is_idle() and self._answering:  # for whoever waits for something: see `is_ending`
+            self._answering.scope["state"]["is_ending"] = True
+        super().shutdown()
+
     def _is_idle(self) -> bool:
         """Whether every request whose head has come is answered."""
         return self.cycle is None or self.cycle.response_complete
@@ -103,6 +108,11 @@ class BoundedHttp(HttpToolsProtocol):
         elif not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
             self.transport.close()
+
+
+def is_ending(request: Request) -> bool:
+    """Whether this process only answers what is under way any more, and then ends."""
+    return getattr(request.state, "is_ending", False)
 
 
 class SlowClients(Layer):

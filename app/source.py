@@ -20,6 +20,8 @@ from core.task import Task
 
 # A picture in base64 has 4 bytes for each 3 of its own, and may be broken into lines.
 BASE64_GROWTH = 1.4
+# How some clients wrap a URL; not read as JSON, which a large one would make expensive.
+OBJECT = re.compile(rb'\s*{\s*"image_url"\s*:\s*"([^"]*)"\s*}\s*')
 DATA_URL = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 
@@ -86,10 +88,13 @@ def uploaded(given: UploadFile | None, settings: Settings, param: str) -> bytes 
 
 
 def read_picture(given: bytes, settings: Settings, param: str) -> bytes | str:
-    """A picture's own bytes, or those of its base64 or `data:` URL; or else the URL where it is.
+    """A picture's own bytes, or those of its base64 or `data:` URL; or else the URL where it is. A URL may stand in an
+    object, as its `image_url`.
 
     Told apart by what they are, since clients send any of them under any name and media type. Raises FileMissing,
     UploadTooLarge, InvalidParameter."""
+    if found := OBJECT.fullmatch(given):
+        given = found[1].replace(b"\\/", b"/")
     if given.startswith((b"http://", b"https://")):
         return given.decode(errors="replace")
     picture = from_base64(given, param)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from core.database import reading, writing
 from core.destination import host_of
-from core.endpoints import CallbackEvent
+from core.endpoints import CallbackEvent, VideoEvent
 from core.errors import DeliveryNotFound
 from core.prediction import prediction_of
 from core.tables import deliveries, endpoints, now, steps
@@ -32,6 +32,12 @@ WEIGHT = steps.c.work + 1
 PROGRESS = sa.select(sa.func.sum(steps.c.progress * WEIGHT) / sa.func.sum(WEIGHT)).where(
     steps.c.task_id == sa.bindparam("task_id")
 )
+# What OpenAI's dialect calls an event; of the others it tells nothing.
+VIDEO_EVENTS = {
+    CallbackEvent.FINISHED: VideoEvent.COMPLETED,
+    CallbackEvent.FAILED: VideoEvent.FAILED,
+    CallbackEvent.CANCELED: VideoEvent.FAILED,
+}
 INSERT = deliveries.insert().values(tries=0, created_at=now(), next_try_at=now())
 
 
@@ -79,9 +85,10 @@ def wanted(tx: sa.Connection, task: Task, event: CallbackEvent) -> dict[str, str
 def write(tx: sa.Connection, task: Task, event: CallbackEvent) -> None:
     """Record that `event` is to be told wherever it is wanted. `task` is as it is after the move."""
     found = wanted(tx, task, event)
-    if not found:
+    told = VIDEO_EVENTS.get(event) if task.dialect == Dialect.OPENAI else event
+    if not found or not told:
         return
-    data = tell(task, progress_of(tx, task.task_id))
+    data = {"id": task.task_id} if told in VIDEO_EVENTS.values() else tell(task, progress_of(tx, task.task_id))
     rows = [
         {
             "delivery_id": new_id(),
@@ -90,7 +97,7 @@ def write(tx: sa.Connection, task: Task, event: CallbackEvent) -> None:
             "endpoint_id": endpoint_id,
             "url": url,
             "host": host_of(url),
-            "event": event,
+            "event": told,
             "data": data,
             "status": DeliveryStatus.PENDING,
         }

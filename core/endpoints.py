@@ -28,6 +28,13 @@ class CallbackEvent(StrEnum):
     CANCELED = "task.canceled"
 
 
+class VideoEvent(StrEnum):
+    """What those are told whose task came in by OpenAI's dialect."""
+
+    COMPLETED = "video.completed"
+    FAILED = "video.failed"
+
+
 FINAL_EVENTS = [CallbackEvent(f"task.{status}") for status in (Status.FINISHED, Status.FAILED, Status.CANCELED)]
 
 

@@ -15,8 +15,10 @@ KinoraError
 ├── TaskExists                no error to a caller: the answer is the task that is there
 ├── TaskNotFound              task_not_found
 ├── ArtifactNotFound          artifact_not_found
+├── PreviewMissing            preview_missing
 ├── EndpointNotFound          endpoint_not_found
 ├── DeliveryNotFound          delivery_not_found
+├── ModelNotFound             model_not_found
 ├── KeyNotFound               key_not_found
 ├── Unauthorized              unauthorized
 ├── AdminRequired             admin_required
@@ -149,6 +151,12 @@ class ArtifactNotFound(KinoraError):
     code = "artifact_not_found"
 
 
+class PreviewMissing(KinoraError):
+    """there is no preview of this task now"""
+
+    code = "preview_missing"
+
+
 class EndpointNotFound(KinoraError):
     """there is no such endpoint"""
 
@@ -159,6 +167,12 @@ class DeliveryNotFound(KinoraError):
     """there is no such delivery"""
 
     code = "delivery_not_found"
+
+
+class ModelNotFound(KinoraError):
+    """there is no such model"""
+
+    code = "model_not_found"
 
 
 class KeyNotFound(KinoraError):

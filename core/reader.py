@@ -1,6 +1,6 @@
 """What can be read from the ledger. Nothing here changes anything; the moves are in core/ledger.py."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from core import quotas, tallies
 from core.database import connect, reading
 from core.errors import IdempotencyMismatch, TaskNotFound
+from core.snapshots import Snapshot, read_snapshots
 from core.speeds import Kind, Speeds
 from core.statements import CLOCK_WAS_SET_BACK, RESTED
 from core.tables import attempts, idempotency_keys, keepers, now, steps, tasks, workers
@@ -103,6 +104,11 @@ class Reader:
             task = self._task(connection, task_id, owner)
             return task, [step_from(row) for row in connection.execute(STEPS, {"task_id": task_id})]
 
+    def snapshots(self, task_ids: Sequence[str]) -> dict[str, Snapshot]:
+        """Of those tasks that there are, all in one query."""
+        with reading(self.database) as connection:
+            return read_snapshots(connection, task_ids)
+
     def task_made_with(self, key: IdempotencyKey) -> str | None:
         """The id of the task that the key made. Raises IdempotencyMismatch where that was another request."""
         with reading(self.database) as connection:
@@ -135,6 +141,15 @@ class Reader:
         query = page_of_tasks(owner, status, after, limit, oldest_first)
         with reading(self.database) as connection:
             return [task_from(row) for row in connection.execute(query)]
+
+    def steps_of(self, task_ids: Collection[str]) -> dict[str, list[Step]]:
+        """The steps of each of the tasks, in order."""
+        query = sa.select(steps).where(steps.c.task_id.in_(task_ids)).order_by(steps.c.position)
+        found: dict[str, list[Step]] = {task_id: [] for task_id in task_ids}
+        with reading(self.database) as connection:
+            for row in connection.execute(query):
+                found[row.task_id].append(step_from(row))
+        return found
 
     def ahead_of(self, step: Step) -> list[Kind]:
         """The steps that wait before this one in its queue, the next one first."""

@@ -121,7 +121,9 @@ def set_length(values: dict[str, Any], request: ClipRequest, engine: Engine, ove
     """Sets `num_frames` so that the clip plays for `request.seconds`, to the nearest frame, beside `overlap` frames
     that are there before. Where the engine cannot make so many, and no `fps` was asked for, it plays slower, with a
     warning. Raises InvalidParameter."""
-    seconds, usual, frames = request.seconds or 0.0, values["fps"], frames_allowed(values, engine)
+    usual, frames = values["fps"], frames_allowed(values, engine)
+    # More are too many even at one frame a second; and their frames might be infinite.
+    seconds = min(request.seconds or 0.0, frames.high + 1)
     if request.num_frames is not None:
         raise InvalidParameter("give seconds or num_frames, not both", param="seconds")
     lowest = request.fps or cast(Range, engine.limits["fps"]).low
@@ -131,10 +133,30 @@ def set_length(values: dict[str, Any], request: ClipRequest, engine: Engine, ove
     values["num_frames"] = round(seconds * values["fps"]) + overlap
     if values["num_frames"] not in frames:
         allowed = Range(round((frames.low - overlap) / usual, 2), round(most / lowest, 2))
-        raise InvalidParameter(f"seconds must be {allowed}; got {seconds:g}", param="seconds")
+        raise InvalidParameter(f"seconds must be {allowed}; got {request.seconds:g}", param="seconds")
     if values["fps"] == usual:
         return []
     return [f"fps is {values['fps']} instead of {usual}: the engine {engine.name} makes at most {frames.high:g} frames"]
+
+
+def in_its_shape(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[str]]:
+    """`request` as it is where the engine can make that size; else with its largest size of that shape, and a
+    warning."""
+    if request.width is None or request.height is None:
+        return request, []
+    widths, heights = cast(Range, engine.limits["width"]), cast(Range, engine.limits["height"])
+    if request.width in widths and request.height in heights:
+        return request, []
+    scale = min(widths.high / request.width, heights.high / request.height)
+    width, height = nearest(request.width * scale, widths), nearest(request.height * scale, heights)
+    warning = f"size is {width}x{height} instead of {request.width}x{request.height}: the engine {engine.name} makes "
+    warning += f"at most {widths.high:g}x{heights.high:g}"
+    return request.model_copy(update={"width": width, "height": height}), [warning]
+
+
+def nearest(pixels: float, allowed: Range) -> int:
+    step = allowed.step or 1
+    return round(pixels / step) * step
 
 
 def check_defaults(settings: Settings) -> None:

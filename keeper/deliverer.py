@@ -21,7 +21,7 @@ import structlog
 from standardwebhooks import Webhook
 
 from core.config import Settings
-from core.deliveries import Deliveries, Delivery
+from core.deliveries import VIDEO_EVENTS, Deliveries, Delivery
 from core.destination import Destination, check_destination
 from core.endpoints import Endpoints
 from core.errors import InvalidRequest, Unavailable
@@ -177,7 +177,10 @@ class Deliverer:
 
 
 def body_of(delivery: Delivery, result_url: str) -> str:
-    """The payload as Standard Webhooks has it, or Replicate where its dialect was spoken."""
+    """The payload as Standard Webhooks has it, or OpenAI or Replicate where their dialects were spoken."""
+    if delivery.event in VIDEO_EVENTS.values():
+        event = {"id": f"evt_{delivery.delivery_id}", "object": "event", "created_at": int(delivery.created_at)}
+        return json.dumps(event | {"type": delivery.event, "data": delivery.data})
     data = delivery.data | {"result_url": result_url}
     prediction = data.pop("prediction", None)
     if prediction and delivery.endpoint_id is None:

@@ -16,6 +16,8 @@ class Received:
     delivery_id: str
     timestamp: float
     body: dict[str, Any]
+    text: bytes
+    headers: dict[str, str]
 
 
 class Receiver:
@@ -31,7 +33,8 @@ class Receiver:
                 text = self.rfile.read(int(self.headers["content-length"]))
                 body = Webhook(receiver.secret).verify(text, dict(self.headers))
                 stamp = float(self.headers["webhook-timestamp"])
-                receiver.received.append(Received(self.headers["webhook-id"], stamp, body))
+                headers = dict(self.headers)
+                receiver.received.append(Received(self.headers["webhook-id"], stamp, body, text, headers))
                 time.sleep(receiver.delay)
                 self.send_response(receiver.status)
                 self.send_header("content-length", "0")

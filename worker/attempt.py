@@ -5,6 +5,7 @@ It knows nothing of the ledger. worker/lease.py carries its progress there and t
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -42,6 +43,7 @@ class Attempt:
         self._fraction = 0.0
         self._stop = threading.Event()
         self.out_of_time = False
+        self._shown: deque[Callable[[], bytes]] = deque(maxlen=1)
 
     @property
     def progress(self) -> int:
@@ -68,11 +70,27 @@ class Attempt:
         self._fraction = done / total
         self.check()
 
+    def show(self, make: Callable[[], bytes]) -> None:
+        """What emerges, in place of what was shown before: `make` gives a small animated WebP. It is called in another
+        thread, later or not at all, so it costs nothing here."""
+        self._shown.append(make)
+
+    def take_shown(self) -> Callable[[], bytes] | None:
+        """The newest, once."""
+        try:
+            return self._shown.pop()
+        except IndexError:
+            return None
+
     def stop(self) -> None:
         self._stop.set()
 
+    @property
+    def is_stopped(self) -> bool:
+        return self._stop.is_set()
+
     def check(self) -> None:
-        if self._stop.is_set():
+        if self.is_stopped:
             raise Stopped
 
     def keep_trying(self, what: Callable[[], Result]) -> Result:

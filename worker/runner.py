@@ -10,6 +10,7 @@ import structlog
 from core.config import Settings
 from core.errors import GpuLost, InternalError, KinoraError, TimeLimitExceeded, Unavailable
 from core.ledger import Ledger
+from core.previews import Previews
 from core.queue import StepQueue
 from core.storage import Storage
 from core.task import Claim, ErrorInfo, ReadyStep
@@ -18,6 +19,7 @@ from worker.lease import Lease
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
 from worker.renderers import Renderers
+from worker.screening import Screening
 from worker.steps.clip import make_clip
 from worker.steps.join import join_clips
 from worker.watchdog import Watchdog
@@ -73,6 +75,7 @@ def _work(claim: Claim, kit: Kit) -> None:
     with (
         Lease(kit.ledger, claim, attempt, kit.settings.lease_seconds),
         Watchdog(attempt, kit.settings.step_time_limit),
+        Screening(Previews(kit.queue.redis), claim.task.task_id, attempt),
     ):
         outcome = _attempt(claim, attempt, kit)
         if outcome != "finished" and attempt.stored_bytes:

@@ -53,29 +53,31 @@ LINKS = {
 }
 
 
+ACCEPT_ERRORS = documented(
+    errors.InvalidParameter,
+    errors.DestinationForbidden,
+    errors.FetchFailed,
+    errors.IdempotencyMismatch,
+    errors.FileMissing,
+    errors.UploadTooLarge,
+    errors.ImageUnsupported,
+    errors.ImageUnreadable,
+    errors.ImageTooLarge,
+    errors.ImageTooSmall,
+    errors.QueueFull,
+    errors.QuotaExceeded,
+    errors.StorageFull,
+    errors.EngineUnavailable,
+    errors.LedgerUnavailable,
+    errors.StorageUnavailable,
+)
+
+
 @router.post(
     "/generate",
     status_code=202,
     summary="Make a clip from a picture",
-    responses=documented(
-        errors.InvalidParameter,
-        errors.DestinationForbidden,
-        errors.FetchFailed,
-        errors.IdempotencyMismatch,
-        errors.FileMissing,
-        errors.UploadTooLarge,
-        errors.ImageUnsupported,
-        errors.ImageUnreadable,
-        errors.ImageTooLarge,
-        errors.ImageTooSmall,
-        errors.QueueFull,
-        errors.QuotaExceeded,
-        errors.StorageFull,
-        errors.EngineUnavailable,
-        errors.LedgerUnavailable,
-        errors.StorageUnavailable,
-    )
-    | {202: {"links": LINKS}},
+    responses=ACCEPT_ERRORS | {202: {"links": LINKS}},
     openapi_extra=also_json(GenerateForm),
 )
 def generate(

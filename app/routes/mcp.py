@@ -4,8 +4,10 @@ Each request stands for itself, so that any of several front processes may answe
 layers around, as everywhere.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -22,17 +24,19 @@ from app.accept import accept
 from app.body_limit import largest_upload
 from app.deps import Caller, Links, Services, links_of
 from app.errors import told
+from app.events import Ticker
 from app.finished import require_result
-from app.follow import follow
 from app.routes import engines, status
 from app.routes.engines import EngineList
 from app.routes.status import TaskPage, TaskStatus
+from app.slow_clients import is_ending
 from app.source import read_picture
 from core.config import Settings
 from core.errors import KinoraError, TaskNotFound
 from core.spec import ClipRequest
-from core.task import ID_PATTERN, Dialect, Status, progress_of
+from core.task import ID_PATTERN, Dialect, Status
 
+LOOK_SECONDS = 1.0  # whether the service ends
 MOST_SECONDS = 60  # of one wait: many clients give a tool a minute
 LARGEST_VIDEO = 25_000_000
 
@@ -78,6 +82,7 @@ class Asked:
 
     def __init__(self, context: Context[Any, Request]) -> None:
         request: Any = context.request_context.request
+        self.request: Request = request
         self.services: Services = request.app.state.services
         self.caller: Caller = request.state.caller
         self.links: Links = links_of(request, self.services)
@@ -111,11 +116,27 @@ async def wait_for_task(
     """Wait until a task has ended, with notifications of its progress. Where it still runs then, wait again."""
     asked = Asked(context)
     with refusals():
-        found = await run_in_threadpool(asked.services.ledger.task_with_steps, task_id, asked.caller.sees)
-        async for found in follow(asked.services, task_id, seconds):
-            task, steps = found
-            await context.report_progress(progress_of(steps), 100, task.status)
-        return await run_in_threadpool(status.describe, asked.services, asked.links, *found)
+        await run_in_threadpool(asked.services.ledger.task, task_id, asked.caller.sees)
+        await watch(asked.request, task_id, seconds, partial(context.report_progress, total=100))
+        return await run_in_threadpool(status.status, task_id, asked.services, asked.caller, asked.links)
+
+
+async def watch(request: Request, task_id: str, seconds: float, tell: Callable[[float], Awaitable[None]]) -> None:
+    """Until the task has ended, `seconds` are over or the service ends. Progress only ever rises, as the protocol wants
+    it."""
+    ticker: Ticker = request.app.state.ticker
+    clock = asyncio.get_running_loop().time
+    ends, highest = clock() + seconds, -1
+    with ticker.listen(task_id) as watched:
+        while (left := ends - clock()) > 0 and not is_ending(request):
+            changed, snapshot = watched.changed, watched.snapshot
+            if snapshot and snapshot.progress > highest:
+                highest = snapshot.progress
+                await tell(highest)
+            if snapshot and snapshot.status.is_final:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), min(left, LOOK_SECONDS))
 
 
 def cancel_task(context: Context[Any, Request], task_id: TaskId) -> TaskStatus:

@@ -1,26 +1,29 @@
 """Replicate's HTTP API, as far as its clients need it to run a model that makes a video out of a picture."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from app.accept import accept
 from app.deps import Caller, Given, Known, Linked, Links, Services
 from app.errors import documented
-from app.follow import follow
 from app.routes import status
+from app.slow_clients import is_ending
 from app.source import read_picture
+from app.waiting import wait_for_end
 from core import errors
 from core.config import Settings
 from core.destination import check_destination
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.engines import known_engines
-from core.errors import FileMissing, InvalidParameter
+from core.errors import FileMissing, InvalidParameter, LedgerUnavailable
 from core.prediction import OWNER, located, prediction_of
 from core.spec import ClipRequest
 from core.task import Callback, Dialect, Step, Task, progress_of
@@ -128,21 +131,28 @@ Prefer = Annotated[str, Header(description="`wait`, or `wait=` and up to 60 seco
 
 @router.post("/v1/predictions", status_code=201, summary="Make a clip as Replicate does", responses=CREATION)
 def create_prediction(
-    asked: NewPrediction, services: Given, caller: Known, links: Linked, prefer: Prefer = ""
+    request: Request, asked: NewPrediction, services: Given, caller: Known, links: Linked, prefer: Prefer = ""
 ) -> StreamingResponse:
     """`version` or `model` is that of a public Stable Video Diffusion model, which means this service's own engine, or
     the name of an engine."""
-    return create(asked, asked.version or asked.model, services, caller, links, prefer)
+    return create(request, asked, asked.version or asked.model, services, caller, links, prefer)
 
 
 @router.post(
     "/v1/models/{owner}/{name}/predictions", status_code=201, summary="Make a clip with a model", responses=CREATION
 )
 def create_model_prediction(
-    owner: str, name: str, asked: NewPrediction, services: Given, caller: Known, links: Linked, prefer: Prefer = ""
+    owner: str,
+    name: str,
+    request: Request,
+    asked: NewPrediction,
+    services: Given,
+    caller: Known,
+    links: Linked,
+    prefer: Prefer = "",
 ) -> StreamingResponse:
     """As `POST /v1/predictions`, with the model in the path."""
-    return create(asked, f"{owner}/{name}", services, caller, links, prefer)
+    return create(request, asked, f"{owner}/{name}", services, caller, links, prefer)
 
 
 @router.get("/v1/predictions", summary="List predictions", responses=ERRORS)
@@ -207,33 +217,46 @@ def webhook_secret(services: Given, caller: Known) -> SigningSecret:
 
 
 def create(
-    asked: NewPrediction, ref: str | None, services: Services, caller: Caller, links: Links, prefer: str
+    request: Request,
+    asked: NewPrediction,
+    ref: str | None,
+    services: Services,
+    caller: Caller,
+    links: Links,
+    prefer: str,
 ) -> StreamingResponse:
     engine, given, seconds = engine_of(ref, services), dict(asked.input), seconds_to_wait(prefer)
     named = [name for name in PICTURES if given.get(name)]
     if len(named) != 1:
         raise FileMissing("give one picture, as input_image or as image", param=PICTURES[0])
     picture = read_picture(text_in(given, named[0]), services.settings, named[0])
-    request, sizing = request_of(given if engine else DEFAULTS | given, engine)
+    clip, sizing = request_of(given if engine else DEFAULTS | given, engine)
     task_id = accept(
         services,
         caller,
         picture,
-        request,
+        clip,
         callback=callback_of(asked, services.settings),
         dialect=Dialect.REPLICATE,
-        sized=partial(with_size, request, sizing) if sizing else None,
+        sized=partial(with_size, clip, sizing) if sizing else None,
     )
-    answer = wait_until_ended(services, links, task_id, seconds)
+    answer = wait_until_ended(request, services, links, task_id, seconds)
     return StreamingResponse(answer, 201, media_type="application/json")
 
 
-async def wait_until_ended(services: Services, links: Links, task_id: str, seconds: float) -> AsyncIterator[str]:
+async def wait_until_ended(
+    request: Request, services: Services, links: Links, task_id: str, seconds: float
+) -> AsyncIterator[str]:
     # What can be said where the ledger is away by now: what was promised is kept.
     begun = {"id": task_id, "status": "starting", "created_at": datetime.now(UTC), "data_removed": False}
     answer = Prediction.model_validate(located(begun, links.base, ""))
-    async for found in follow(services, task_id, seconds):
-        answer = describe(links, *found)
+
+    async def gives_up() -> bool:
+        return is_ending(request)
+
+    with suppress(LedgerUnavailable):
+        await wait_for_end(services, task_id, seconds, gives_up)
+        answer = describe(links, *await run_in_threadpool(services.ledger.task_with_steps, task_id))
     if seconds and answer.completed_at is None:
         answer.status = "starting"  # any other has the client's `run` believe that it has ended
     yield answer.model_dump_json()

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from app.deps import Given, Known, Linked, Links, Services
+from app.ending import cancel_task, delete_task
 from app.errors import documented
 from app.eta import look_ahead
 from core import errors
-from core.errors import QueueUnavailable
 from core.task import ID_PATTERN, Status, Step, Task, progress_of
 
 router = APIRouter(tags=["tasks"])
@@ -72,10 +72,8 @@ def status(task_id: str, services: Given, caller: Known, links: Linked) -> TaskS
 @router.post("/cancel/{task_id}", summary="End a task", responses=ERRORS)
 def cancel(task_id: str, services: Given, caller: Known, links: Linked) -> TaskStatus:
     """A task that has ended stays as it is: doing this twice is no error."""
-    services.ledger.cancel(task_id, caller.sees)
-    task, steps = services.ledger.task_with_steps(task_id)
-    forget(services, steps)
-    return describe(services, links, task, steps)
+    cancel_task(services, caller, task_id)
+    return describe(services, links, *services.ledger.task_with_steps(task_id))
 
 
 @router.get("/tasks", summary="List tasks", responses=documented(errors.InvalidParameter, errors.LedgerUnavailable))
@@ -98,22 +96,8 @@ def tasks(
 @router.delete("/tasks/{task_id}", summary="Delete a task's files", responses=ERRORS | STORAGE_ERRORS)
 def delete(task_id: str, services: Given, caller: Known, links: Linked) -> TaskStatus:
     """Cancels the task if it has not ended, and deletes its picture and its video now. The record of it stays."""
-    services.ledger.cancel(task_id, caller.sees)
-    # What an attempt is storing just now its worker deletes, and otherwise the keeper.
-    services.storage.delete_task(task_id)
-    services.ledger.mark_deleted(task_id)
-    task, steps = services.ledger.task_with_steps(task_id)
-    forget(services, steps)
-    return describe(services, links, task, steps)
-
-
-def forget(services: Services, steps: list[Step]) -> None:
-    """Spare the workers a bell that rings for nothing. Not being able to is harmless."""
-    try:
-        for step in steps:
-            services.queue.forget(step.step_id)
-    except QueueUnavailable:
-        return
+    delete_task(services, caller, task_id)
+    return describe(services, links, *services.ledger.task_with_steps(task_id))
 
 
 def describe(services: Services, links: Links, task: Task, steps: list[Step]) -> TaskStatus:

@@ -12,7 +12,7 @@ from app.routes.status import moment
 from core import errors
 from core.deliveries import Delivery, DeliveryStatus
 from core.destination import MAX_URL, check_destination
-from core.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint
+from core.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint, VideoEvent
 from core.task import ID_PATTERN
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
@@ -49,7 +49,7 @@ class DeliveryInfo(BaseModel):
     task_id: str
     endpoint_id: str | None = Field(description="null: the task's own `callback_url`")
     url: str
-    event: CallbackEvent
+    event: CallbackEvent | VideoEvent
     data: dict[str, Any]
     status: DeliveryStatus
     tries: int

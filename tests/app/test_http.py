@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.body_limit import BodyLimit
 from app.deps import Services
+from app.form import MAX_FILES
 from app.main import create_app
 from core.config import Settings
 from core.errors import LedgerUnavailable
@@ -211,7 +212,7 @@ def test_with_a_key_neither_name_nor_origin_matter(client: TestClient, services:
 
 def test_a_form_has_few_parts(client: TestClient) -> None:
     many_fields = client.post("/generate", files={"file": CAT}, data={f"f{n}": "x" for n in range(100)})
-    many_files = client.post("/generate", files=[("file", CAT) for _ in range(9)])
+    many_files = client.post("/generate", files=[("file", CAT) for _ in range(MAX_FILES + 1)])
     long_field = client.post("/generate", files={"file": CAT}, data={"prompt": "x" * 100_000})
     for answer in (many_fields, many_files, long_field):
         assert answer.status_code == 400, answer.text

@@ -14,8 +14,10 @@ from core.task import Claim
 from tests.app.conftest import CAT, VIDEO, upload
 
 # What a route is asked with where its path names something of Ann's.
-OF_ANN = {"task_id": "task", "endpoint_id": "endpoint", "delivery_id": "delivery"}
-# What is nobody's, and there for all.
+OF_ANN = {"task_id": "task", "video_id": "task", "endpoint_id": "endpoint", "delivery_id": "delivery"}
+# And what is nobody's, where such an id means nothing.
+OF_NOBODY = {"model": "task"}
+# And what is there for all.
 OF_ALL = {"owner": "kinora", "name": "preview", "version": "preview"}
 # Routes that name nothing of anybody's: what Bob is answered, and where Ann's things could show.
 SHARED = {
@@ -26,6 +28,12 @@ SHARED = {
     ("GET", "/webhooks/secret"): 200,
     ("GET", "/webhooks/deliveries"): 200,
     ("GET", "/engines"): 200,
+    ("POST", "/v1/videos"): 422,  # without a picture
+    ("POST", "/v1/videos/sync"): 422,
+    ("POST", "/v1/videos/edits"): 422,  # without a video
+    ("POST", "/v1/videos/extensions"): 422,
+    ("GET", "/v1/videos"): 200,
+    ("GET", "/v1/models"): 200,
     ("POST", "/v2beta/image-to-video"): 422,  # without a picture
     ("POST", "/v1/predictions"): 422,
     ("GET", "/v1/predictions"): 200,
@@ -71,15 +79,17 @@ def routes(client: TestClient) -> list[tuple[str, str]]:
     """Every operation of the OpenAPI document, and HEAD where there is a GET of a result."""
     paths: dict[str, Any] = client.get("/openapi.json").json()["paths"]
     found = [(method.upper(), path) for path, operations in paths.items() for method in operations]
-    return found + [("HEAD", path) for method, path in found if method == "GET" and path.startswith("/results")]
+    results = ("/results", "/v1/videos/{video_id}/content")
+    return found + [("HEAD", path) for method, path in found if method == "GET" and path.startswith(results)]
 
 
 def named(path: str, things: dict[str, str]) -> str:
-    return path.format(**OF_ALL, **{name: things[thing] for name, thing in OF_ANN.items()})
+    named = {name: things[thing] for name, thing in (OF_ANN | OF_NOBODY).items()}
+    return path.format(**OF_ALL, **named)
 
 
 def names_a_thing(path: str) -> bool:
-    return any(f"{{{name}}}" in path for name in OF_ANN)
+    return any(f"{{{name}}}" in path for name in OF_ANN | OF_NOBODY)
 
 
 def test_every_route_either_names_a_thing_or_is_listed_here(client: TestClient) -> None:
@@ -89,7 +99,7 @@ def test_every_route_either_names_a_thing_or_is_listed_here(client: TestClient) 
     assert unknown == []
     assert set(SHARED) <= set(routes(client))
     parameters = {part[1:-1] for _, path in routes(client) for part in path.split("/") if part.startswith("{")}
-    assert parameters == {*OF_ANN, *OF_ALL}
+    assert parameters == set(OF_ANN | OF_NOBODY | OF_ALL)
 
 
 def test_no_route_is_hidden_from_this_table(client: TestClient) -> None:
@@ -144,6 +154,10 @@ def test_no_list_shows_anothers_thing(
     for query in (f"task_id={of_ann['task']}", f"after={'f' * 32}"):
         assert client.get(f"/webhooks/deliveries?{query}", headers=keys["bob"]).json()["deliveries"] == []
     assert client.get(f"/tasks?after={'f' * 32}", headers=keys["bob"]).json()["tasks"] == []
+    assert client.get(f"/v1/videos?after={'f' * 32}", headers=keys["bob"]).json()["data"] == []
+    for path in ("/v1/videos/edits", "/v1/videos/extensions"):
+        answer = client.post(path, json={"video": {"id": of_ann["task"]}}, headers=keys["bob"])
+        assert answer.json()["error"]["code"] == "task_not_found", path
     secrets = {client.get("/webhooks/secret", headers=keys[name]).json()["secret"] for name in ("ann", "bob")}
     assert len(secrets) == 2
 
@@ -166,6 +180,8 @@ def test_the_owner_reaches_all_of_it(
             ("GET", f"/status/{task}"),
             ("GET", f"/results/{task}"),
             ("GET", f"/results/{task}/thumbnail"),
+            ("GET", f"/v1/videos/{task}"),
+            ("GET", f"/v1/videos/{task}/content"),
             ("POST", f"/cancel/{task}"),
             ("POST", f"/webhooks/{of_ann['delivery']}/redeliver"),
         ]:

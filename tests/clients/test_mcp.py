@@ -72,7 +72,7 @@ def test_a_picture_becomes_a_video_that_can_be_read(service: Service, mode: str)
             return link.content
 
     assert frames_of(asyncio.run(journey())) == (2, 64, 64)
-    assert told[-1] == (100, 100, "finished")
+    assert told[-1] == (100, 100, None)
     assert [progress for progress, _, _ in told] == sorted(progress for progress, _, _ in told)
 
 

@@ -117,7 +117,8 @@ def test_the_example_serves_over_tls_and_logs_no_secret(
             assert made.status_code == 202, made.text
             link = made.json()["result_url"]
             assert link.startswith(f"https://localhost:{port}/results/")
-            wait_until(lambda: client.get(link).status_code == 200, 60, "the video")
+            follow(client, f"/status/{made.json()['task_id']}/events", headers)
+            assert client.get(link).status_code == 200
             part = client.get(link, headers={"Range": "bytes=0-99"})
             assert (part.status_code, len(part.content)) == (206, 100)
             assert part.headers["strict-transport-security"] == "max-age=31536000"
@@ -131,6 +132,15 @@ def test_the_example_serves_over_tls_and_logs_no_secret(
     assert "/results/" in text
     assert key not in text
     assert urlsplit(link).query.partition("signature=")[2] not in text
+
+
+def follow(client: httpx2.Client, path: str, headers: dict[str, str]) -> None:
+    """To the end; the first state must come while there is no other yet."""
+    with client.stream("GET", path, headers=headers) as stream:
+        assert stream.status_code == 200
+        data = (line for line in stream.iter_lines() if line.startswith("data: "))
+        assert '"queued"' in next(data)
+        assert '"finished"' in list(data)[-1]
 
 
 def answers(client: httpx2.Client) -> bool:

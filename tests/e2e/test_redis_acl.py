@@ -13,6 +13,7 @@ from rq import Worker
 
 from core.config import Settings
 from core.errors import QueueUnavailable
+from core.previews import Previews
 from core.queue import StepQueue, connect_redis
 from tests.conftest import SAMPLES
 from tests.servers import RedisServer
@@ -70,6 +71,16 @@ def test_every_use_of_the_queue_is_allowed(stack: Stack, settings: Settings, con
     queue.forget("s2")
     queue.close()
     assert len(Worker.all(connection=connection)) >= 1  # as `rq info` asks
+    assert refused(stack.redis) == []
+
+
+def test_every_use_of_previews_is_allowed(stack: Stack, connection: Redis) -> None:
+    previews = Previews(connection)
+    previews.put("t", b"webp")
+    assert previews.get("t") == (1, b"webp")
+    assert previews.numbers_of(["t", "none"]) == {"t": 1}
+    previews.forget("t")
+    assert previews.get("t") is None
     assert refused(stack.redis) == []
 
 

@@ -19,7 +19,7 @@ from core.deliveries import RETRY_SECONDS, Delivery, DeliveryStatus
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.ledger import Ledger
 from core.links import opens
-from core.task import Callback, ErrorInfo, Status
+from core.task import Callback, Dialect, ErrorInfo, Status
 from keeper.deliverer import Deliverer
 from tests.conftest import new_task
 from tests.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
@@ -92,6 +92,40 @@ def test_a_callback_says_how_the_task_ended(ledger: Ledger, deliverer: Deliverer
     assert data["error"] == {"code": "engine_failed", "message": "it broke"}
     assert data["result_url"] == f"https://video.example.com/results/{new.task_id}"
     assert (delivery.tries, delivery.http_status, delivery.error) == (1, 200, None)
+
+
+def test_openais_dialect_is_told_of_the_end_in_its_own_words(ledger: Ledger, deliverer: Deliverer) -> None:
+    with allowed(deliverer) as receiver:
+        ledger.endpoints.register("", receiver.url, list(CallbackEvent))
+        new = replace(new_task(), dialect=Dialect.OPENAI)
+        ((step_id, _),) = ledger.create(new)
+        claim = ledger.claim(step_id, "w", 60)
+        assert claim is not None
+        ledger.renew(claim, 60, 50, "render")  # which it has no event for
+        ledger.finish(claim, {}, {}, {})
+        delivery = wait_for_status(ledger, new.task_id, DeliveryStatus.DELIVERED)
+        (received,) = receiver.received
+    assert received.body == {
+        "id": f"evt_{delivery.delivery_id}",
+        "object": "event",
+        "created_at": int(delivery.created_at),
+        "type": "video.completed",
+        "data": {"id": new.task_id},
+    }
+
+
+@pytest.mark.parametrize("how", ["failed", "canceled"])
+def test_openais_dialect_calls_a_task_without_a_video_failed(ledger: Ledger, how: str) -> None:
+    ledger.endpoints.register("", "https://example.com/", list(FINAL_EVENTS))
+    new = replace(new_task(), dialect=Dialect.OPENAI)
+    ((step_id, _),) = ledger.create(new)
+    claim = ledger.claim(step_id, "w", 60)
+    assert claim is not None
+    if how == "failed":
+        ledger.fail(claim, ErrorInfo("engine_failed", "it broke"))
+    else:
+        ledger.cancel(new.task_id)
+    assert [delivery.event for delivery in deliveries_of(ledger, new.task_id)] == ["video.failed"]
 
 
 def test_where_keys_are_asked_for_a_callback_links_to_the_video(ledger: Ledger, deliverer: Deliverer) -> None:

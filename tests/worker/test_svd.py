@@ -8,7 +8,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +23,8 @@ from core.engines import find_engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
 from core.spec import Clip
 from worker.attempt import Attempt, Stopped
+from worker.engines import latents
+from worker.engines.latents import Emerging, to_rgb
 from worker.engines.svd import FinishedSteps, Svd, encode_then_denoise, fetch
 from worker.media.fit import fit_picture
 
@@ -430,6 +435,67 @@ def test_without_torch_the_engine_says_what_to_install() -> None:
     ]
 
 
+class Shown(Attempt):
+    """Makes every picture that is shown, as a thread elsewhere would, but at once."""
+
+    def __init__(self) -> None:
+        super().__init__(Svd.phases)
+        self.pictures: list[Image.Image] = []
+
+    def show(self, make: Callable[[], bytes]) -> None:
+        self.pictures.append(Image.open(BytesIO(make())))
+
+
+def test_what_emerges_is_shown_after_each_step_but_the_first_and_changes_no_pixel(
+    svd: Svd, photo: Image.Image, fresh: np.ndarray
+) -> None:
+    attempt = Shown()
+    assert np.array_equal(svd.render(photo, tiny_clip(), attempt), fresh)
+    found = [(picture.format, picture.size, getattr(picture, "n_frames", 1)) for picture in attempt.pictures]
+    assert found == [("WEBP", (32, 32), 4)] * 2  # twice the size of the latents, which this tiny VAE only halves
+
+
+def test_what_is_shown_is_what_the_scheduler_predicts(
+    svd: Svd, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted, shown = [], []
+    scheduler = svd.pipeline.scheduler
+    step = scheduler.step
+
+    def keep(*given: Any, **named: Any) -> Any:
+        output = step(*given, **named)
+        predicted.append(output.pred_original_sample[0].numpy())
+        return output
+
+    def keep_shown(latents: np.ndarray) -> np.ndarray:
+        shown.append(latents)
+        return to_rgb(latents)
+
+    monkeypatch.setattr(scheduler, "step", keep)
+    monkeypatch.setattr(latents, "to_rgb", keep_shown)
+    svd.render(photo, tiny_clip(num_inference_steps=6), Shown())
+    assert len(shown) == 5
+    for seen, meant in zip(shown, predicted[1:], strict=True):
+        assert np.abs(seen - meant).max() < 0.001 * np.abs(meant).max()
+
+
+def test_a_scheduler_without_sigmas_shows_nothing_and_renders(svd: Svd) -> None:
+    attempt = Shown()
+    for step in range(3):
+        Emerging(attempt, 7).step_queued(SimpleNamespace(), step, torch.zeros(1, 2, 4, 8, 8), None)
+    assert attempt.pictures == []
+
+
+def test_on_a_gpu_a_picture_is_made_once_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [False, False, True]
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: nullcontext())
+    event = SimpleNamespace(query=lambda: answers.pop(0))
+    clip = torch.ones(1, 2, 4, 8, 8, dtype=torch.float16)
+    assert latents.on_cpu(clip, event).tolist() == clip[0].tolist()
+    assert answers == []
+
+
 def test_on_a_gpu_a_step_counts_once_the_device_is_done_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     waited: list[object] = []
@@ -443,9 +509,9 @@ def test_on_a_gpu_a_step_counts_once_the_device_is_done_with_it(monkeypatch: pyt
 
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     attempt = Watched()
-    steps = FinishedSteps(attempt, 3, on_gpu=True)
+    steps = FinishedSteps(attempt, 3, Emerging(attempt, 7), on_gpu=True)
     for step in range(3):
-        steps(None, step, None, {})
+        steps(SimpleNamespace(scheduler=None), step, None, {"latents": torch.zeros(1)})
         assert attempt.reports[-1] == (None, step, 3)
         assert waited == made[:step]
 

@@ -7,6 +7,7 @@ Each frame is cut from the picture with Pillow's resize(box=...), whose box may 
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from core.spec import Clip
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
 from worker.media.fit import Size, cover_box, fit_picture, resample
+from worker.media.webp import small_webp
 
 Floats = NDArray[np.float64]
 
@@ -26,6 +28,7 @@ PAN_TRAVEL = 0.2  # of the view: what a pan covers at least; the camera comes ne
 PAN_STEP = 0.025  # of the view: what a pan over a long picture covers a frame on average; faster ones judder
 ORBIT_RADIUS = 0.05  # of the widest view
 ORBIT_NEAR, ORBIT_FAR = 0.82, 0.88  # of the widest view; far leaves room for the radius on both sides
+SHOWN = 8  # of the frames that are there: shown while the others are made
 MUCH_LONGER = 1.5  # pictures with a shape so different from the frame's are worth a pan along their length
 PANS = {"pan_left": (-1, 0), "pan_right": (1, 0), "pan_up": (0, -1), "pan_down": (0, 1)}
 
@@ -43,7 +46,7 @@ class Preview(Renderer):
     def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
         with attempt.phase("render"):
             stage, path = prepare(picture, clip)
-            return shoot(stage, path, (clip.width, clip.height), attempt)
+            return shoot(stage, path, clip, attempt)
 
     def versions(self) -> dict[str, str]:
         return {"pillow": PIL.__version__, "numpy": np.__version__}
@@ -65,16 +68,22 @@ def prepare(picture: Image.Image, clip: Clip) -> tuple[Image.Image, Floats]:
     return stage, (path - np.tile(start, 2)) * np.tile(size / (end - start), 2)
 
 
-def shoot(stage: Image.Image, path: Floats, frame: Size, attempt: Attempt) -> Frames:
+def shoot(stage: Image.Image, path: Floats, clip: Clip, attempt: Attempt) -> Frames:
     """Sample the stage along the path. Pillow works without the GIL, so threads use all cores."""
-    frames = np.empty((len(path), frame[1], frame[0], 3), np.uint8)
+    frame = (clip.width, clip.height)
+    frames = np.empty((len(path), clip.height, clip.width, 3), np.uint8)
 
     def shoot_one(index: int) -> None:
         frames[index] = np.asarray(stage.resize(frame, Image.Resampling.LANCZOS, box=path[index].tolist()))
 
+    next_shown = SHOWN
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
         for done, _ in enumerate(pool.map(shoot_one, range(len(path))), 1):
+            if done == next_shown:
+                apart = done // SHOWN
+                attempt.show(partial(small_webp, frames[:done:apart], clip.fps / apart))
+                next_shown *= 2
             attempt.advance(done, len(path))
     finally:
         pool.shutdown(cancel_futures=True)

@@ -18,6 +18,7 @@ from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
 from core.spec import Clip
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
+from worker.engines.latents import Emerging
 from worker.engines.weights import advice, fetch, first_line, quieten_libraries
 from worker.media.fit import fit_picture
 
@@ -85,7 +86,8 @@ class Svd(Renderer):
         """The clip's latents, (1, num_frames, 4, height / 8, width / 8)."""
         import torch
 
-        steps = FinishedSteps(attempt, clip.num_inference_steps or 0, on_gpu=self.device == "cuda")
+        emerging = Emerging(attempt, clip.fps)
+        steps = FinishedSteps(attempt, clip.num_inference_steps or 0, emerging, on_gpu=self.device == "cuda")
         with encode_then_denoise(attempt, self.pipeline.unet, self._wait_for_device):
             latents: torch.Tensor = self.pipeline(
                 fit_picture(picture, clip.width, clip.height, clip.fit),
@@ -152,16 +154,18 @@ class FinishedSteps:
     never more than one step of it, so a stop comes through within a step.
     """
 
-    def __init__(self, attempt: Attempt, total: int, *, on_gpu: bool) -> None:
+    def __init__(self, attempt: Attempt, total: int, emerging: Emerging, *, on_gpu: bool) -> None:
         self.attempt = attempt
         self.total = total
+        self.emerging = emerging
         self.on_gpu = on_gpu
         self._queued: torch.cuda.Event | None = None
 
-    def __call__(self, pipeline: object, step: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, pipeline: Any, step: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
         """`step` counts from 0; `tensors` go back to the pipeline as they are. Raises Stopped."""
         if self.on_gpu:
             self._wait_for_the_step_before()
+        self.emerging.step_queued(pipeline.scheduler, step, tensors["latents"], self._queued)
         self.attempt.advance(step if self.on_gpu else step + 1, self.total)
         return tensors
 

@@ -1,0 +1,87 @@
+"""What becomes of the tasks that somebody listens to. All listeners of this process share one question to the ledger,
+asked twice a second, and one to Redis; while nobody listens nothing is asked, and no listener holds a thread."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import Context
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+
+from core.errors import LedgerUnavailable
+from core.ledger import Ledger
+from core.previews import Previews
+from core.snapshots import Snapshot
+
+TICK_SECONDS = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Watched:
+    """A task that is listened to, and the newest that is known of it."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+        self.preview: int | None = None
+        self.listeners = 0
+        self.changed = asyncio.Event()
+        """Set once, at the next change; then another takes its place."""
+
+    def take(self, snapshot: Snapshot | None, preview: int | None) -> None:
+        if (snapshot, preview) != (self.snapshot, self.preview):
+            self.snapshot, self.preview = snapshot, preview
+            self.changed.set()
+            self.changed = asyncio.Event()
+
+
+class Ticker:
+    def __init__(self, ledger: Ledger, previews: Previews) -> None:
+        self.ledger, self.previews = ledger, previews
+        self._watched: dict[str, Watched] = {}
+        self._ticking: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
+
+    @property
+    def is_ticking(self) -> bool:
+        return self._ticking is not None
+
+    @contextmanager
+    def listen(self, task_id: str) -> Iterator[Watched]:
+        watched = self._watched.setdefault(task_id, Watched())
+        watched.listeners += 1
+        # In a context of its own: what it logs is not of the request that happens to be the first.
+        self._ticking = self._ticking or asyncio.create_task(self._tick(), context=Context())
+        try:
+            yield watched
+        finally:
+            watched.listeners -= 1
+            if not watched.listeners:
+                del self._watched[task_id]
+
+    async def _tick(self) -> None:
+        while self._watched:
+            if self._asking is None or self._asking.done():  # a Redis that is frozen holds up nothing else
+                self._asking = asyncio.create_task(self._ask_for_previews())
+            try:
+                await self._ask_ledger()
+            except LedgerUnavailable as error:
+                log.warning("listeners_wait", reason=error.message)
+            except Exception:
+                log.exception("listeners_wait")
+            await asyncio.sleep(TICK_SECONDS)
+        self._ticking = None
+
+    async def _ask_ledger(self) -> None:
+        found = await run_in_threadpool(self.ledger.snapshots, list(self._watched))
+        for task_id, snapshot in found.items():
+            if watched := self._watched.get(task_id):
+                watched.take(snapshot, watched.preview)
+
+    async def _ask_for_previews(self) -> None:
+        asked = list(self._watched)
+        numbers = await run_in_threadpool(self.previews.numbers_of, asked)
+        for task_id in asked:
+            if watched := self._watched.get(task_id):
+                watched.take(watched.snapshot, numbers.get(task_id))

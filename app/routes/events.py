@@ -1,0 +1,171 @@
+"""GET /status/{task_id}/events: what becomes of a task, as it happens."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from app.deps import Given, Known, Linked, Links
+from app.errors import documented
+from app.events import Ticker
+from app.room import Room
+from app.routes.status import CurrentStep, TaskError
+from core import errors
+from core.errors import InvalidParameter
+from core.snapshots import Snapshot
+from core.task import Status
+
+# Of the thousand connections that a process has.
+LISTENERS = Room(800, "as many listen as may at once")
+HEARTBEAT_SECONDS = 15.0
+SEPARATOR = "\n"
+
+# The last move, how far the task was told to be (percent, step, attempt, phase), and the number of the last preview.
+EVENT_ID = re.compile(r"(\d{1,18})\.(\d{1,3}\.\d{1,9}\.\d{1,9}\.[a-z_]{0,32})\.(\d{1,18})")
+
+EXAMPLE = """event: progress
+id: 812.42.1.1.denoise.3
+data: {"task_id": "01a1fd3450027302a9e88e163fd55fdb", "status": "started", "progress": 42, "step": …}
+
+"""
+STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The events", "content": STREAM},
+    204: {"description": "`Last-Event-ID` is that of the last event there is: do not come back"},
+}
+ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.QueueFull, errors.LedgerUnavailable)
+
+router = APIRouter(tags=["tasks"])
+
+
+class TaskEvent(BaseModel):
+    """What `status` and `progress` tell."""
+
+    task_id: str
+    status: Status
+    progress: int = Field(ge=0, le=100)
+    step: CurrentStep | None
+    error: TaskError | None
+    result_url: str | None
+    thumbnail_url: str | None
+
+
+class PreviewEvent(BaseModel):
+    task_id: str
+    number: int
+    preview_url: str
+
+
+async def place(caller: Known) -> AsyncIterator[None]:
+    """Until the stream has ended. Raises QueueFull."""
+    with LISTENERS.place(caller.owner):
+        yield
+
+
+@router.get(
+    "/status/{task_id}/events",
+    summary="Follow a task",
+    response_class=Response,
+    responses=ANSWERS | ERRORS,
+    dependencies=[Depends(place)],
+)
+def events(
+    task_id: str,
+    request: Request,
+    services: Given,
+    caller: Known,
+    links: Linked,
+    last_event_id: Annotated[str | None, Header(description="Of the last event that came: go on behind it")] = None,
+) -> Response:
+    """Server-sent events: `status` for each change of the state, `progress`, and `preview` when there is a new one to
+    get. The stream ends after the `status` that is final."""
+    services.ledger.task(task_id, caller.sees)
+    snapshot = services.ledger.snapshots([task_id])[task_id]
+    told = Told(links) if last_event_id is None else told_until(last_event_id, snapshot, links)
+    if snapshot.status.is_final and told.move == snapshot.moves[-1].event_id:
+        return Response(status_code=204)
+    ticker: Ticker = request.app.state.ticker
+    return EventSourceResponse(stream(ticker, task_id, told), ping=HEARTBEAT_SECONDS, sep=SEPARATOR)
+
+
+async def stream(ticker: Ticker, task_id: str, told: "Told") -> AsyncIterator[ServerSentEvent]:
+    with ticker.listen(task_id) as watched:
+        while True:
+            changed, snapshot = watched.changed, watched.snapshot
+            if snapshot:
+                for event in told.news(snapshot, watched.preview):
+                    yield event
+                if snapshot.status.is_final:
+                    return
+            await changed.wait()
+
+
+def told_until(event_id: str, snapshot: Snapshot, links: Links) -> "Told":
+    """Raises InvalidParameter."""
+    found = EVENT_ID.fullmatch(event_id)
+    if not found or int(found[1]) not in [move.event_id for move in snapshot.moves]:
+        message = f"Last-Event-ID must be the id of an event of this task; got {event_id[:80]!r}"
+        raise InvalidParameter(message, param="Last-Event-ID")
+    return Told(links, int(found[1]), found[2], int(found[3]))
+
+
+@dataclass
+class Told:
+    """What one listener has been told; together it is the id of the last event."""
+
+    links: Links
+    move: int = 0
+    place: str = ""
+    preview: int = 0
+
+    def news(self, snapshot: Snapshot, preview: int | None) -> Iterator[ServerSentEvent]:
+        for move in snapshot.moves:
+            if move.event_id > self.move:
+                then = snapshot.at(move)
+                self.move, self.place = move.event_id, place_of(then)
+                yield self._event("status", describe(then, self.links))
+        if snapshot.status.is_final:
+            return
+        if self.place != place_of(snapshot):
+            self.place = place_of(snapshot)
+            yield self._event("progress", describe(snapshot, self.links))
+        if preview and preview != self.preview:
+            self.preview = preview
+            url = self.links.preview(snapshot.task_id)
+            yield self._event("preview", PreviewEvent(task_id=snapshot.task_id, number=preview, preview_url=url))
+
+    def _event(self, name: str, data: BaseModel) -> ServerSentEvent:
+        event_id = f"{self.move}.{self.place}.{self.preview}"
+        return ServerSentEvent(data.model_dump_json(), event=name, id=event_id, sep=SEPARATOR)
+
+
+def place_of(snapshot: Snapshot) -> str:
+    """How far it is, as it stands in an event's id."""
+    running = snapshot.running
+    step = f"{running.position + 1}.{running.attempt}.{running.phase or ''}" if running else "0.0."
+    return f"{snapshot.progress}.{step}"
+
+
+def describe(snapshot: Snapshot, links: Links) -> TaskEvent:
+    running, result = snapshot.running, snapshot.has_result
+    return TaskEvent(
+        task_id=snapshot.task_id,
+        status=snapshot.status,
+        progress=snapshot.progress,
+        step=running
+        and CurrentStep(
+            verb=running.verb,
+            phase=running.phase,
+            number=running.position + 1,
+            of=snapshot.steps,
+            attempt=running.attempt,
+        ),
+        error=snapshot.error and TaskError(code=snapshot.error.code, message=snapshot.error.message),
+        result_url=links.result(snapshot.task_id, snapshot.owner) if result else None,
+        thumbnail_url=links.result(snapshot.task_id, snapshot.owner, "/thumbnail") if result else None,
+    )

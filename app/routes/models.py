@@ -1,0 +1,52 @@
+"""GET /v1/models: the engines that can run here, as OpenAI lists its models."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from app.accept import unavailable_reason
+from app.deps import Given, Services
+from app.errors import documented
+from core import errors
+from core.engines import known_engines
+
+router = APIRouter(prefix="/v1/models", tags=["openai"])
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0  # which nobody here knows
+    owned_by: str = "kinora"
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+@router.get("", summary="List the models", responses=documented(errors.LedgerUnavailable))
+def list_models(services: Given) -> ModelList:
+    """The engines that can run here; `GET /engines` says more of them, and of those that cannot."""
+    return ModelList(data=models(services))
+
+
+@router.get(
+    "/{model}", summary="Whether a model is there", responses=documented(errors.ModelNotFound, errors.LedgerUnavailable)
+)
+def retrieve_model(model: str, services: Given) -> Model:
+    for found in models(services):
+        if found.id == model:
+            return found
+    raise errors.ModelNotFound(f"there is no model {model!r} here", param="model")
+
+
+def models(services: Services) -> list[Model]:
+    workers = services.ledger.workers()
+    return [
+        Model(id=engine.name)
+        for engine in known_engines(services.settings).values()
+        if any(worker.alive and engine.name in worker.engines for worker in workers)
+        and unavailable_reason(engine, workers) is None
+    ]

@@ -1,0 +1,34 @@
+"""GET /preview/{task_id}: what emerges while a task runs."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.deps import Given, Known
+from app.errors import documented
+from core import errors
+from core.errors import PreviewMissing
+from core.previews import Previews
+
+router = APIRouter(tags=["tasks"])
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The newest one", "content": {"image/webp": {}}},
+    304: {"description": "There is no newer one"},
+}
+ERRORS = documented(errors.TaskNotFound, errors.PreviewMissing, errors.InvalidParameter, errors.LedgerUnavailable)
+
+
+@router.get("/preview/{task_id}", summary="See what emerges", response_class=Response, responses=ANSWERS | ERRORS)
+def preview(task_id: str, request: Request, services: Given, caller: Known) -> Response:
+    """A small animated WebP of the frames as they are now. There is one only while the task runs, and not at once.
+    Understands If-None-Match."""
+    task = services.ledger.task(task_id, caller.sees)
+    found = None if task.status.is_final else Previews(services.queue.redis).get(task_id)
+    if found is None:
+        raise PreviewMissing(f"the task is {task.status} and shows nothing now")
+    headers = {"ETag": f'"{found.number}"', "Cache-Control": "no-store"}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(found.webp, headers=headers, media_type="image/webp")

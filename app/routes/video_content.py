@@ -1,0 +1,93 @@
+"""What was made: GET /v1/videos/{video_id}/content, and POST /v1/videos/sync for those who wait for it."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+
+from app.deps import Caller, Given, Known, Services
+from app.errors import documented
+from app.form import FormRoute, also_json
+from app.routes.generate import ACCEPT_ERRORS
+from app.routes.results import ERRORS, REDIRECT, serve
+from app.routes.video_forms import CreateFields, CreateForm, RetryKey, begin_new
+from app.routes.video_object import find
+from app.slow_clients import is_ending
+from app.waiting import wait_for_end
+from core import errors
+
+router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=FormRoute)
+
+SYNC_SECONDS = 600.0  # as long as OpenAI's client waits for an answer
+SECONDS = {"description": "From its start to its end, in seconds", "schema": {"type": "string"}}
+CLIENT_LEFT = 499  # which nobody reads: nginx's word for it, in the log
+
+KINDS = {"video": ("mp4", "video/mp4"), "thumbnail": ("jpg", "image/jpeg"), "spritesheet": ("jpg", "image/jpeg")}
+
+
+@router.get(
+    "/{video_id}/content",
+    summary="Download a video",
+    response_class=Response,
+    responses=ERRORS
+    | REDIRECT
+    | {
+        200: {"content": {"video/mp4": {}, "image/jpeg": {}}},
+        206: {"description": "The range that was asked for"},
+        304: {"description": "The copy is still good"},
+    },
+)
+@router.head("/{video_id}/content", include_in_schema=False)
+def video_content(
+    video_id: str,
+    request: Request,
+    services: Given,
+    caller: Known,
+    variant: Literal["video", "thumbnail", "spritesheet"] = "video",
+) -> Response:
+    """The MP4, its first frame, or a `spritesheet`: up to 25 frames, evenly spaced, the first and the last among them,
+    row by row and five in a row, each at most 256 pixels on its longer side."""
+    find(services, caller, video_id)
+    return serve(services, caller, request, video_id, variant, *KINDS[variant])
+
+
+@router.post(
+    "/sync",
+    summary="Make a video, and wait for it",
+    response_class=Response,
+    responses=ACCEPT_ERRORS
+    | documented(errors.ArtifactNotFound, errors.NotReady, errors.TaskGone)
+    | {200: {"content": {"video/mp4": {}}, "headers": {"X-Inference-Time-S": SECONDS}}},
+    openapi_extra=also_json(CreateForm),
+)
+async def make_video(
+    request: Request,
+    form: CreateFields,
+    services: Given,
+    caller: Known,
+    idempotency_key: RetryKey = None,
+) -> Response:
+    """As vLLM-Omni has it: the answer is the MP4. The task is one like any other, and goes on where the client leaves,
+    ten minutes are over or the service ends (409): sent again with the same `Idempotency-Key`, the request waits for
+    the same task."""
+    task_id = await run_in_threadpool(begin_new, services, caller, form, idempotency_key)
+
+    async def gives_up() -> bool:
+        return is_ending(request) or await request.is_disconnected()
+
+    await wait_for_end(services, task_id, SYNC_SECONDS, gives_up)
+    if await request.is_disconnected():
+        return Response(status_code=CLIENT_LEFT)
+    return await run_in_threadpool(made, services, caller, request, task_id)
+
+
+def made(services: Services, caller: Caller, request: Request, task_id: str) -> Response:
+    """The video as an answer. Raises TaskGone, and NotReady with the id where it is to be asked for later."""
+    task = services.ledger.task(task_id)
+    if not task.status.is_final:
+        message = f"the task {task_id} goes on: ask for /v1/videos/{task_id}/content later"
+        raise errors.NotReady(message, retry_after=60)
+    answer = serve(services, caller, request, task_id, "video", "mp4", "video/mp4")
+    answer.headers["X-Inference-Time-S"] = f"{(task.finished_at or 0) - (task.started_at or 0):.3f}"
+    return answer

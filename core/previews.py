@@ -1,0 +1,69 @@
+"""Small moving pictures of what is being made, in Redis and for a minute only. To lose one costs nothing else: a Redis
+that is away is like one that has none."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+LIFE_SECONDS = 60
+
+log = structlog.get_logger(__name__)
+
+
+class Preview(NamedTuple):
+    number: int
+    """Rises with each that is put; begins anew once the last one is gone."""
+    webp: bytes
+
+
+class Previews:
+    """The newest one of each task. A frozen Redis takes a second or two of the caller's time."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+
+    def put(self, task_id: str, webp: bytes) -> None:
+        picture, number = keys(task_id)
+        with _at_no_cost(), self.redis.pipeline() as pipeline:
+            pipeline.set(picture, webp, ex=LIFE_SECONDS)
+            pipeline.incr(number)
+            pipeline.expire(number, LIFE_SECONDS)
+            pipeline.execute()
+
+    def get(self, task_id: str) -> Preview | None:
+        with _at_no_cost():
+            webp, number = self._values(keys(task_id))
+            if webp and number and number.isdigit():
+                return Preview(int(number), webp)
+        return None
+
+    def numbers_of(self, task_ids: Sequence[str]) -> dict[str, int]:
+        """Of those that have one, in one question."""
+        with _at_no_cost():
+            found = zip(task_ids, self._values([keys(task_id)[1] for task_id in task_ids]), strict=True)
+            return {task_id: int(number) for task_id, number in found if number and number.isdigit()}
+        return {}
+
+    def forget(self, task_id: str) -> None:
+        with _at_no_cost():
+            self.redis.delete(*keys(task_id))
+
+    def _values(self, names: Sequence[str]) -> Any:
+        return self.redis.mget(names) if names else []
+
+
+def keys(task_id: str) -> tuple[str, str]:
+    """Where the picture is, and its number: apart, so that whoever asks for many numbers is sent no pictures."""
+    return f"kinora:preview:{task_id}", f"kinora:preview:{task_id}:number"
+
+
+@contextmanager
+def _at_no_cost() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        log.warning("preview_lost", reason=str(error))

@@ -1,0 +1,107 @@
+"""What an attempt shows, and what that may never cost it."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from core.config import Settings
+from core.previews import Previews
+from core.queue import StepQueue
+from tests.proxy import proxy_to
+from tests.servers import RedisServer, wait_until
+from worker import screening
+from worker.attempt import Attempt
+from worker.screening import Screening
+
+
+@pytest.fixture
+def previews(settings: Settings) -> Iterator[Previews]:
+    queue = StepQueue(settings)
+    yield Previews(queue.redis)
+    queue.close()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screening, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(screening, "PAUSE_SECONDS", 0.02)
+
+
+def number_of(previews: Previews) -> int:
+    return previews.numbers_of(["t"]).get("t", 0)
+
+
+def ended(screening: Screening) -> Callable[[], bool]:
+    return lambda: not screening._thread.is_alive()
+
+
+def test_what_is_shown_can_be_had_while_the_attempt_runs_and_not_after(
+    previews: Previews, redis_server: RedisServer
+) -> None:
+    attempt = Attempt()
+    with Screening(previews, "t", attempt) as running:
+        attempt.show(lambda: b"first")
+        wait_until(lambda: number_of(previews) == 1)
+        attempt.show(lambda: b"second")
+        wait_until(lambda: number_of(previews) == 2)
+        assert previews.get("t") == (2, b"second")
+    wait_until(ended(running))
+    assert redis_server.client.keys("kinora:preview*") == []
+
+
+def test_of_several_only_the_newest_is_made(previews: Previews) -> None:
+    attempt, made = Attempt(), []
+
+    def make(name: bytes) -> bytes:
+        made.append(name)
+        return name
+
+    for name in (b"old", b"older", b"new"):
+        attempt.show(lambda name=name: make(name))
+    with Screening(previews, "t", attempt):
+        wait_until(lambda: number_of(previews) == 1)
+    assert made == [b"new"]
+
+
+def test_making_happens_elsewhere_than_rendering(previews: Previews) -> None:
+    attempt, makers = Attempt(), []
+    with Screening(previews, "t", attempt):
+        attempt.show(lambda: makers.append(threading.current_thread()) or b"x")
+        wait_until(lambda: number_of(previews) == 1)
+    assert makers
+    assert threading.current_thread() not in makers
+
+
+def test_a_stopped_attempt_shows_nothing_more(previews: Previews) -> None:
+    attempt = Attempt()
+    with Screening(previews, "t", attempt) as running:
+        attempt.stop()
+        wait_until(ended(running))
+        attempt.show(lambda: b"late")
+    assert attempt.take_shown() is not None
+    assert number_of(previews) == 0
+
+
+def test_a_preview_that_cannot_be_made_costs_only_itself(previews: Previews) -> None:
+    attempt = Attempt()
+    with Screening(previews, "t", attempt):
+        attempt.show(lambda: bytes(1 // 0))
+        wait_until(lambda: not attempt._shown)
+        attempt.show(lambda: b"good")
+        wait_until(lambda: number_of(previews) == 1)
+
+
+def test_a_frozen_redis_holds_up_nobody_who_renders(settings: Settings, redis_server: RedisServer) -> None:
+    with proxy_to(redis_server.port) as proxy:
+        queue = StepQueue(settings.model_copy(update={"redis_port": proxy.port}))
+        attempt = Attempt()
+        proxy.hang = True
+        with Screening(Previews(queue.redis), "t", attempt) as running:
+            attempt.show(lambda: b"x")
+            wait_until(lambda: proxy.connections > 0)
+            attempt.show(lambda: b"y")
+        assert not ended(running)()  # it still waits, and nobody for it
+        proxy.hang = False
+        wait_until(ended(running))
+        queue.close()

@@ -1,0 +1,29 @@
+"""Frames into a small animated WebP, which any browser shows as a picture."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE = 256
+ENLARGED = 2.0
+
+# 25 frames of 256×144 on one core: method 0 takes 0.08 s and 130 kB, Pillow's default 4 takes 0.18 s and 100 kB.
+METHOD, QUALITY = 0, 60
+
+
+def small_webp(frames: NDArray[np.uint8], fps: float) -> bytes:
+    """`frames` (n, height, width, 3) at twice their size, or less where the longer side would be over 256 px."""
+    _, height, width, _ = frames.shape
+    scale = min(ENLARGED, SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    first, *others = (
+        Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0) for frame in frames
+    )
+    file = io.BytesIO()
+    duration = round(1000 / fps)
+    first.save(
+        file, "WEBP", save_all=True, append_images=others, duration=duration, loop=0, method=METHOD, quality=QUALITY
+    )
+    return file.getvalue()

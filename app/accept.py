@@ -3,7 +3,7 @@
 import hashlib
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -40,12 +40,15 @@ def accept(
     dialect: Dialect = Dialect.KINORA,
     shape_only: bool = False,
     warnings: Sequence[str] = (),
+    sized: Callable[[tuple[int, int]], ClipRequest] | None = None,
 ) -> str:
     """The task's id. When this returns, what it is made from is stored and the task is in the ledger: it will end.
 
     A picture is encoded anew, and fetched only once all that costs less has been checked. What `request` leaves out is
     as it was in the task that is remixed or extended, but for the seed. With `shape_only` an engine that cannot make
     the size that was asked for makes its largest of that shape. `warnings` are those of the dialect.
+
+    `sized` gives what takes the place of `request` once the picture's own width and height are known.
 
     With an idempotency key, a request made again gives the task that it made first. Raises InvalidRequest for what
     the caller can mend, TooMuch, TaskGone, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
@@ -66,6 +69,8 @@ def accept(
     try:
         services.ledger.check_room(caller.owner, engine.queue, *limits(services.settings))
         given = gather(source, services, caller.owner)
+        if sized and given.size:
+            clip, unused = resolve(sized(given.size), engine, services.settings)
         task = replace(
             new_task(caller.owner, clip, engine, [*warnings, *resized, *unused]),
             input_sha256=given.sha256,

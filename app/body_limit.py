@@ -5,11 +5,12 @@ any of it is read, and in our own shape.
 """
 
 import re
+from contextlib import ExitStack
 
 from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import refusal
 from app.layer import Layer
@@ -18,7 +19,7 @@ from core.errors import QueueFull, UploadTooLarge
 
 UPLOADS = re.compile(
     "/generate|/v1/videos(/sync|/edits|/extensions)?|/v2beta/image-to-video"
-    "|/v1/predictions|/v1/models/[^/]+/[^/]+/predictions|/mcp"
+    "|/v1/files|/v1/predictions|/v1/models/[^/]+/[^/]+/predictions|/mcp"
 )
 # What the other fields and the multipart wrapping may add to the picture; and what any other request may send.
 FORM_BYTES = 64 * 1024
@@ -30,10 +31,14 @@ def takes_picture(path: str) -> bool:
     return UPLOADS.fullmatch(path) is not None
 
 
+def largest_upload(max_upload_mb: int) -> int:
+    return int(max_upload_mb * 1_000_000 * BASE64_GROWTH) + FORM_BYTES
+
+
 class BodyLimit(Layer):
     def __init__(self, app: ASGIApp, max_upload_mb: int) -> None:
         super().__init__(app)
-        self.limits = {True: int(max_upload_mb * 1_000_000 * BASE64_GROWTH) + FORM_BYTES, False: FORM_BYTES}
+        self.limits = {True: largest_upload(max_upload_mb), False: FORM_BYTES}
         self.counted = {large: RequestBodyLimitMiddleware(app, limit) for large, limit in self.limits.items()}
         self.uploads = 0
 
@@ -47,9 +52,22 @@ class BodyLimit(Layer):
         elif is_upload and self.uploads >= UPLOADS_AT_ONCE:
             full = QueueFull(f"{UPLOADS_AT_ONCE} uploads are coming in, and no more may at once", retry_after=5)
             await refusal(Request(scope), full)(scope, receive, send)
+        elif is_upload:
+            await self._count(scope, receive, send)
         else:
-            self.uploads += is_upload
-            try:
-                await self.counted[is_upload](scope, receive, send)
-            finally:
-                self.uploads -= is_upload
+            await self.counted[False](scope, receive, send)
+
+    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Until its answer begins, which may go on for as long as somebody waits for a video."""
+        self.uploads += 1
+        with ExitStack() as place:
+            place.callback(self._let_go)
+
+            async def answer(message: Message) -> None:
+                place.close()
+                await send(message)
+
+            await self.counted[True](scope, receive, answer)
+
+    def _let_go(self) -> None:
+        self.uploads -= 1

@@ -70,12 +70,12 @@ async def _caller(
     return caller
 
 
-def _links(request: Request, services: Annotated[Services, Depends(_services)]) -> Links:
+def links_of(request: Request, services: Annotated[Services, Depends(_services)]) -> Links:
     base = (services.settings.public_url or str(request.base_url)).rstrip("/")
     return Links(base, services.ledger.keys.link_secret, services.settings.link_ttl)
 
 
 Given = Annotated[Services, Depends(_services)]
 Known = Annotated[Caller, Depends(_caller)]
-Linked = Annotated[Links, Depends(_links)]
+Linked = Annotated[Links, Depends(links_of)]
 needs_key = Depends(_caller)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
+from structlog.contextvars import get_contextvars
 
 from core import errors
 from core.errors import KinoraError
@@ -21,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 5
 LINGER_SECONDS = 2.0
+
+STABILITY = "/v2beta/"
+REPLICATE = ("/v1/predictions", "/v1/models/", "/v1/files", "/v1/webhooks/")
 
 STATUS: dict[type[KinoraError], int] = {
     errors.InvalidParameter: 422,
@@ -82,11 +86,22 @@ def describe(status: int, code: str, message: str, param: str | None) -> ErrorBo
     return ErrorBody(error=Error(code=code, message=message, type=kind, param=param))
 
 
-def answer(status: int, code: str, message: str, param: str | None = None, **headers: str) -> JSONResponse:
-    body = describe(status, code, message, param)
-    return JSONResponse(
-        body.model_dump(), status, headers={name.replace("_", "-"): text for name, text in headers.items()}
+def answer(
+    request: Request, status: int, code: str, message: str, param: str | None = None, **headers: str
+) -> JSONResponse:
+    body = describe(status, code, message, param).model_dump() | as_elsewhere(
+        request.scope["path"], status, code, message
     )
+    return JSONResponse(body, status, headers={name.replace("_", "-"): text for name, text in headers.items()})
+
+
+def as_elsewhere(path: str, status: int, code: str, message: str) -> dict[str, Any]:
+    """What the clients of another API read an error by, on the paths that are that API's: beside our own shape."""
+    if path.startswith(STABILITY):
+        return {"id": get_contextvars().get("request_id"), "name": code, "errors": [message]}
+    if path.startswith(REPLICATE):
+        return {"title": code, "detail": message, "status": status}
+    return {}
 
 
 def documented(*kinds: type[KinoraError]) -> dict[int | str, dict[str, Any]]:
@@ -141,7 +156,7 @@ async def _kinora(request: Request, error: Exception) -> JSONResponse:
 
 def refusal(request: Request, error: KinoraError | HTTPException) -> "JSONResponse | LastWord":
     """The answer to a request whose body nobody wants: the connection ends with it."""
-    response = answer_to(request, error) if isinstance(error, KinoraError) else answer_http(error)
+    response = answer_to(request, error) if isinstance(error, KinoraError) else answer_http(request, error)
     has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
     return LastWord(response) if has_body else response
 
@@ -177,22 +192,25 @@ def answer_to(request: Request, error: KinoraError) -> JSONResponse:
     elif isinstance(error, errors.Unavailable):
         headers = {"Retry_After": str(RETRY_AFTER_SECONDS)}
         log.warning("request_refused", path=request.url.path, code=error.code, reason=error.message)
+    return answer(request, status, *told(error), error.param, **headers)
+
+
+def told(error: KinoraError) -> tuple[str, str]:
+    """The code and the message for a caller. Where a store stands and how it failed is for the log."""
     code = error.reason if isinstance(error, errors.TaskGone) else error.code
-    # Where a store stands and how it failed is for the log.
-    message = f"{type(error).__doc__}" if isinstance(error, errors.Unavailable) else error.message
-    return answer(status, code, message, error.param, **headers)
+    return code, f"{type(error).__doc__}" if isinstance(error, errors.Unavailable) else error.message
 
 
-async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
     first = cast(RequestValidationError, error).errors()[0]
     param = str(first["loc"][-1])
     what = "is not a known field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Input ")
     got = "" if first["type"] in ("missing", "extra_forbidden") else f"; got {str(first['input'])[:80]!r}"
-    return answer(422, errors.InvalidParameter.code, f"{param} {what}{got}", param)
+    return answer(request, 422, errors.InvalidParameter.code, f"{param} {what}{got}", param)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
-    response = answer_http(cast(HTTPException, error))
+    response = answer_http(request, cast(HTTPException, error))
     if response.status_code == 405:  # Starlette names the methods of the first route with this path, not of all
         found = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
         response.headers["Allow"] = ", ".join(sorted({name for route in found for name in methods_of(route)}))
@@ -203,13 +221,13 @@ def methods_of(route: BaseRoute) -> set[str]:
     return getattr(route, "methods", None) or set()
 
 
-def answer_http(error: HTTPException) -> JSONResponse:
-    response = answer(error.status_code, CODES.get(error.status_code, "bad_request"), error.detail)
+def answer_http(request: Request, error: HTTPException) -> JSONResponse:
+    response = answer(request, error.status_code, CODES.get(error.status_code, "bad_request"), error.detail)
     response.headers.update(error.headers or {})
     return response
 
 
-def unexpected(_request: Request) -> JSONResponse:
+def unexpected(request: Request) -> JSONResponse:
     """The log has the trace; the caller learns nothing of our insides."""
     message = "an unexpected error; the server's log has it under this answer's X-Request-ID"
-    return answer(500, errors.InternalError.code, message)
+    return answer(request, 500, errors.InternalError.code, message)

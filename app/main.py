@@ -24,12 +24,16 @@ from app.request_log import RequestLog
 from app.routes import (
     engines,
     events,
+    files,
     generate,
     health,
+    mcp,
     metrics,
     models,
+    predictions,
     preview,
     results,
+    stability,
     status,
     video_content,
     videos,
@@ -100,6 +104,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         webhooks,
         engines,
         metrics,
+        stability,
+        predictions,
+        files,
+        mcp,
     ):
         app.include_router(module.router, dependencies=[needs_key], responses=errors.everywhere())
     app.include_router(health.router, responses=errors.everywhere())
@@ -121,7 +129,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.wait({waiting}, timeout=LEDGER_SECONDS)
     if waiting.done():
         waiting.result()  # raises what waiting cannot mend: tables that are newer than this code, say
-    yield
+    app.state.mcp = mcp.serve(settings)
+    async with app.state.mcp.run():
+        yield
     ended.set()
     await waiting
     queue.close()

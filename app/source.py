@@ -15,6 +15,7 @@ from app.deps import Services
 from app.fetch import fetch
 from core.config import Settings
 from core.errors import ArtifactNotFound, FileMissing, InvalidParameter, TaskGone, UploadTooLarge
+from core.picture import size_of
 from core.task import Task
 
 # A picture in base64 has 4 bytes for each 3 of its own, and may be broken into lines.
@@ -50,6 +51,8 @@ class Input:
     """Of what was sent."""
     stored_bytes: int
     store: Callable[[str], None]
+    size: tuple[int, int] | None = None
+    """Of the picture, upright: width and height."""
 
 
 def gather(source: Source, services: Services, owner: str) -> Input:
@@ -65,7 +68,8 @@ def gather(source: Source, services: Services, owner: str) -> Input:
             raise TaskGone("what it would be made from was deleted", reason="result_expired") from error
     picture = source if isinstance(source, bytes) else fetch(source, services.settings, owner)
     clean = DECODER.decode(picture, services.settings.max_image_megapixels, owner)
-    return Input(hashlib.sha256(picture).hexdigest(), len(clean), lambda key: storage.put(key, clean))
+    sha256 = hashlib.sha256(picture).hexdigest()
+    return Input(sha256, len(clean), lambda key: storage.put(key, clean), size_of(clean))
 
 
 def name_of(source: Source) -> str:

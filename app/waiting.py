@@ -21,4 +21,4 @@ async def wait_for_end(
         waited = clock() - begun
         if waited >= seconds or await gives_up():
             return
-        await asyncio.sleep(min(LONGEST_SECONDS, max(SHORTEST_SECONDS, waited / 10)))
+        await asyncio.sleep(min(LONGEST_SECONDS, max(SHORTEST_SECONDS, waited / 10), seconds - waited))

@@ -5,7 +5,6 @@ keeper/deliverer.py does the trying.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -15,8 +14,9 @@ from core.database import reading, writing
 from core.destination import host_of
 from core.endpoints import CallbackEvent, VideoEvent
 from core.errors import DeliveryNotFound
+from core.prediction import prediction_of
 from core.tables import deliveries, endpoints, now, steps
-from core.task import Dialect, Task, is_id, new_id, whole_percent
+from core.task import Dialect, Task, is_id, moment, new_id, whole_percent
 
 # Seconds after each failed try, with jitter: the schedule of Standard Webhooks 1.0. After the last one it is dead.
 RETRY_SECONDS = (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
@@ -112,7 +112,9 @@ def progress_of(tx: sa.Connection, task_id: str) -> int:
 
 
 def tell(task: Task, progress: int) -> dict[str, Any]:
-    return {
+    """For an endpoint of ours, and as a `prediction` for the task's own one where Replicate's dialect was spoken."""
+    theirs = {"prediction": prediction_of(task, progress)} if task.dialect == Dialect.REPLICATE else {}
+    return theirs | {
         "task_id": task.task_id,
         "status": task.status,
         "progress": progress,
@@ -123,11 +125,6 @@ def tell(task: Task, progress: int) -> dict[str, Any]:
         "error": task.error and vars(task.error),
         "warnings": task.warnings,
     }
-
-
-def moment(seconds: float | None) -> str | None:
-    """ISO 8601 in UTC."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 class Deliveries:

@@ -36,5 +36,5 @@ def set_up_logs(log_format: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    for chatty in ("rq.worker", "rq.queue", "rq.job", "alembic", "httpx2", "uvicorn.access"):
+    for chatty in ("rq.worker", "rq.queue", "rq.job", "alembic", "httpx2", "mcp", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -198,6 +199,11 @@ class Step:
     size: str
     work: float
     receipt: dict[str, Any] | None
+
+
+def moment(seconds: float | None) -> str | None:
+    """ISO 8601 in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def progress_of(steps: Sequence[Step]) -> int:

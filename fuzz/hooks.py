@@ -13,6 +13,7 @@ from tests.app.conftest import png
 
 PICTURE = Binary(png(64, 64))
 BASE64 = base64.b64encode(png(64, 64)).decode()
+PREDICTION = {"version": "preview", "input": {"image": BASE64, "width": 64, "height": 64, "num_frames": 2}}
 CREATE_FIELDS = tuple(field.alias or name for name, field in CreateForm.model_fields.items() if name in PICTURES)
 # The fields that take a picture of the routes that make a video from one; in each the first is given it.
 PICTURE_FIELDS = {
@@ -27,6 +28,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     """Gives two of three valid requests for a video a picture, and one of them only what every engine takes, so that
     tasks come into being and the routes behind them are reached."""
     valid = all(component.mode == GenerationMode.POSITIVE for component in case.meta.components.values())
+    if case.operation.label == "POST /v1/predictions" and valid and len(str(case.body)) % 2:
+        case.body = PREDICTION
     fields = PICTURE_FIELDS.get(case.operation.label)
     if not fields or not valid or not isinstance(case.body, dict):
         return

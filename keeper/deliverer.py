@@ -21,12 +21,14 @@ import structlog
 from standardwebhooks import Webhook
 
 from core.config import Settings
-from core.deliveries import VIDEO_EVENTS, Deliveries, Delivery, moment
+from core.deliveries import VIDEO_EVENTS, Deliveries, Delivery
 from core.destination import Destination, check_destination
 from core.endpoints import Endpoints
 from core.errors import InvalidRequest, Unavailable
 from core.ledger import Ledger
 from core.links import signed
+from core.prediction import located
+from core.task import moment
 
 LOOK_SECONDS = 0.5
 TRY_TIMEOUT_SECONDS = 15.0
@@ -175,11 +177,14 @@ class Deliverer:
 
 
 def body_of(delivery: Delivery, result_url: str) -> str:
-    """The payload as Standard Webhooks has it, or OpenAI where its dialect was spoken."""
+    """The payload as Standard Webhooks has it, or OpenAI or Replicate where their dialects were spoken."""
     if delivery.event in VIDEO_EVENTS.values():
         event = {"id": f"evt_{delivery.delivery_id}", "object": "event", "created_at": int(delivery.created_at)}
         return json.dumps(event | {"type": delivery.event, "data": delivery.data})
     data = delivery.data | {"result_url": result_url}
+    prediction = data.pop("prediction", None)
+    if prediction and delivery.endpoint_id is None:
+        return json.dumps(located(prediction, result_url.partition("/results/")[0], result_url))
     return json.dumps({"type": delivery.event, "timestamp": moment(delivery.created_at), "data": data})
 
 

@@ -1,5 +1,6 @@
 """What every answer carries, what the log says of it, and what a web page may do here."""
 
+import asyncio
 import io
 import json
 import logging
@@ -7,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
+from app.body_limit import BodyLimit
 from app.deps import Services
 from app.form import MAX_FILES
 from app.main import create_app
@@ -262,6 +265,28 @@ def test_so_many_uploads_come_in_at_once(client: TestClient, monkeypatch: pytest
     monkeypatch.setattr("app.body_limit.UPLOADS_AT_ONCE", 1)
     for _ in range(3):  # each makes room for the next
         assert client.post("/generate", files={"file": CAT}).status_code == 202
+
+
+def test_whoever_waits_for_a_video_takes_no_uploads_place() -> None:
+    taken = []
+
+    async def answer(_scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        taken.append(limit.uploads)
+        await send({"type": "http.response.start", "status": 201, "headers": []})
+        taken.append(limit.uploads)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_message: Message) -> None:
+        return
+
+    limit = BodyLimit(answer, max_upload_mb=1)
+    asyncio.run(limit({"type": "http", "path": "/v1/predictions", "headers": []}, receive, send))
+    assert taken == [1, 0]
+    assert limit.uploads == 0
 
 
 def test_a_request_has_few_headers(client: TestClient) -> None:

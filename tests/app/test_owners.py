@@ -17,7 +17,9 @@ from tests.app.conftest import CAT, VIDEO, upload
 OF_ANN = {"task_id": "task", "video_id": "task", "endpoint_id": "endpoint", "delivery_id": "delivery"}
 # And what is nobody's, where such an id means nothing.
 OF_NOBODY = {"model": "task"}
-# Routes that name nothing: what Bob is answered, and where Ann's things could show.
+# And what is there for all.
+OF_ALL = {"owner": "kinora", "name": "preview", "version": "preview"}
+# Routes that name nothing of anybody's: what Bob is answered, and where Ann's things could show.
 SHARED = {
     ("POST", "/generate"): 422,  # without a picture
     ("GET", "/tasks"): 200,
@@ -32,10 +34,19 @@ SHARED = {
     ("POST", "/v1/videos/extensions"): 422,
     ("GET", "/v1/videos"): 200,
     ("GET", "/v1/models"): 200,
+    ("POST", "/v2beta/image-to-video"): 422,  # without a picture
+    ("POST", "/v1/predictions"): 422,
+    ("GET", "/v1/predictions"): 200,
+    ("POST", "/v1/models/{owner}/{name}/predictions"): 422,
+    ("GET", "/v1/models/{owner}/{name}/versions/{version}"): 200,
+    ("POST", "/v1/files"): 422,
+    ("GET", "/v1/webhooks/default/secret"): 200,
     ("GET", "/metrics"): 403,
     ("GET", "/health"): 503,
     ("GET", "/health/live"): 200,
 }
+# Not in the document, for its one path is a protocol of its own: tests/clients/test_mcp.py asks it with two keys.
+HIDDEN = {("POST", "/mcp")}
 WITHOUT_KEY = {("GET", "/health"), ("GET", "/health/live")}
 
 
@@ -73,15 +84,22 @@ def routes(client: TestClient) -> list[tuple[str, str]]:
 
 
 def named(path: str, things: dict[str, str]) -> str:
-    return path.format(**{name: things[thing] for name, thing in (OF_ANN | OF_NOBODY).items()})
+    named = {name: things[thing] for name, thing in (OF_ANN | OF_NOBODY).items()}
+    return path.format(**OF_ALL, **named)
+
+
+def names_a_thing(path: str) -> bool:
+    return any(f"{{{name}}}" in path for name in OF_ANN | OF_NOBODY)
 
 
 def test_every_route_either_names_a_thing_or_is_listed_here(client: TestClient) -> None:
-    unknown = [(method, path) for method, path in routes(client) if "{" not in path and (method, path) not in SHARED]
+    unknown = [
+        (method, path) for method, path in routes(client) if not names_a_thing(path) and (method, path) not in SHARED
+    ]
     assert unknown == []
     assert set(SHARED) <= set(routes(client))
     parameters = {part[1:-1] for _, path in routes(client) for part in path.split("/") if part.startswith("{")}
-    assert parameters == set(OF_ANN | OF_NOBODY)
+    assert parameters == set(OF_ANN | OF_NOBODY | OF_ALL)
 
 
 def test_no_route_is_hidden_from_this_table(client: TestClient) -> None:
@@ -89,7 +107,8 @@ def test_no_route_is_hidden_from_this_table(client: TestClient) -> None:
     documented = {path for _, path in routes(client)}
     served = set(paths_of(client.app.routes))
     assert len(served) > 15
-    assert served - documented == {*PUBLIC, PUBLIC_FOLDER.rstrip("/")} - documented
+    hidden = {path for _, path in HIDDEN}
+    assert served - documented == {*PUBLIC, PUBLIC_FOLDER.rstrip("/"), *hidden} - documented
 
 
 def paths_of(found: list[Any]) -> Iterator[str]:
@@ -107,11 +126,11 @@ def test_no_route_gives_anothers_thing_or_says_that_it_exists(
     nothing = dict.fromkeys(of_ann, "0" * 32)
     tried = 0
     for method, path in routes(client):
-        if "{" not in path:
+        if not names_a_thing(path):
             continue
         answers = [client.request(method, named(path, things), headers=keys["bob"]) for things in (of_ann, nothing)]
         assert [answer.status_code for answer in answers] == [404, 404], (method, path)
-        texts = [answer.text for answer in answers]
+        texts = [answer.text.replace(answer.headers["x-request-id"], "") for answer in answers]
         for thing, there in of_ann.items():  # but for the id that was sent, the two cannot be told apart
             texts[0] = texts[0].replace(there, nothing[thing])
         assert texts[0] == texts[1], (method, path)
@@ -129,7 +148,7 @@ def test_no_list_shows_anothers_thing(
     client: TestClient, keys: dict[str, dict[str, str]], of_ann: dict[str, str]
 ) -> None:
     for (method, path), status in SHARED.items():
-        answer = client.request(method, path, headers=keys["bob"])
+        answer = client.request(method, named(path, of_ann), headers=keys["bob"])
         assert answer.status_code == status, (method, path, answer.text)
         assert [thing for thing in of_ann.values() if thing in answer.text] == [], (method, path)
     for query in (f"task_id={of_ann['task']}", f"after={'f' * 32}"):
@@ -146,7 +165,7 @@ def test_no_list_shows_anothers_thing(
 def test_no_route_answers_without_a_key(
     client: TestClient, keys: dict[str, dict[str, str]], of_ann: dict[str, str]
 ) -> None:
-    for method, path in routes(client):
+    for method, path in [*routes(client), *HIDDEN]:
         answer = client.request(method, named(path, of_ann))
         assert (answer.status_code == 401) == ((method, path) not in WITHOUT_KEY), (method, path)
         assert [thing for thing in of_ann.values() if thing in answer.text] == []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from core.errors import ImageTooLarge, ImageTooSmall, ImageUnreadable, ImageUnsupported, InvalidRequest
-from core.picture import read_picture, webp_size
+from core.picture import read_picture, size_of, webp_size
 
 Pixels = NDArray[np.uint8]
 
@@ -474,3 +474,17 @@ def outcome(data: bytes) -> str | None:
         return read_picture(data, max_megapixels=1).mode
     except InvalidRequest as error:
         return error.param
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(64, 48), (300, 1025)])
+def test_the_size_stands_in_the_head(kind: str, size: tuple[int, int]) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", size).save(data, kind)
+    assert size_of(data.getvalue()) == size
+
+
+@pytest.mark.parametrize("broken", [b"\xff\xd8", b"\xff\xd8\xff\xe0\x00\x00", b"\xff\xd8" + b"\xff\xe0\x00\x02" * 9])
+def test_a_head_without_a_size_is_refused(broken: bytes) -> None:
+    with pytest.raises(ImageUnreadable):
+        size_of(broken)

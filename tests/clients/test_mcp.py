@@ -1,0 +1,166 @@
+"""An assistant's side of the Model Context Protocol, with the SDK's own client, over a real port."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
+
+from core.spec import ClipRequest
+from tests.clients.conftest import Service, frames_of
+from tests.conftest import SAMPLES
+
+CAT = base64.b64encode((SAMPLES / "cat.jpg").read_bytes()).decode()
+SMALL = {"width": 64, "height": 64, "num_frames": 2}
+MODES = ["auto", "legacy"]  # of the protocol without sessions, and of the one before
+
+
+@asynccontextmanager
+async def connected(service: Service, key: str, mode: str = "auto") -> AsyncIterator[Client]:
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
+        transport = streamable_http_client(f"{service.url}/mcp", http_client=http)
+        async with Client(transport, mode=mode) as client:
+            yield client
+
+
+async def call(client: Client, tool: str, **given: Any) -> dict[str, Any]:
+    """What the tool answers; raises what it refuses."""
+    result = await client.call_tool(tool, given)
+    if result.is_error:
+        raise ValueError(result.content[0].text)
+    assert result.structured_content is not None
+    return result.structured_content
+
+
+async def make(client: Client, **clip: Any) -> str:
+    answer = await call(client, "make_video", picture=CAT, clip=SMALL | clip)
+    return str(answer["task_id"])
+
+
+async def ended(client: Client, task_id: str) -> dict[str, Any]:
+    while (answer := await call(client, "wait_for_task", task_id=task_id))["status"] in ("queued", "started"):
+        pass
+    return answer
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_picture_becomes_a_video_that_can_be_read(service: Service, mode: str) -> None:
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
+
+    async def journey() -> bytes:
+        async with connected(service, service.ann, mode) as client:
+            task_id = await make(client, seed=7)
+            given = {"task_id": task_id, "seconds": 60}
+            waited = await client.call_tool("wait_for_task", given, progress_callback=hear)
+            assert waited.structured_content is not None
+            assert waited.structured_content["status"] == "finished"
+            assert waited.structured_content["params"]["seed"] == 7
+            (video,) = (await client.read_resource(f"kinora://videos/{task_id}")).contents
+            assert video.mime_type == "video/mp4"
+            listed = await call(client, "list_tasks", in_state="finished", limit=200)
+            assert task_id in [task["task_id"] for task in listed["tasks"]]
+            link = httpx2.get(waited.structured_content["result_url"])  # signed: without a key
+            assert link.content == base64.b64decode(video.blob)
+            return link.content
+
+    assert frames_of(asyncio.run(journey())) == (2, 64, 64)
+    assert told[-1] == (100, 100, None)
+    assert [progress for progress, _, _ in told] == sorted(progress for progress, _, _ in told)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_task_is_canceled(service: Service, mode: str) -> None:
+    async def journey() -> list[str]:
+        async with connected(service, service.ann, mode) as client:
+            task_id = await make(client, num_frames=600)
+            answers = [await call(client, tool, task_id=task_id) for tool in ("cancel_task", "get_task", "cancel_task")]
+            with pytest.raises(MCPError, match="task_canceled"):
+                await client.read_resource(f"kinora://videos/{task_id}")
+            return [answer["status"] for answer in answers]
+
+    assert asyncio.run(journey()) == ["canceled"] * 3
+
+
+def test_many_wait_at_once(service: Service) -> None:
+    async def one(number: int) -> int:
+        async with connected(service, service.ann, MODES[number % 2]) as client:
+            answer = await ended(client, await make(client, seed=number))
+            return int(answer["params"]["seed"])
+
+    async def all_of_them() -> list[int]:
+        return await asyncio.gather(*map(one, range(8)))
+
+    assert asyncio.run(all_of_them()) == list(range(8))
+
+
+def test_what_one_key_made_no_other_sees(service: Service) -> None:
+    async def journey() -> None:
+        async with connected(service, service.ann) as ann, connected(service, service.bob) as bob:
+            task_id = await make(ann)
+            await ended(ann, task_id)
+            for tool in ("get_task", "wait_for_task", "cancel_task"):
+                with pytest.raises(ValueError, match="task_not_found"):
+                    await call(bob, tool, task_id=task_id)
+            with pytest.raises(MCPError, match="task_not_found"):
+                await bob.read_resource(f"kinora://videos/{task_id}")
+            assert task_id not in str(await call(bob, "list_tasks"))
+            assert (await call(ann, "get_task", task_id=task_id))["status"] == "finished"
+
+    asyncio.run(journey())
+
+
+def test_the_tools_say_what_they_take(service: Service) -> None:
+    async def ask() -> tuple[dict[str, Any], dict[str, Any]]:
+        async with connected(service, service.ann) as client:
+            tools = {tool.name: tool.input_schema for tool in (await client.list_tools()).tools}
+            (template,) = (await client.list_resource_templates()).resource_templates
+            assert template.uri_template == "kinora://videos/{task_id}"
+            return tools, await call(client, "list_engines")
+
+    tools, engines = asyncio.run(ask())
+    assert set(tools) == {"make_video", "get_task", "wait_for_task", "cancel_task", "list_tasks", "list_engines"}
+    assert set(tools["make_video"]["$defs"]["ClipRequest"]["properties"]) == set(ClipRequest.model_fields)
+    assert engines["default"] == "preview"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"picture": CAT, "clip": {"width": 7}}, "invalid_parameter: width must be from 64 to 1920, a multiple of 2"),
+        ({"picture": CAT, "clip": {"wide": 7}}, "clip.wide"),
+        ({"picture": "aGVsbG8="}, "image_unsupported"),
+        ({"picture": "http://127.0.0.1/x.png"}, "destination_forbidden"),
+        ({"picture": ""}, "file_missing"),
+    ],
+)
+def test_a_refusal_says_what_to_mend(service: Service, given: dict[str, Any], said: str) -> None:
+    async def ask() -> None:
+        async with connected(service, service.ann) as client:
+            await call(client, "make_video", **given)
+
+    with pytest.raises(BaseExceptionGroup) as refused:
+        asyncio.run(ask())
+    assert refused.group_contains(ValueError, match=said)
+
+
+def test_nobody_gets_in_without_a_key(service: Service) -> None:
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    accepted = {"Accept": "application/json, text/event-stream"}
+    for key in ({}, {"Authorization": "Bearer nobody"}):
+        answer = httpx2.post(f"{service.url}/mcp", json=body, headers=accepted | key)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
+
+
+def test_what_is_too_large_or_no_picture_is_not_read(service: Service) -> None:
+    headers = {"Authorization": f"Bearer {service.ann}", "Content-Type": "application/json"}
+    nested = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    answer = httpx2.post(f"{service.url}/mcp", content=nested, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "upload_too_large")

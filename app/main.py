@@ -31,6 +31,7 @@ from app.routes import (
     preview,
     results,
     status,
+    studio,
     video_content,
     videos,
     webhooks,
@@ -103,6 +104,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):
         app.include_router(module.router, dependencies=[needs_key], responses=errors.everywhere())
     app.include_router(health.router, responses=errors.everywhere())
+    studio.install(app)
     return app
 
 

@@ -4,12 +4,14 @@ import { key } from "./key.js";
 
 /**
  * @param {object} task as GET /status has it
- * @param {{name: string, defaults: object}} engine
+ * @param {{limits: object, defaults: object} | undefined} engine
  * @param {string} picture the name of its file
+ * @returns {string | null} null where it goes on from another clip, and not from a picture
  */
 export function asCurl(task, engine, picture) {
-  const { defaults = {} } = engine ?? {};
-  const given = Object.entries(task.params).filter(([name, value]) => name !== "engine" && value !== defaults[name]);
+  if (task.params.continues || !engine) return null;
+  const { limits, defaults } = engine;
+  const given = Object.entries(task.params).filter(([name, value]) => name in limits && value !== defaults[name]);
   const fields = [["file", `@${picture}`], ["engine", task.engine], ...given];
   const lines = [
     `curl ${new URL("generate", document.baseURI)}`,

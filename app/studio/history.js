@@ -3,13 +3,13 @@
 import { keys, make } from "./elements.js";
 import { isFinal } from "./follow.js";
 import { ask, here, stubborn } from "./service.js";
-import { ago } from "./words.js";
+import { ago, state } from "./words.js";
 
 const PAGE = 48;
 const MOST = 200; // that can be asked for at once
 const EVERY = 4000; // ms, while something in the list goes on
 
-const FILTERS = { "": "all", queued: "waiting", started: "running", finished: "finished", failed: "failed", canceled: "canceled" };
+const FILTERS = ["", "queued", "started", "finished", "failed", "canceled"];
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class History {
@@ -95,7 +95,7 @@ export class History {
   }
 
   #filters() {
-    const options = Object.entries(FILTERS).map(([value, text]) => ({ value, text }));
+    const options = FILTERS.map((value) => ({ value, text: state(value) || "all" }));
     const choose = (status) => {
       this.status = status;
       this.frames.clear();
@@ -129,13 +129,14 @@ class Frame {
   update(task) {
     this.task = task;
     const { engine, status, created_at: created, thumbnail_url: first, error } = task;
-    const state = status === "finished" && !first ? "deleted" : status;
-    this.element.dataset.status = state;
+    const now = status === "finished" && !first ? "deleted" : state(status);
+    this.element.dataset.status = status;
+    this.element.classList.toggle("empty", !first);
     if (first && !this.image.src) this.image.src = here(first);
-    this.words.textContent = state === "finished" ? engine : state;
+    this.words.textContent = first ? engine : now;
     this.time.dateTime = created;
     this.time.textContent = ago(created);
-    const name = `${engine}, ${state}, ${ago(created)}`;
+    const name = `${engine}, ${now}, ${ago(created)}`;
     this.view.setAttribute("aria-label", `Show ${name}`);
     this.view.title = error?.message ?? "";
     this.drop.setAttribute("aria-label", `Delete ${name}`);

@@ -38,7 +38,7 @@ export class Viewer {
     this.#offer({ "#cancel": true, "#progress": true });
   }
 
-  /** @param {string} curl what asks for the same */
+  /** @param {string | null} curl what asks for the same */
   showTask(task, picture, curl) {
     if (this.taskId !== task.task_id) this.#begin(task.task_id);
     const { params, status } = task;
@@ -60,7 +60,7 @@ export class Viewer {
       "#longer": hasClip,
       "#back": isFinal(task),
       "#receipt": Boolean(task.receipt),
-      "#curl": true,
+      "#curl": Boolean(curl),
     });
     find("#now").dataset.status = status;
   }

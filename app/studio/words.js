@@ -27,10 +27,13 @@ const PHASES = {
 
 const CHOICES = { cover: "crop", contain: "black bars" };
 
+const STATES = { queued: "waiting", started: "running" };
+
 const plain = (name) => name.replaceAll("_", " ");
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 export const label = (name) => LABELS[name] ?? capital(plain(name));
+export const state = (name) => STATES[name] ?? name;
 export const choice = (name) => CHOICES[name] ?? plain(name);
 
 /** @param {object} task as GET /status has it */

@@ -12,7 +12,7 @@ export function asCurl(task, engine, picture) {
   if (task.params.continues || !engine) return null;
   const { limits, defaults } = engine;
   const given = Object.entries(task.params).filter(([name, value]) => name in limits && value !== defaults[name]);
-  const fields = [["file", `@${picture}`], ["engine", task.engine], ...given];
+  const fields = [["file", `@${named(picture)}`], ["engine", task.engine], ...given];
   const lines = [
     `curl ${new URL("generate", document.baseURI)}`,
     ...(key() ? ['-H "Authorization: Bearer $KEY"'] : []),
@@ -20,5 +20,8 @@ export function asCurl(task, engine, picture) {
   ];
   return lines.join(" \\\n  ");
 }
+
+/** curl reads some characters of a file's name as its own. */
+const named = (file) => (/^[\w. -]+$/.test(file) ? file : `"${file.replaceAll(/["\\]/g, "\\$&")}"`);
 
 const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

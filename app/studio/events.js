@@ -20,11 +20,11 @@ export async function* events(path, after, signal) {
   }
 }
 
-/** Not every browser can iterate over a stream. */
+/** Not every browser can iterate over a stream. One that breaks off has ended too. */
 async function* pieces(stream) {
   const reader = stream.getReader();
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(() => ({ done: true }));
     if (done) return;
     yield value;
   }

@@ -23,6 +23,7 @@ export class History {
     this.older.addEventListener("click", () => this.#more());
     this.#filters();
     setInterval(() => this.#goesOn() && this.refresh(), EVERY);
+    document.addEventListener("visibilitychange", () => document.hidden || this.refresh());
   }
 
   mark(taskId) {
@@ -44,38 +45,53 @@ export class History {
 
   async #load() {
     const limit = Math.min(MOST, Math.max(PAGE, this.frames.size));
-    const status = this.status;
-    const { tasks, next_after: next } = await stubborn(() => ask(`tasks?${this.#query({ limit })}`));
-    if (status !== this.status) return; // another filter was chosen meanwhile
-    this.#put(tasks, "start");
-    if (this.frames.size <= limit) this.#offer(next);
+    const page = await this.#page({ limit });
+    if (!page) return;
+    const ids = new Set(page.tasks.map(({ task_id: id }) => id));
+    const oldest = page.next_after ?? "";
+    for (const id of this.frames.keys()) if (id >= oldest && !ids.has(id)) this.#drop(id);
+    this.#put(page.tasks);
+    if (this.frames.size <= limit) this.#offer(page.next_after);
   }
 
   async #more() {
-    const { tasks, next_after: next } = await ask(`tasks?${this.#query({ limit: PAGE, after: this.next })}`);
-    this.#put(tasks, "end");
-    this.#offer(next);
-    this.frames.get(tasks[0]?.task_id)?.element.querySelector("button").focus();
+    const page = await this.#page({ limit: PAGE, after: this.next });
+    if (!page) return;
+    this.#put(page.tasks);
+    this.#offer(page.next_after);
+    this.frames.get(page.tasks[0]?.task_id)?.element.querySelector("button").focus();
   }
 
-  #query({ limit, after }) {
-    return new URLSearchParams({ limit, ...(after && { after }), ...(this.status && { status: this.status }) });
+  /** @returns {Promise<{tasks: object[], next_after: string | null} | null>} null where another filter was chosen meanwhile */
+  async #page(query) {
+    const status = this.status;
+    const asked = new URLSearchParams({ ...query, ...(status && { status }) });
+    const page = await stubborn(() => ask(`tasks?${asked}`));
+    return status === this.status ? page : null;
   }
 
-  /** Those that are known are brought up to date where they are. */
-  #put(tasks, where) {
-    const missing = tasks.filter((task) => !this.frames.get(task.task_id)?.update(task)).map((task) => this.#frame(task));
-    if (where === "start") this.sheet.prepend(...missing);
-    else this.sheet.append(...missing);
-    const isEmpty = !this.frames.size;
-    document.querySelector("#history-empty").hidden = !isEmpty;
-    if (this.marked) this.mark(this.marked);
+  /** Those that are known are brought up to date where they are; ids are in the order of time. */
+  #put(tasks) {
+    for (const task of tasks) {
+      const known = this.frames.get(task.task_id);
+      if (known) known.update(task);
+      else this.#insert(task);
+    }
+    document.querySelector("#history-empty").hidden = this.frames.size > 0;
+    this.mark(this.marked);
   }
 
-  #frame(task) {
-    const frame = new Frame(task, { open: () => this.tell.open(task.task_id), remove: () => this.#remove(task.task_id) });
-    this.frames.set(task.task_id, frame);
-    return frame.element;
+  #insert(task) {
+    const id = task.task_id;
+    const frame = new Frame(task, { open: () => this.tell.open(id), remove: () => this.#remove(id) });
+    const older = [...this.frames.keys()].filter((other) => other < id).sort().at(-1);
+    this.sheet.insertBefore(frame.element, this.frames.get(older)?.element ?? null);
+    this.frames.set(id, frame);
+  }
+
+  #drop(id) {
+    this.frames.get(id).element.remove();
+    this.frames.delete(id);
   }
 
   #offer(next) {
@@ -88,8 +104,7 @@ export class History {
     await stubborn(() => ask(`tasks/${taskId}`, { method: "DELETE" }));
     const { element } = this.frames.get(taskId);
     const neighbour = element.nextElementSibling ?? element.previousElementSibling;
-    element.remove();
-    this.frames.delete(taskId);
+    this.#drop(taskId);
     neighbour?.querySelector("button").focus();
     this.tell.removed(taskId);
   }
@@ -117,15 +132,14 @@ class Frame {
     this.view = make("button", { className: "view", onclick: open }, this.image);
     this.words = make("span");
     this.time = make("time");
-    const drop = make("button", { className: "drop", onclick: remove, "aria-label": "Delete" }, "×");
-    this.element = make("li", { className: "frame" }, this.view, make("p", { className: "edge" }, this.words, this.time), drop);
-    this.drop = drop;
+    this.drop = make("button", { className: "drop", onclick: remove }, "×");
+    const edge = make("p", { className: "edge" }, this.words, this.time);
+    this.element = make("li", { className: "frame" }, this.view, edge, this.drop);
     for (const name of ["pointerenter", "focus"]) this.view.addEventListener(name, () => this.#play());
     for (const name of ["pointerleave", "blur"]) this.view.addEventListener(name, () => this.#stop());
     this.update(task);
   }
 
-  /** @returns {true} */
   update(task) {
     this.task = task;
     const { engine, status, created_at: created, thumbnail_url: first, error } = task;
@@ -140,7 +154,6 @@ class Frame {
     this.view.setAttribute("aria-label", `Show ${name}`);
     this.view.title = error?.message ?? "";
     this.drop.setAttribute("aria-label", `Delete ${name}`);
-    return true;
   }
 
   #play() {

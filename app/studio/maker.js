@@ -109,6 +109,7 @@ export class Maker extends EventTarget {
     const text = `${message} (${code})`;
     if (control) this.#pointAt(control.querySelector("input"), text);
     else this.#complain("#form-error", text);
+    this.form.querySelector("#form-error").scrollIntoView({ block: "nearest" });
   }
 
   build() {

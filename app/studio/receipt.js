@@ -15,6 +15,6 @@ export function receiptRows(receipt) {
   ];
   const shown = new Map(rows.filter(([, value]) => value !== null && typeof value !== "object"));
   return [...shown].map(([name, value]) =>
-    make("div", {}, make("dt", {}, name.replaceAll("_", " ")), make("dd", {}, String(value))),
+    make("div", { className: String(value).length > 40 ? "long" : "" }, make("dt", {}, name.replaceAll("_", " ")), make("dd", {}, String(value))),
   );
 }

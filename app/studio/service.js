@@ -60,7 +60,8 @@ export async function stubborn(act, signal) {
 }
 
 /** Throws AbortError when the signal comes first. */
-export function pause(seconds, signal) {
+export async function pause(seconds, signal) {
+  signal?.throwIfAborted();
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, seconds * 1000);
     signal?.addEventListener("abort", () => {

@@ -6,7 +6,7 @@ import { follow, isFinal } from "./follow.js";
 import { History } from "./history.js";
 import { forgetKey, key } from "./key.js";
 import { Maker } from "./maker.js";
-import { recall, remember } from "./memory.js";
+import { recall, remember, rememberPicture } from "./memory.js";
 import { ask, connection, stubborn } from "./service.js";
 import { Viewer } from "./viewer.js";
 
@@ -75,7 +75,9 @@ async function request(pending) {
     await open(id ?? videoId, pending.picture);
   } catch (error) {
     if (error.name === "AbortError") return;
-    putAside();
+    remember("pending", null);
+    if (pending.from) open(pending.from);
+    else putAside();
     maker.complain(error);
   }
 }
@@ -103,7 +105,8 @@ async function makeClip(event) {
 
 /** Asks for another clip of what the one on the stage was made of. */
 function derive(path, json) {
-  request({ key: once(), path, json, frame: shown.params, picture: madeHere(shown.task_id) });
+  const { task_id: from, params } = shown;
+  request({ key: once(), path, json, frame: params, picture: madeHere(from), from });
   find("#now").focus();
 }
 
@@ -121,6 +124,13 @@ async function cancel() {
   if (!shown) return putAside(); // it was not accepted yet, or nobody said so
   const task = await stubborn(() => ask(`cancel/${shown.task_id}`, { method: "POST" }));
   open(task.task_id);
+}
+
+/** Leaves nothing behind for whoever comes next. */
+async function leave() {
+  putAside();
+  await rememberPicture(null);
+  forgetKey();
 }
 
 function watchConnection() {
@@ -149,7 +159,7 @@ async function begin() {
   watchConnection();
   showKey();
   document.addEventListener("key", showKey);
-  find("#forget-key").addEventListener("click", forgetKey);
+  find("#forget-key").addEventListener("click", leave);
   find("#maker").addEventListener("submit", makeClip);
   find("#cancel").addEventListener("click", cancel);
   find("#again").addEventListener("click", again);

@@ -6,7 +6,7 @@ import { isFinal } from "./follow.js";
 import { Progress } from "./progress.js";
 import { receiptRows } from "./receipt.js";
 import { here, send } from "./service.js";
-import { duration, saying } from "./words.js";
+import { left, saying } from "./words.js";
 
 const find = (selector) => document.querySelector(selector);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -24,7 +24,7 @@ export class Viewer {
     this.taskId = null;
     find("#now").hidden = true;
     document.title = "Kinora";
-    this.#edge(picture && [`${picture.width} × ${picture.height} picture`, `${width} × ${height} clip`]);
+    this.#edge(!picture ? ["Kinora", "Safety film"] : [`${picture.width} × ${picture.height} picture`, `${width} × ${height} clip`]);
     this.#shape(picture, { width, height, fit });
     this.#show(picture ? "picture" : "nothing");
   }
@@ -44,8 +44,7 @@ export class Viewer {
     const { params, status } = task;
     const words = saying(task);
     const figure = this.progress.show(task, words);
-    const left = task.eta_seconds ? `about ${duration(task.eta_seconds)} left` : "";
-    this.#say(words, [figure, left].filter(Boolean).join(" · "));
+    this.#say(words, [figure, left(task.eta_seconds)].filter(Boolean).join(" · "));
     document.title = isFinal(task) ? "Kinora" : `${figure || "…"} Kinora`;
     this.#edge([task.engine, `${params.width} × ${params.height}`, `${params.num_frames} frames`, `${params.fps} a second`, `seed ${params.seed}`]);
     this.#shape(picture, params);
@@ -65,8 +64,9 @@ export class Viewer {
     find("#now").dataset.status = status;
   }
 
-  /** Fetches the frames as they emerge; there may be none yet. */
+  /** Fetches the frames as they emerge; there may be none yet. They move, which not everybody wants. */
   async showPreview(taskId) {
+    if (calm.matches) return;
     const frames = await send(`preview/${taskId}`).then((answer) => answer.blob(), () => null);
     if (!frames || this.taskId !== taskId || this.stage.dataset.shows === "clip") return;
     const image = this.stage.querySelector(".preview");
@@ -120,7 +120,7 @@ export class Viewer {
   }
 
   #edge(facts) {
-    find("#edge").replaceChildren(...(facts ?? []).map((fact) => make("span", {}, fact)));
+    find("#edge").replaceChildren(...facts.map((fact) => make("span", {}, fact)));
   }
 
   #offer(shown) {

@@ -63,6 +63,15 @@ class Visitor:
             self.press("Make the clip")
         return str(accepted.value.json()["task_id"])
 
+    def make_in_vain(self) -> None:
+        """Without a worker: the picture is lost before one comes."""
+        task_id = self.make()
+        self.expect_said("Next in the queue")
+        for picture in (self.stack.folder / "data" / "storage" / "tasks" / task_id).glob("input*"):
+            picture.unlink()
+        self.stack.start("worker-cpu", "worker", "--queue", "cpu")
+        expect(self.page.locator("#trouble")).to_be_visible()
+
     def expect_said(self, words: str | re.Pattern[str]) -> None:
         expect(self.page.locator("#said")).to_have_text(words)
 
@@ -98,23 +107,32 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
+def without_worker(stack: Stack) -> Iterator[Stack]:
+    stack.kill("worker-cpu")
+    yield stack
+    if "worker-cpu" not in stack.processes:
+        stack.start("worker-cpu", "worker", "--queue", "cpu")
+    stack.wait_until_ready()
+
+
+@pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
     """Opens the page of a stack; what `Browser.new_context` takes says who looks."""
-    contexts = []
+    visitors: list[Visitor] = []
 
     def visit(stack: Stack, **options: object) -> Visitor:
-        contexts.append(browser.new_context(**options))
-        return Visitor(contexts[-1], stack)
+        visitors.append(Visitor(browser.new_context(**options), stack))
+        return visitors[-1]
 
     yield visit
-    for context in contexts:
-        context.close()
+    for visitor in visitors:
+        visitor.context.close()
+        assert visitor.hosts() == {urlsplit(visitor.stack.url).netloc}, "whatever happens, no other host is asked"
 
 
 @pytest.fixture
 def visitor(visit: Callable[..., Visitor], stack: Stack) -> Iterator[Visitor]:
-    """Whatever happens, no other host is asked, and the browser has nothing to complain of."""
+    """Whatever happens, the browser has nothing to complain of."""
     visitor = visit(stack, viewport={"width": 1440, "height": 900})
     yield visitor
-    assert visitor.hosts() == {urlsplit(stack.url).netloc}
     assert visitor.complaints() == []

@@ -27,11 +27,6 @@ def own_stack(tmp_path: Path) -> Iterator[Stack]:
         yield stack
 
 
-@pytest.fixture
-def onlooker(visit: Callable[..., Visitor], own_stack: Stack) -> Visitor:
-    return visit(own_stack, reduced_motion="reduce")
-
-
 def judge(visitor: Visitor, state: str) -> None:
     SHOTS.mkdir(parents=True, exist_ok=True)
     page, axe = visitor.page, Axe()
@@ -41,38 +36,34 @@ def judge(visitor: Visitor, state: str) -> None:
             page.set_viewport_size({"width": width, "height": height})
             whole = page.evaluate("document.documentElement.scrollHeight")
             page.set_viewport_size({"width": width, "height": whole})  # so that what sticks lies where it belongs
-            page.screenshot(path=SHOTS / f"{state}-{theme}-{width}.png", full_page=True)
+            page.screenshot(path=SHOTS / f"{state}-{theme}-{width}.png", full_page=True, animations="disabled")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
         found = axe.run(page)
         assert found.violations_count == 0, f"{state} in {theme}: {found.generate_report()}"
 
 
-def test_empty_and_with_a_picture(onlooker: Visitor) -> None:
+def test_with_a_picture(visitor: Visitor) -> None:
+    visitor.choose()
+    visitor.page.get_by_text("More settings").click()
+    judge(visitor, "picture")
+
+
+def test_busy(visitor: Visitor) -> None:
+    visitor.make(Frames=LONG)
+    visitor.expect_said("Making the frames")
+    judge(visitor, "busy")
+    visitor.press("Cancel")
+
+
+def test_failed(visitor: Visitor, without_worker: Stack) -> None:
+    visitor.make_in_vain()
+    judge(visitor, "failed")
+
+
+def test_from_an_empty_page_to_200_clips(visit: Callable[..., Visitor], own_stack: Stack) -> None:
+    onlooker = visit(own_stack)
     expect(onlooker.page.locator("#history-empty")).to_be_visible()
     judge(onlooker, "empty")
-    onlooker.choose()
-    onlooker.page.get_by_text("More settings").click()
-    judge(onlooker, "picture")
-
-
-def test_busy(onlooker: Visitor) -> None:
-    onlooker.make(Frames=LONG)
-    onlooker.expect_said("Making the frames")
-    judge(onlooker, "busy")
-
-
-def test_failed(onlooker: Visitor, own_stack: Stack) -> None:
-    own_stack.kill("worker-cpu")
-    task_id = onlooker.make()
-    onlooker.expect_said("Next in the queue")
-    for picture in (own_stack.folder / "data" / "storage" / "tasks" / task_id).glob("input*"):
-        picture.unlink()
-    own_stack.start("worker-cpu", "worker", "--queue", "cpu")
-    expect(onlooker.page.locator("#trouble")).to_be_visible()
-    judge(onlooker, "failed")
-
-
-def test_full_with_200_clips_in_the_history(onlooker: Visitor, own_stack: Stack) -> None:
     made = [own_stack.upload(SAMPLES / f"{name}.jpg", num_frames=8, **size) for name, size in SHAPES]
     fill(own_stack, [own_stack.wait_for(task_id)["task_id"] for task_id in made], 199 - len(made))
     onlooker.make(Frames=14)

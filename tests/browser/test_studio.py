@@ -2,10 +2,11 @@
 
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from core.ledger import Ledger
@@ -99,8 +100,9 @@ def test_a_file_that_is_no_picture_is_refused_at_once(visitor: Visitor, tmp_path
 def test_the_frame_lies_on_the_picture_as_it_will_be_cut(
     shape: str, fit: str, width: float, height: float, visit: Callable[..., Visitor], stack: Stack
 ) -> None:
-    page = visit(stack, reduced_motion="reduce").page
-    page.set_input_files("#file", COFFEE)  # 3:2
+    visitor = visit(stack, reduced_motion="reduce")
+    page = visitor.page
+    visitor.choose()  # 3:2
     page.get_by_role("radio", name=shape).check()
     page.get_by_role("radio", name=fit).check()
     picture, frame = (page.locator(f"#stage .{name}").bounding_box() for name in ("picture", "crop"))
@@ -108,6 +110,18 @@ def test_the_frame_lies_on_the_picture_as_it_will_be_cut(
     assert frame is not None
     assert frame["width"] / picture["width"] == pytest.approx(width, abs=0.01)
     assert frame["height"] / picture["height"] == pytest.approx(height, abs=0.01)
+
+
+def test_what_others_wrote_is_shown_as_text(visitor: Visitor, tmp_path: Path) -> None:
+    name = "<img src=x onerror='document.title=1'>;.jpg"
+    (tmp_path / name).write_bytes(COFFEE.read_bytes())
+    visitor.choose(tmp_path / name)
+    visitor.press("Make the clip")
+    visitor.expect_clip()
+    expect(visitor.page.locator("#file-name")).to_have_text(name)
+    command = visitor.page.locator("#curl pre").text_content() or ""
+    answer = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True, text=True).stdout
+    assert "task_id" in answer
 
 
 def test_every_control_comes_from_the_engines_own_limits(visitor: Visitor) -> None:
@@ -208,24 +222,11 @@ def test_a_task_is_canceled(visitor: Visitor) -> None:
     expect(visitor.page.locator("#stage .picture")).to_be_visible()
 
 
-@pytest.fixture
-def without_worker(stack: Stack) -> Iterator[Stack]:
-    stack.kill("worker-cpu")
-    yield stack
-    if "worker-cpu" not in stack.processes:
-        stack.start("worker-cpu", "worker", "--queue", "cpu")
-    stack.wait_until_ready()
-
-
 def test_a_failure_is_said_in_words_and_with_its_code(without_worker: Stack, visitor: Visitor) -> None:
-    task_id = visitor.make()
-    visitor.expect_said("Next in the queue")
-    for picture in (without_worker.folder / "data" / "storage" / "tasks" / task_id).glob("input*"):
-        picture.unlink()
-    without_worker.start("worker-cpu", "worker", "--queue", "cpu")
+    visitor.make_in_vain()
     visitor.expect_said(re.compile("^This clip could not be made: .*storage"))
     expect(visitor.page.locator("#trouble")).to_contain_text("input_missing")
-    expect(visitor.page.locator(".frame[data-status=failed]")).to_be_visible()
+    expect(visitor.page.locator(".frame.marked[data-status=failed]")).to_be_visible()
 
 
 def test_the_place_in_the_queue_is_told(without_worker: Stack, visitor: Visitor) -> None:
@@ -332,6 +333,7 @@ def test_a_key_is_asked_for_when_the_service_wants_one(visit: Callable[..., Visi
         key = key_of(stack)  # from the first one on
         visitor.page.reload()
         expect(visitor.page.get_by_role("dialog")).to_contain_text("This service asks for a key")
+        assert Axe().run(visitor.page).violations_count == 0
         enter_key(visitor, "not a key")
         expect(visitor.page.get_by_role("dialog")).to_contain_text("It does not know that one.")
         enter_key(visitor, key)
@@ -342,6 +344,7 @@ def test_a_key_is_asked_for_when_the_service_wants_one(visit: Callable[..., Visi
         visitor.expect_clip()
         visitor.press("Forget the key")
         expect(visitor.page.get_by_role("dialog")).to_be_visible()
+        expect(visitor.page.locator("#file-name")).to_have_text("Choose a picture")
         assert all("401" in line for line in visitor.console)
 
 

@@ -3,7 +3,7 @@
 import { make } from "./elements.js";
 
 const LEAVES = 72;
-const MEASURED = ["encode_image", "denoise", "decode", "render"]; // the other phases cannot say how long they take
+const MEASURED = ["encode_image", "denoise", "decode", "render", "encode_video"]; // the others cannot say how far they are
 
 export class Progress {
   /** @param {HTMLElement} bar */

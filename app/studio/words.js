@@ -22,6 +22,7 @@ const PHASES = {
   decode: "Developing the frames",
   render: "Making the frames",
   encode_video: "Writing the video",
+  join: "Joining the two parts",
   store: "Putting it away",
 };
 

@@ -172,7 +172,7 @@ def test_the_progress_bar_never_goes_back_nor_stays_just_before_the_end(visitor:
     seen = visitor.page.evaluate("window.seen")
     turned = [value for value, _ in seen]
     assert turned == sorted(turned)
-    assert len(set(turned)) > 3
+    assert len(set(turned)) > 2
     shown = [int(found[1]) for _, figures in seen if (found := re.match(r"(\d+) %", figures))]
     assert max(shown) < 99  # storing cannot say how far it is, and shows no figure
 
@@ -247,7 +247,7 @@ def test_a_service_that_goes_away_and_comes_back_is_waited_for(visitor: Visitor)
     visitor.stack.start("app", "app")
     visitor.expect_clip()
     expect(visitor.page.locator("#connection")).to_have_text("")
-    assert all("ERR_" in line for line in visitor.console)
+    assert all(re.search("ERR_|503", line) for line in visitor.console)
     visitor.console.clear()
 
 

@@ -17,9 +17,9 @@ from core.config import Settings
 from core.errors import KinoraError, LedgerUnavailable, RateLimited, Unauthorized
 from core.links import opens
 
-# What anyone may ask: whether this process lives, and how the API looks.
-PUBLIC = ("/health/live", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
-PUBLIC_FOLDER = "/static-offline-docs/"
+# What anyone may ask: whether this process lives, how the API looks, and the page, which holds nothing of anyone's.
+PUBLIC = ("/", "/health/live", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
+PUBLIC_FOLDERS = ("/static-offline-docs/", "/studio/")
 # What anyone may ask too; who has a key is told more.
 OPEN_TO_STRANGERS = ("/health",)
 # What must tell that the ledger is away, though nobody can be known without it.
@@ -40,7 +40,7 @@ class Authentication(Layer):
         self.limiter = limiter
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in PUBLIC or scope["path"].startswith(PUBLIC_FOLDER):
+        if scope["path"] in PUBLIC or scope["path"].startswith(PUBLIC_FOLDERS):
             await self.app(scope, receive, send)
             return
         request = Request(scope)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -211,14 +212,20 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     response = answer_http(request, cast(HTTPException, error))
-    if response.status_code == 405:  # Starlette names the methods of the first route with this path, not of all
-        found = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
-        response.headers["Allow"] = ", ".join(sorted({name for route in found for name in methods_of(route)}))
+    # Starlette names the methods of the first route with this path, not of all.
+    if response.status_code == 405 and (methods := methods_at(request.scope, request.app.routes)):
+        response.headers["Allow"] = ", ".join(sorted(methods))
     return response
 
 
-def methods_of(route: BaseRoute) -> set[str]:
-    return getattr(route, "methods", None) or set()
+def methods_at(scope: Scope, routes: Sequence[BaseRoute]) -> set[str]:
+    found: set[str] = set()
+    for route in routes:
+        if included := getattr(route, "original_router", None):  # what FastAPI makes of a router that was included
+            found |= methods_at(scope, included.routes)
+        elif route.matches(scope)[0] != Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return found
 
 
 def answer_http(request: Request, error: HTTPException) -> JSONResponse:

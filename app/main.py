@@ -35,6 +35,7 @@ from app.routes import (
     results,
     stability,
     status,
+    studio,
     video_content,
     videos,
     webhooks,
@@ -111,6 +112,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):
         app.include_router(module.router, dependencies=[needs_key], responses=errors.everywhere())
     app.include_router(health.router, responses=errors.everywhere())
+    studio.install(app)
     return app
 
 

@@ -4,6 +4,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from app.layer import Layer
+from core.config import Settings
 
 # A result opened by itself is shown in a page that the browser makes: it may show that one file.
 RESTRICTED = (
@@ -16,6 +17,11 @@ DOCUMENTATION = (
     "img-src 'self' data:; worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 DOCUMENTATION_PATHS = ("/docs", "/redoc", "/docs/oauth2-redirect")
+# Its scripts and styles are files of ours, and nothing in the page itself is run.
+STUDIO = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{results}; "
+    "media-src 'self' blob:{results}; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 class SecurityHeaders(Layer):
@@ -32,6 +38,11 @@ class SecurityHeaders(Layer):
         await self.app(scope, receive, add)
 
 
+def studio_policy(settings: Settings) -> str:
+    # Which host the object store's links name is known when they are made.
+    return STUDIO.format(results=" https: http:" if settings.result_redirect else "")
+
+
 def headers_for(path: str) -> dict[str, str]:
     return {
         "X-Content-Type-Options": "nosniff",
@@ -40,5 +51,6 @@ def headers_for(path: str) -> dict[str, str]:
         "Content-Security-Policy": DOCUMENTATION if path in DOCUMENTATION_PATHS else RESTRICTED,
         # A link to a result is for other sites' pages too.
         "Cross-Origin-Resource-Policy": "cross-origin" if path.startswith("/results/") else "same-origin",
-        "Cache-Control": "no-store",
+        # The page is asked for each time, and comes again only where it has changed.
+        "Cache-Control": "no-cache" if path == "/" or path.startswith("/studio/") else "no-store",
     }

@@ -10,10 +10,12 @@ from app.deps import Given
 from app.errors import documented
 from core import errors
 from core.engines import Engine, Limit, Range, known_engines
-from core.spec import operator_defaults
+from core.spec import Clip, operator_defaults
 from core.task import Worker
 
 router = APIRouter(tags=["service"])
+
+FRACTIONS = (float, float | None)
 
 
 class EngineInfo(BaseModel):
@@ -24,7 +26,7 @@ class EngineInfo(BaseModel):
     revision: str | None
     queue: str
     gpu_memory_gb: float | None
-    limits: dict[str, dict[str, Any]] = Field(description="For each parameter its minimum and maximum, or its choices")
+    limits: dict[str, dict[str, Any]] = Field(description="Of each parameter: type, minimum and maximum, or choices")
     defaults: dict[str, Any]
     available: bool
     reason: str | None = Field(description="Why it cannot run here")
@@ -60,15 +62,16 @@ def _describe(engine: Engine, defaults: dict[str, Any], workers: list[Worker]) -
         revision=engine.revision,
         queue=engine.queue,
         gpu_memory_gb=engine.gpu_memory_gb,
-        limits={name: _limit(limit) for name, limit in engine.limits.items()},
+        limits={name: _limit(name, limit) for name, limit in engine.limits.items()},
         defaults=defaults,
         available=reason is None,
         reason=reason,
     )
 
 
-def _limit(limit: Limit) -> dict[str, Any]:
+def _limit(name: str, limit: Limit) -> dict[str, Any]:
     if isinstance(limit, Range):
-        found = {"minimum": limit.low, "maximum": limit.high}
+        kind = "number" if Clip.model_fields[name].annotation in FRACTIONS else "integer"
+        found: dict[str, Any] = {"type": kind, "minimum": limit.low, "maximum": limit.high}
         return found | ({"multiple_of": limit.step} if limit.step else {})
     return {"choices": list(limit.values)}

@@ -41,6 +41,8 @@ class TaskSummary(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     error: TaskError | None
+    result_url: str | None = Field(description="Where the video is; null while there is none")
+    thumbnail_url: str | None = Field(description="Where its first frame is")
 
 
 class TaskStatus(TaskSummary):
@@ -54,8 +56,6 @@ class TaskStatus(TaskSummary):
     )
     warnings: list[str]
     receipt: dict[str, Any] | None = Field(description="What is needed to make the clip again")
-    result_url: str | None = Field(description="Where the video is; null while there is none")
-    thumbnail_url: str | None = Field(description="Where its first frame is")
 
 
 class TaskPage(BaseModel):
@@ -80,6 +80,7 @@ def cancel(task_id: str, services: Given, caller: Known, links: Linked) -> TaskS
 def tasks(
     services: Given,
     caller: Known,
+    links: Linked,
     status: Annotated[Status | None, Query(description="Only those in this state")] = None,
     after: Annotated[str | None, Query(pattern=ID_PATTERN, description="The last task of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -88,7 +89,7 @@ def tasks(
     found = services.ledger.tasks(owner=caller.sees, status=status, after=after, limit=limit + 1)
     page = found[:limit]
     return TaskPage(
-        tasks=[TaskSummary(**summarize(task)) for task in page],
+        tasks=[TaskSummary(**summarize(task, links)) for task in page],
         next_after=page[-1].task_id if len(found) > limit else None,
     )
 
@@ -103,9 +104,8 @@ def delete(task_id: str, services: Given, caller: Known, links: Linked) -> TaskS
 def describe(services: Services, links: Links, task: Task, steps: list[Step]) -> TaskStatus:
     running = next((step for step in steps if step.status == Status.STARTED), None)
     outlook = look_ahead(services, task, steps)
-    is_there = task.status == Status.FINISHED and not task.expired_at
     return TaskStatus(
-        **summarize(task),
+        **summarize(task, links),
         progress=progress_of(steps),
         step=running
         and CurrentStep(
@@ -120,12 +120,11 @@ def describe(services: Services, links: Links, task: Task, steps: list[Step]) ->
         params=task.params,
         warnings=task.warnings,
         receipt=task.receipt,
-        result_url=links.result(task.task_id, task.owner) if is_there else None,
-        thumbnail_url=links.result(task.task_id, task.owner, "/thumbnail") if is_there else None,
     )
 
 
-def summarize(task: Task) -> dict[str, Any]:
+def summarize(task: Task, links: Links) -> dict[str, Any]:
+    is_there = task.status == Status.FINISHED and not task.expired_at
     return {
         "task_id": task.task_id,
         "owner": task.owner,
@@ -135,6 +134,8 @@ def summarize(task: Task) -> dict[str, Any]:
         "started_at": moment(task.started_at),
         "finished_at": moment(task.finished_at),
         "error": task.error and TaskError(code=task.error.code, message=task.error.message),
+        "result_url": links.result(task.task_id, task.owner) if is_there else None,
+        "thumbnail_url": links.result(task.task_id, task.owner, "/thumbnail") if is_there else None,
     }
 
 

@@ -65,12 +65,12 @@ def test_why_a_store_failed_is_for_the_log(client: TestClient, services: Service
     client.app.state.services = Services(
         services.settings.model_copy(update={"auth": "off"}), AwayLedger(), services.storage, services.queue
     )
-    answer = client.get("/tasks")
+    answer = client.get("/engines")
     assert answer.json()["error"]["message"] == "the ledger does not answer"
 
 
 class AwayLedger:
-    def tasks(self, **_: object) -> None:
+    def workers(self) -> None:
         raise LedgerUnavailable("the ledger does not answer: connection to 10.1.2.3 failed for user kinora")
 
 

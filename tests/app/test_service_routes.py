@@ -28,7 +28,8 @@ def test_engines_are_listed_with_limits_defaults_and_licence(client: TestClient)
     by_name = {engine["name"]: engine for engine in body["engines"]}
     assert list(by_name) == ["svd-xt", "svd", "preview"]
     svd = by_name["svd-xt"]
-    assert svd["limits"]["width"] == {"minimum": 64, "maximum": 1024, "multiple_of": 64}
+    assert svd["limits"]["width"] == {"type": "integer", "minimum": 64, "maximum": 1024, "multiple_of": 64}
+    assert svd["limits"]["noise_aug_strength"] == {"type": "number", "minimum": 0, "maximum": 1}
     assert svd["limits"]["fit"] == {"choices": ["cover", "contain", "stretch"]}
     assert svd["defaults"]["num_frames"] == 25
     assert svd["licence"]
@@ -203,3 +204,8 @@ def test_with_the_ledger_away_callers_are_told_to_come_back(client: TestClient, 
     assert int(response.headers["retry-after"]) > 0
     assert client.get("/health").json()["status"] == "down"
     assert "kinora_store_up" in client.get("/metrics").text
+
+
+def test_a_method_that_a_path_does_not_have_is_told_which_it_has(client: TestClient) -> None:
+    assert client.put("/webhooks").headers["allow"] == "GET, POST"
+    assert client.post("/results/none").headers["allow"] == "GET, HEAD"

@@ -1,0 +1,25 @@
+"""GET / and /studio/…: the page for people. Its files lie in app/studio/ and go out as they are."""
+
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.staticfiles import StaticFiles
+
+from app.security_headers import studio_policy
+
+FILES = StaticFiles(directory=Path(__file__).parent.parent / "studio")
+
+router = APIRouter()
+
+
+def install(app: FastAPI) -> None:
+    app.include_router(router)
+    app.mount("/studio", FILES)
+
+
+@router.get("/", include_in_schema=False)
+@router.head("/", include_in_schema=False)
+async def page(request: Request) -> Response:
+    answer = await FILES.get_response("index.html", request.scope)
+    answer.headers["Content-Security-Policy"] = studio_policy(request.app.state.settings)
+    return answer

@@ -155,7 +155,7 @@ def list_tasks(
     """The tasks of the caller's key, newest first."""
     asked = Asked(context)
     with refusals():
-        return status.tasks(asked.services, asked.caller, in_state, after, limit)
+        return status.tasks(asked.services, asked.caller, asked.links, in_state, after, limit)
 
 
 def list_engines(context: Context[Any, Request]) -> EngineList:

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -32,8 +33,10 @@ from core.config import Settings
 from core.engines import find_engine
 from core.spec import Clip
 from worker.attempt import Attempt
+from worker.engines.latents import Emerging
 from worker.engines.svd import Svd
 from worker.engines.weights import quieten_libraries
+from worker.screening import Screening
 
 # The configurations of stabilityai/stable-video-diffusion-img2vid-xt.
 UNET: dict[str, Any] = {
@@ -180,6 +183,55 @@ def time_kinora(engine: Svd, picture: Image.Image, case: Case) -> Figures:
     return split(attempt.seconds["denoise"], attempt.seconds["decode"], now() - begun)
 
 
+class Kept:
+    """Stands in for Redis: counts what it is given, and what the thread that gives it has used of a core."""
+
+    def __init__(self) -> None:
+        self.count, self.core_seconds = 0, 0.0
+
+    def put(self, _task_id: str, _webp: bytes) -> None:
+        self.count, self.core_seconds = self.count + 1, time.thread_time()
+
+    def forget(self, _task_id: str) -> None:
+        pass
+
+
+class Watching:
+    """Renders clips while somebody looks on, and adds up what that costs."""
+
+    def __init__(self) -> None:
+        self.paid: list[float] = []
+        """Seconds of whoever denoises, for each step."""
+        self.denoising: list[float] = []
+        self.previews, self.core_seconds = 0, 0.0
+
+    def time_kinora(self, engine: Svd, picture: Image.Image, case: Case) -> Figures:
+        clip = Clip(engine=engine.engine.name, seed=0, **engine.engine.defaults | asdict(case))
+        attempt, kept, step_queued = Attempt(engine.phases), Kept(), Emerging.step_queued
+
+        def timed(*given: Any) -> None:
+            begun = time.perf_counter()
+            step_queued(*given)
+            self.paid.append(time.perf_counter() - begun)
+
+        begun = now()
+        with patch.object(Emerging, "step_queued", timed), Screening(kept, "bench", attempt):
+            engine.render(picture, clip, attempt)
+        whole = now() - begun
+        self.denoising.append(attempt.seconds["denoise"] / case.num_inference_steps)
+        self.previews, self.core_seconds = self.previews + kept.count, self.core_seconds + kept.core_seconds
+        return split(attempt.seconds["denoise"], attempt.seconds["decode"], whole)
+
+    def figures(self) -> Figures:
+        return {
+            "previews": self.previews,
+            "core_ms_each": 1000 * self.core_seconds / max(1, self.previews),
+            "us_of_a_step": 1e6 * mean(self.paid),
+            "worst_us_of_a_step": 1e6 * max(self.paid),
+            "percent_of_a_step": 100 * mean(self.paid) / mean(self.denoising),
+        }
+
+
 def split(denoise: float, decode: float, whole: float) -> Figures:
     return {"denoise": denoise, "decode": decode, "rest": whole - denoise - decode, "whole": whole}
 
@@ -229,9 +281,11 @@ def compare(case: Case, runs: int, device: str) -> dict[str, Any]:
     engine.hold(pipeline)
     noise = np.random.default_rng(0).integers(0, 256, (case.height, case.width, 3), np.uint8)
     picture = Image.fromarray(noise)
+    watching = Watching()
     paths = {
         "diffusers": lambda: time_diffusers(pipeline, picture, case),
         "kinora": lambda: time_kinora(engine, picture, case),
+        "kinora, watched": lambda: watching.time_kinora(engine, picture, case),
     }
     rounds = measure(paths, runs)
     return {
@@ -239,6 +293,7 @@ def compare(case: Case, runs: int, device: str) -> dict[str, Any]:
         "parameters_m": sizes,
         "figures": {name: middle(rounds, name) for name in paths},
         # Of each run's pair, since a busy machine slows both.
+        "previews": watching.figures(),
         "speedup": median(figures["diffusers"]["whole"] / figures["kinora"]["whole"] for figures in rounds),
     }
 
@@ -250,6 +305,8 @@ def show(results: dict[str, Any], case: Case, runs: int) -> None:
         print(f"REDUCED: {results['reduced']}. GPU: NOT MEASURED, there is none here.")
     print_table([{"path": name, **figures} for name, figures in results["figures"].items()])
     print(f"diffusers / kinora: {results['speedup']:.3f}")
+    print("what previews cost whoever denoises, and one of them another thread:")
+    print_table([results["previews"]])
 
 
 def main() -> None:

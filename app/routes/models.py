@@ -33,7 +33,9 @@ def list_models(services: Given) -> ModelList:
 
 
 @router.get(
-    "/{model}", summary="Whether a model is there", responses=documented(errors.ModelNotFound, errors.LedgerUnavailable)
+    "/{model}",
+    summary="Whether a model is there",
+    responses=documented(errors.ModelNotFound, errors.InvalidParameter, errors.LedgerUnavailable),
 )
 def retrieve_model(model: str, services: Given) -> Model:
     for found in models(services):

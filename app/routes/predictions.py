@@ -288,7 +288,7 @@ def callback_of(asked: NewPrediction, settings: Settings) -> Callback | None:
 def engine_of(ref: str | None, services: Services) -> str | None:
     """The engine that a version or a model names; None for a public model, which any engine here stands for. Raises
     InvalidParameter."""
-    engines = known_engines(services.settings)
+    engines = ["auto", *known_engines(services.settings)]
     name = (ref or "").removeprefix(f"{OWNER}/")
     if name in engines:
         return name

@@ -2,9 +2,10 @@
 
 import { control } from "./controls.js";
 import { keys, make } from "./elements.js";
-import { recall, recallPicture, remember, rememberPicture } from "./memory.js";
+import { recallPicture, rememberPicture } from "./memory.js";
 import { look, watchForPictures } from "./picture.js";
 import { ask, stubborn } from "./service.js";
+import { Settings } from "./settings.js";
 import { sizes } from "./sizes.js";
 import { duration } from "./words.js";
 
@@ -16,9 +17,8 @@ export class Maker extends EventTarget {
   constructor() {
     super();
     this.form = document.querySelector("#maker");
-    this.list = null;
+    this.settings = new Settings();
     this.picture = null; // with its file, url, width and height
-    this.chosen = recall("settings") ?? { engine: null, changed: {} };
     document.querySelector("#choose").addEventListener("click", () => this.form.elements.file.click());
     watchForPictures(this.form.elements.file, document.querySelector("#stage"), (file) => this.take(file));
   }
@@ -37,8 +37,8 @@ export class Maker extends EventTarget {
 
   async #refresh() {
     const list = await stubborn(() => ask("engines"));
-    if (JSON.stringify(list) === JSON.stringify(this.list)) return;
-    this.list = list;
+    if (JSON.stringify(list) === JSON.stringify(this.settings.list)) return;
+    this.settings.list = list;
     this.build();
   }
 
@@ -56,35 +56,8 @@ export class Maker extends EventTarget {
     this.#tell("picture");
   }
 
-  get engine() {
-    const { engines, default: usual } = this.list;
-    const named = (name) => engines.find((engine) => engine.name === name);
-    const able = [named(this.chosen.engine), named(usual), ...engines].find((engine) => engine?.available);
-    return able ?? named(usual);
-  }
-
-  engineNamed(name) {
-    return this.list?.engines.find((engine) => engine.name === name);
-  }
-
-  /** Every parameter that has a value, by name. */
-  get values() {
-    const { limits, defaults } = this.engine;
-    const changed = Object.entries(this.chosen.changed).filter(([name, value]) => name in limits && fits(value, limits[name]));
-    return { ...defaults, ...Object.fromEntries(changed) };
-  }
-
-  /** What to ask for: only what is not as the engine has it. */
-  get fields() {
-    const { name, defaults } = this.engine;
-    const given = Object.entries(this.values).filter(([field, value]) => value !== defaults[field]);
-    return { engine: name, ...Object.fromEntries(given) };
-  }
-
   set(name, value) {
-    if (value === undefined || value === this.engine.defaults[name]) delete this.chosen.changed[name];
-    else this.chosen.changed[name] = value;
-    remember("settings", this.chosen);
+    this.settings.set(name, value);
     this.#showSum();
     this.#checkSize();
     if (["width", "height", "fit"].includes(name)) this.#tell("frame");
@@ -92,6 +65,7 @@ export class Maker extends EventTarget {
 
   /** Whether everything is there that is needed; says what is not. */
   check() {
+    if (!this.settings.list) return false; // the service is away, and that is said
     if (!this.picture) {
       this.#complain("#form-error", "Choose a picture first.");
       this.form.elements.file.focus();
@@ -113,9 +87,9 @@ export class Maker extends EventTarget {
   }
 
   build() {
-    const { limits } = this.engine;
+    const { limits } = this.settings.engine;
     const made = Object.entries(limits).map(([name, limit]) =>
-      control(name, limit, this.values[name], (value) => this.set(name, value)),
+      control(name, limit, this.settings.values[name], (value) => this.set(name, value)),
     );
     const rank = ({ dataset }) => AT_HAND.indexOf(dataset.parameter);
     const atHand = made.filter((one) => rank(one) >= 0).sort((one, other) => rank(one) - rank(other));
@@ -128,8 +102,8 @@ export class Maker extends EventTarget {
   }
 
   #engines() {
-    const made = this.list.engines.map(({ name, summary, available, reason }) => {
-      const input = make("input", { type: "radio", name: "engine", value: name, checked: name === this.engine.name, disabled: !available });
+    const made = this.settings.list.engines.map(({ name, summary, available, reason }) => {
+      const input = make("input", { type: "radio", name: "engine", value: name, checked: name === this.settings.engine.name, disabled: !available });
       input.addEventListener("change", () => this.#choose(name));
       const text = make("span", { className: "engine-text" }, make("b", {}, name), make("span", {}, summary));
       if (!available) text.append(make("span", { className: "reason" }, `Not here: ${reason}`));
@@ -139,16 +113,15 @@ export class Maker extends EventTarget {
   }
 
   #choose(engine) {
-    this.chosen.engine = engine;
-    remember("settings", this.chosen);
+    this.settings.choose(engine);
     this.build();
     this.#tell("frame");
     this.form.querySelector(`[name=engine][value="${engine}"]`).focus();
   }
 
   #showSizes() {
-    if (!this.list) return;
-    const options = sizes(this.engine, this.picture).map((size) => ({
+    if (!this.settings.list) return;
+    const options = sizes(this.settings.engine, this.picture).map((size) => ({
       value: `${size.width}x${size.height}`,
       text: size.name,
       hint: `${size.width} × ${size.height}`,
@@ -160,7 +133,7 @@ export class Maker extends EventTarget {
   }
 
   #checkSize() {
-    const { width, height } = this.values;
+    const { width, height } = this.settings.values;
     for (const key of this.sizes.querySelectorAll("input")) key.checked = key.value === `${width}x${height}`;
   }
 
@@ -172,7 +145,7 @@ export class Maker extends EventTarget {
   }
 
   #showSum() {
-    const { width, height, num_frames: frames, fps } = this.values;
+    const { width, height, num_frames: frames, fps } = this.settings.values;
     document.querySelector("#sum").textContent = `${width} × ${height}, ${frames} frames, ${duration(frames / fps)}`;
   }
 
@@ -191,11 +164,6 @@ export class Maker extends EventTarget {
   #tell(what) {
     this.dispatchEvent(new Event(what));
   }
-}
-
-function fits(value, { choices, minimum, maximum, multiple_of: step = 0 }) {
-  if (choices) return choices.includes(value);
-  return value >= minimum && value <= maximum && !(step && value % step);
 }
 
 /** A small rectangle of the size's shape. */

@@ -31,7 +31,7 @@ function putAside() {
   remember("task", null);
   remember("pending", null);
   history.mark(null);
-  viewer.showPicture(maker.picture, maker.values);
+  viewer.showPicture(maker.picture, maker.settings.values);
 }
 
 /** @param {string} [picture] the name of the picture's file, where it is the one in the form */
@@ -44,7 +44,7 @@ async function open(taskId, picture = madeHere(taskId)) {
     task(task) {
       shown = task;
       const ours = picture && maker.picture?.file.name === picture ? maker.picture : null;
-      viewer.showTask(task, ours, asCurl(task, maker.engineNamed(task.engine), picture ?? "picture.jpg"));
+      viewer.showTask(task, ours, asCurl(task, maker.settings.named(task.engine), picture ?? "picture.jpg"));
       if (task.status !== last) history.refresh();
       last = task.status;
     },
@@ -98,8 +98,8 @@ async function makeClip(event) {
   event.preventDefault();
   if (!maker.check()) return;
   await maker.kept;
-  const { width, height, fit } = maker.values;
-  request({ key: once(), fields: maker.fields, frame: { width, height, fit }, picture: maker.picture.file.name });
+  const { width, height, fit } = maker.settings.values;
+  request({ key: once(), fields: maker.settings.fields, frame: { width, height, fit }, picture: maker.picture.file.name });
   find("#now").focus();
 }
 
@@ -111,7 +111,7 @@ function derive(path, json) {
 }
 
 function again() {
-  const { minimum, maximum } = maker.engineNamed(shown.engine).limits.seed;
+  const { minimum, maximum } = maker.settings.named(shown.engine).limits.seed;
   derive(`v1/videos/${shown.task_id}/remix`, { seed: minimum + (drawn()[0] % (maximum - minimum + 1)) });
 }
 

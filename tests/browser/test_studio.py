@@ -298,9 +298,10 @@ def test_the_whole_journey_by_keyboard(visitor: Visitor) -> None:
                 return
         raise AssertionError(f"{name} cannot be reached")
 
+    expect(visitor.page.locator(".engine").first).to_be_visible()
     go_to("Choose a picture")
     with visitor.page.expect_file_chooser() as chooser:
-        keyboard.press("Enter")
+        keyboard.press("Space")
     chooser.value.set_files(COFFEE)
     expect(visitor.page.locator("#stage .picture")).to_be_visible()
     go_to("wide")

@@ -123,7 +123,7 @@ def test_the_example_serves_over_tls_and_logs_no_secret(
             assert (part.status_code, len(part.content)) == (206, 100)
             assert part.headers["strict-transport-security"] == "max-age=31536000"
             assert "server" not in part.headers or "/" not in part.headers["server"]
-            assert client.post("/generate", files={"file": b"x" * 23_000_000}, headers=headers).status_code == 413
+            assert client.post("/generate", files={"file": b"x" * 40_000_000}, headers=headers).status_code == 413
             client.get("/tasks", headers={"Authorization": f"Bearer {key}"})
     finally:
         proxy.terminate()

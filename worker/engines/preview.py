@@ -39,6 +39,7 @@ DENSITY = 1.25
 
 class Preview(Renderer):
     phases: ClassVar[Mapping[str, float]] = {"render": 1.0}
+    share = 0.5
 
     def load(self) -> None:
         self.device = "cpu"

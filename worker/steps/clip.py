@@ -20,8 +20,8 @@ from worker.receipt import write_receipt
 from worker.renderers import Renderers
 from worker.steps.store import store
 
-# Shares of the whole, for the progress a user sees. Rendering's own phases divide RENDER between them.
-LOAD, RENDER, ENCODE_VIDEO, STORE = 0.02, 0.90, 0.06, 0.02
+# Shares of the whole, for the progress a user sees. Rendering and encoding divide the rest.
+LOAD, STORE = 0.02, 0.02
 
 
 def make_clip(
@@ -29,10 +29,11 @@ def make_clip(
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Returns the storage key of each artifact by name, and the receipt."""
     clip = Clip.model_validate(claim.step.params)
-    attempt.shares = {"load": LOAD, "encode_video": ENCODE_VIDEO, "store": STORE}
+    attempt.shares = {"load": LOAD, "store": STORE}
     with attempt.phase("load"):
         renderer = renderers.get(clip.engine)
-        attempt.shares |= {name: RENDER * share for name, share in renderer.phases.items()}
+        attempt.shares |= {name: renderer.share * share for name, share in renderer.phases.items()}
+        attempt.shares["encode_video"] = 1 - LOAD - STORE - renderer.share
         picture = _first_picture(clip, read_input(claim, attempt, storage), settings)
     frames, clip = _render(renderer, picture, clip, attempt)
     if clip.continues:

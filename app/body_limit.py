@@ -62,6 +62,7 @@ class BodyLimit(Layer):
         self.uploads += 1
         with ExitStack() as place:
             place.callback(self._let_go)
+            scope.setdefault("state", {})["upload"] = place  # for who waits before there is an answer
 
             async def answer(message: Message) -> None:
                 place.close()

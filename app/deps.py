@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from core.config import Settings
@@ -78,4 +78,8 @@ def links_of(request: Request, services: Annotated[Services, Depends(_services)]
 Given = Annotated[Services, Depends(_services)]
 Known = Annotated[Caller, Depends(_caller)]
 Linked = Annotated[Links, Depends(links_of)]
+RetryKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=255, alias="Idempotency-Key", description="The same request, sent again"),
+]
 needs_key = Depends(_caller)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -219,13 +219,18 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def methods_at(scope: Scope, routes: Sequence[BaseRoute]) -> set[str]:
-    found: set[str] = set()
+    """Of the route with this very path, else of the first that it fits, and of those that are spelled alike."""
+    found = list(matching(scope, routes))
+    spelled = next((path for path, _ in found if path == scope["path"]), found[0][0] if found else "")
+    return {method for path, methods in found if path == spelled for method in methods}
+
+
+def matching(scope: Scope, routes: Sequence[BaseRoute]) -> Iterator[tuple[str, set[str]]]:
     for route in routes:
         if included := getattr(route, "original_router", None):  # what FastAPI makes of a router that was included
-            found |= methods_at(scope, included.routes)
+            yield from matching(scope, included.routes)
         elif route.matches(scope)[0] != Match.NONE:
-            found |= getattr(route, "methods", None) or set()
-    return found
+            yield getattr(route, "path", ""), getattr(route, "methods", None) or set()
 
 
 def answer_http(request: Request, error: HTTPException) -> JSONResponse:

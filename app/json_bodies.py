@@ -38,10 +38,11 @@ class JsonBodies(Layer):
             await refusal(request, full)(scope, receive, send)
             return
         self.held += holds
-        try:
-            await self._check(request, scope, receive, send)
-        finally:
-            self.held -= holds
+        request.state.upload.callback(self._let_go, holds)
+        await self._check(request, scope, receive, send)
+
+    def _let_go(self, holds: int) -> None:
+        self.held -= holds
 
     async def _check(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         try:

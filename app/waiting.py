@@ -1,24 +1,30 @@
-"""Waits for a task's end without holding a thread, for clients that want the video as the answer to their request."""
+"""Follows a task without holding a thread, for clients that wait for the answer to their request."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 
-from starlette.concurrency import run_in_threadpool
+from fastapi import Request
 
-from app.deps import Services
+from app.events import Ticker
+from app.slow_clients import is_ending
+from core.snapshots import Snapshot
 
-# Between two looks into the ledger: a tenth of what was waited already, so that nobody waits much longer than needed.
-SHORTEST_SECONDS, LONGEST_SECONDS = 0.1, 2.0
+LOOK_SECONDS = 1.0  # whether the service ends
 
 
-async def wait_for_end(
-    services: Services, task_id: str, seconds: float, gives_up: Callable[[], Awaitable[bool]]
-) -> None:
-    """Until the task has ended, `seconds` are over, or whoever waits `gives_up`. Raises LedgerUnavailable."""
+async def follow(request: Request, task_id: str, seconds: float) -> AsyncGenerator[Snapshot, None]:
+    """What is known of the task, at each change and each second, until it has ended, `seconds` are over or the service
+    ends. To be closed by whoever leaves it before."""
+    ticker: Ticker = request.app.state.ticker
     clock = asyncio.get_running_loop().time
-    begun = clock()
-    while not (await run_in_threadpool(services.ledger.task, task_id)).status.is_final:
-        waited = clock() - begun
-        if waited >= seconds or await gives_up():
-            return
-        await asyncio.sleep(min(LONGEST_SECONDS, max(SHORTEST_SECONDS, waited / 10), seconds - waited))
+    ends = clock() + seconds
+    with ticker.listen(task_id) as watched:
+        while (left := ends - clock()) > 0 and not is_ending(request):
+            changed, snapshot = watched.changed, watched.snapshot
+            if snapshot:
+                yield snapshot
+                if snapshot.status.is_final:
+                    return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), min(left, LOOK_SECONDS))

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Header, UploadFile
+from fastapi import APIRouter, Form, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.accept import accept
-from app.deps import Given, Known, Linked
+from app.deps import Given, Known, Linked, RetryKey
 from app.errors import documented
 from app.eta import at_acceptance
 from app.form import FormRoute, PictureText, also_json, without_null
@@ -85,7 +85,7 @@ def generate(
     services: Given,
     caller: Known,
     links: Linked,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    idempotency_key: RetryKey = None,
 ) -> Accepted:
     """Answers as soon as the picture is stored and the task recorded. What is not given comes from the engine's
     entry (`GET /engines`); a value out of range is refused, never changed. With an `Idempotency-Key`, a

@@ -4,10 +4,8 @@ Each request stands for itself, so that any of several front processes may answe
 layers around, as everywhere.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -24,19 +22,17 @@ from app.accept import accept
 from app.body_limit import largest_upload
 from app.deps import Caller, Links, Services, links_of
 from app.errors import told
-from app.events import Ticker
 from app.finished import require_result
 from app.routes import engines, status
 from app.routes.engines import EngineList
 from app.routes.status import TaskPage, TaskStatus
-from app.slow_clients import is_ending
 from app.source import read_picture
+from app.waiting import follow
 from core.config import Settings
 from core.errors import KinoraError, TaskNotFound
 from core.spec import ClipRequest
 from core.task import ID_PATTERN, Dialect, Status
 
-LOOK_SECONDS = 1.0  # whether the service ends
 MOST_SECONDS = 60  # of one wait: many clients give a tool a minute
 LARGEST_VIDEO = 25_000_000
 
@@ -117,26 +113,19 @@ async def wait_for_task(
     asked = Asked(context)
     with refusals():
         await run_in_threadpool(asked.services.ledger.task, task_id, asked.caller.sees)
-        await watch(asked.request, task_id, seconds, partial(context.report_progress, total=100))
+        await tell_progress(context, asked.request, task_id, seconds)
         return await run_in_threadpool(status.status, task_id, asked.services, asked.caller, asked.links)
 
 
-async def watch(request: Request, task_id: str, seconds: float, tell: Callable[[float], Awaitable[None]]) -> None:
+async def tell_progress(context: Context[Any, Request], request: Request, task_id: str, seconds: float) -> None:
     """Until the task has ended, `seconds` are over or the service ends. Progress only ever rises, as the protocol wants
     it."""
-    ticker: Ticker = request.app.state.ticker
-    clock = asyncio.get_running_loop().time
-    ends, highest = clock() + seconds, -1
-    with ticker.listen(task_id) as watched:
-        while (left := ends - clock()) > 0 and not is_ending(request):
-            changed, snapshot = watched.changed, watched.snapshot
-            if snapshot and snapshot.progress > highest:
+    highest = -1
+    async with aclosing(follow(request, task_id, seconds)) as snapshots:
+        async for snapshot in snapshots:
+            if snapshot.progress > highest:
                 highest = snapshot.progress
-                await tell(highest)
-            if snapshot and snapshot.status.is_final:
-                return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), min(left, LOOK_SECONDS))
+                await context.report_progress(highest, total=100)
 
 
 def cancel_task(context: Context[Any, Request], task_id: TaskId) -> TaskStatus:

@@ -1,7 +1,7 @@
 """Replicate's HTTP API, as far as its clients need it to run a model that makes a video out of a picture."""
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from app.accept import accept
-from app.deps import Caller, Given, Known, Linked, Links, Services
+from app.deps import Caller, Given, Known, Linked, Links, RetryKey, Services
 from app.errors import documented
 from app.routes import status
-from app.slow_clients import is_ending
+from app.routes.generate import ACCEPT_ERRORS
 from app.source import read_picture
-from app.waiting import wait_for_end
+from app.waiting import follow
 from core import errors
 from core.config import Settings
 from core.destination import check_destination
@@ -109,33 +109,23 @@ class Version(BaseModel):
 
 ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.LedgerUnavailable)
 CREATED: dict[int | str, dict[str, Any]] = {201: {"model": Prediction, "description": "Accepted, or what became of it"}}
-CREATION = CREATED | documented(
-    errors.InvalidParameter,
-    errors.DestinationForbidden,
-    errors.FetchFailed,
-    errors.FileMissing,
-    errors.UploadTooLarge,
-    errors.ImageUnsupported,
-    errors.ImageUnreadable,
-    errors.ImageTooLarge,
-    errors.ImageTooSmall,
-    errors.QueueFull,
-    errors.QuotaExceeded,
-    errors.StorageFull,
-    errors.EngineUnavailable,
-    errors.LedgerUnavailable,
-    errors.StorageUnavailable,
-)
+CREATION = CREATED | ACCEPT_ERRORS
 Prefer = Annotated[str, Header(description="`wait`, or `wait=` and up to 60 seconds: answer when it has ended")]
 
 
 @router.post("/v1/predictions", status_code=201, summary="Make a clip as Replicate does", responses=CREATION)
 def create_prediction(
-    request: Request, asked: NewPrediction, services: Given, caller: Known, links: Linked, prefer: Prefer = ""
+    request: Request,
+    asked: NewPrediction,
+    services: Given,
+    caller: Known,
+    links: Linked,
+    prefer: Prefer = "",
+    idempotency_key: RetryKey = None,
 ) -> StreamingResponse:
     """`version` or `model` is that of a public Stable Video Diffusion model, which means this service's own engine, or
     the name of an engine."""
-    return create(request, asked, asked.version or asked.model, services, caller, links, prefer)
+    return create(request, asked, asked.version or asked.model, services, caller, links, prefer, idempotency_key)
 
 
 @router.post(
@@ -150,9 +140,10 @@ def create_model_prediction(
     caller: Known,
     links: Linked,
     prefer: Prefer = "",
+    idempotency_key: RetryKey = None,
 ) -> StreamingResponse:
     """As `POST /v1/predictions`, with the model in the path."""
-    return create(request, asked, f"{owner}/{name}", services, caller, links, prefer)
+    return create(request, asked, f"{owner}/{name}", services, caller, links, prefer, idempotency_key)
 
 
 @router.get("/v1/predictions", summary="List predictions", responses=ERRORS)
@@ -224,6 +215,7 @@ def create(
     caller: Caller,
     links: Links,
     prefer: str,
+    idempotency_key: str | None,
 ) -> StreamingResponse:
     engine, given, seconds = engine_of(ref, services), dict(asked.input), seconds_to_wait(prefer)
     named = [name for name in PICTURES if given.get(name)]
@@ -236,6 +228,7 @@ def create(
         caller,
         picture,
         clip,
+        idempotency_key,
         callback=callback_of(asked, services.settings),
         dialect=Dialect.REPLICATE,
         sized=partial(with_size, clip, sizing) if sizing else None,
@@ -251,11 +244,10 @@ async def wait_until_ended(
     begun = {"id": task_id, "status": "starting", "created_at": datetime.now(UTC), "data_removed": False}
     answer = Prediction.model_validate(located(begun, links.base, ""))
 
-    async def gives_up() -> bool:
-        return is_ending(request)
-
+    async with aclosing(follow(request, task_id, seconds)) as snapshots:
+        async for _ in snapshots:
+            pass
     with suppress(LedgerUnavailable):
-        await wait_for_end(services, task_id, seconds, gives_up)
         answer = describe(links, *await run_in_threadpool(services.ledger.task_with_steps, task_id))
     if seconds and answer.completed_at is None:
         answer.status = "starting"  # any other has the client's `run` believe that it has ended

@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.accept import accept
 from app.base64_json import MARK, json_with_base64
-from app.deps import Given, Known, Services
+from app.deps import Given, Known, RetryKey, Services
 from app.errors import documented
 from app.finished import require_result
 from app.form import FormRoute, without_null
+from app.routes.generate import ACCEPT_ERRORS
 from app.routes.results import serve
 from app.source import uploaded
 from core import errors
@@ -45,26 +46,13 @@ class InProgress(Generation):
 @router.post(
     "/v2beta/image-to-video",
     summary="Make a clip as Stability's API did",
-    responses=documented(
-        errors.InvalidParameter,
-        errors.DestinationForbidden,
-        errors.FetchFailed,
-        errors.FileMissing,
-        errors.UploadTooLarge,
-        errors.ImageUnsupported,
-        errors.ImageUnreadable,
-        errors.ImageTooLarge,
-        errors.ImageTooSmall,
-        errors.QueueFull,
-        errors.QuotaExceeded,
-        errors.StorageFull,
-        errors.EngineUnavailable,
-        errors.LedgerUnavailable,
-        errors.StorageUnavailable,
-    ),
+    responses=ACCEPT_ERRORS,
 )
 def image_to_video(
-    form: Annotated[ImageToVideoForm, Form(media_type="multipart/form-data")], services: Given, caller: Known
+    form: Annotated[ImageToVideoForm, Form(media_type="multipart/form-data")],
+    services: Given,
+    caller: Known,
+    idempotency_key: RetryKey = None,
 ) -> Generation:
     """The clip has the size of the picture. Everything that Stability's API had no name for comes from the engine's
     entry (`GET /engines`)."""
@@ -75,6 +63,7 @@ def image_to_video(
         caller,
         picture,
         asked,
+        idempotency_key,
         dialect=Dialect.STABILITY,
         sized=lambda size: asked.model_copy(update=check_size(size)),
     )

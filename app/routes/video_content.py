@@ -1,20 +1,20 @@
 """What was made: GET /v1/videos/{video_id}/content, and POST /v1/videos/sync for those who wait for it."""
 
+from contextlib import aclosing
 from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from app.deps import Caller, Given, Known, Services
+from app.deps import Caller, Given, Known, RetryKey, Services
 from app.errors import documented
 from app.form import FormRoute, also_json
 from app.routes.generate import ACCEPT_ERRORS
 from app.routes.results import ERRORS, REDIRECT, serve
-from app.routes.video_forms import CreateFields, CreateForm, RetryKey, begin_new
+from app.routes.video_forms import CreateFields, CreateForm, begin_new
 from app.routes.video_object import find
-from app.slow_clients import is_ending
-from app.waiting import wait_for_end
+from app.waiting import follow
 from core import errors
 
 router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=FormRoute)
@@ -72,13 +72,11 @@ async def make_video(
     ten minutes are over or the service ends (409): sent again with the same `Idempotency-Key`, the request waits for
     the same task."""
     task_id = await run_in_threadpool(begin_new, services, caller, form, idempotency_key)
-
-    async def gives_up() -> bool:
-        return is_ending(request) or await request.is_disconnected()
-
-    await wait_for_end(services, task_id, SYNC_SECONDS, gives_up)
-    if await request.is_disconnected():
-        return Response(status_code=CLIENT_LEFT)
+    request.state.upload.close()  # its place is for others while this one waits
+    async with aclosing(follow(request, task_id, SYNC_SECONDS)) as snapshots:
+        async for _ in snapshots:
+            if await request.is_disconnected():
+                return Response(status_code=CLIENT_LEFT)
     return await run_in_threadpool(made, services, caller, request, task_id)
 
 

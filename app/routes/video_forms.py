@@ -5,7 +5,7 @@ import json
 import re
 from typing import Annotated, Any
 
-from fastapi import Form, Header, UploadFile
+from fastapi import Form, UploadFile
 from pydantic import ConfigDict, Field, model_validator
 
 from app.accept import accept
@@ -34,7 +34,6 @@ PICTURES = (
 
 Picture = UploadFile | None
 PictureURL = PictureText | None
-RetryKey = Annotated[str | None, Header(min_length=1, max_length=255, alias="Idempotency-Key")]
 
 
 class VideoForm(ClipRequest):

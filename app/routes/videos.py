@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
-from app.deps import Caller, Given, Known, Services
+from app.deps import Caller, Given, Known, RetryKey, Services
 from app.ending import delete_task
 from app.errors import documented
 from app.eta import UNKNOWN
@@ -16,7 +16,6 @@ from app.routes.video_forms import (
     ContinueForm,
     CreateFields,
     CreateForm,
-    RetryKey,
     VideoFields,
     VideoForm,
     begin,

@@ -143,7 +143,7 @@ def test_it_works_without_blocking(service: Service) -> None:
     [
         ("preview", {}, "file_missing", "give one picture"),
         ("preview", {"image": "http://127.0.0.1/x.png"}, "destination_forbidden", "image"),
-        ("f" * 64, {"image": "aGVsbG8="}, "invalid_parameter", "version or model must be one of auto, svd-xt, svd, preview"),
+        ("f" * 64, {"image": "aGVsbG8="}, "invalid_parameter", "version or model must be one of auto, svd-xt"),
         (
             "preview",
             {"image": "aGVsbG8=", "sizing_strategy": "?"},

@@ -1,4 +1,4 @@
-"""Our own MP4s read again: their frames, and two of them joined into one."""
+"""Our own MP4s read again, and nothing else: their frames, and two of them joined into one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -19,7 +19,7 @@ AS_SHOWN = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FU
 def frames_of(path: Path) -> Iterator[NDArray[np.uint8]]:
     """Each frame as sRGB, (height, width, 3). Raises EncodingFailed where the file is no video."""
     try:
-        with av.open(path) as container:
+        with av.open(path, format="mp4") as container:
             yield from map(shown, container.decode(video=0))
     except av.FFmpegError as error:
         raise unreadable(error) from error
@@ -28,7 +28,7 @@ def frames_of(path: Path) -> Iterator[NDArray[np.uint8]]:
 def last_frame(path: Path) -> NDArray[np.uint8]:
     """Raises EncodingFailed where the file is no video."""
     try:
-        with av.open(path) as container:
+        with av.open(path, format="mp4") as container:
             stream = container.streams.video[0]
             container.seek(stream.duration or 0, stream=stream)  # to the key frame before
             *_, last = container.decode(stream)
@@ -62,7 +62,7 @@ def join_mp4(parts: Sequence[Path], path: Path, quality: int, check: Callable[[]
 def header_of(path: Path) -> tuple[int, int, bytes]:
     """What a decoder must know before the first frame."""
     try:
-        with av.open(path) as container:
+        with av.open(path, format="mp4") as container:
             codec = container.streams.video[0].codec_context
             return codec.width, codec.height, codec.extradata or b""
     except (av.FFmpegError, IndexError) as error:
@@ -74,7 +74,7 @@ def copy_packets(parts: Sequence[Path], path: Path, check: Callable[[], None]) -
     with created_mp4(path) as joined:
         stream = None
         for part in parts:
-            with av.open(part) as container:
+            with av.open(part, format="mp4") as container:
                 source = container.streams.video[0]
                 stream = stream or joined.add_stream_from_template(source)
                 for packet in container.demux(source):
@@ -90,7 +90,7 @@ def copy_packets(parts: Sequence[Path], path: Path, check: Callable[[], None]) -
 
 
 def encode_again(parts: Sequence[Path], path: Path, quality: int, check: Callable[[], None]) -> int:
-    with av.open(parts[0]) as container:
+    with av.open(parts[0], format="mp4") as container:
         source = container.streams.video[0]
         width, height, fps = source.width, source.height, round(source.average_rate or 1)
     frames = chain.from_iterable(map(frames_of, parts))

@@ -10,6 +10,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 LIFE_SECONDS = 60
+MOST_DIGITS = 18  # of a number, which may be anybody's who can write into Redis
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,7 @@ class Previews:
     def get(self, task_id: str) -> Preview | None:
         with _at_no_cost():
             webp, number = self._values(keys(task_id))
-            if webp and number and number.isdigit():
+            if webp and is_number(number):
                 return Preview(int(number), webp)
         return None
 
@@ -45,7 +46,7 @@ class Previews:
         """Of those that have one, in one question."""
         with _at_no_cost():
             found = zip(task_ids, self._values([keys(task_id)[1] for task_id in task_ids]), strict=True)
-            return {task_id: int(number) for task_id, number in found if number and number.isdigit()}
+            return {task_id: int(number) for task_id, number in found if is_number(number)}
         return {}
 
     def forget(self, task_id: str) -> None:
@@ -54,6 +55,10 @@ class Previews:
 
     def _values(self, names: Sequence[str]) -> Any:
         return self.redis.mget(names) if names else []
+
+
+def is_number(found: bytes | None) -> bool:
+    return found is not None and found.isdigit() and len(found) <= MOST_DIGITS
 
 
 def keys(task_id: str) -> tuple[str, str]:

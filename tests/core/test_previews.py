@@ -62,3 +62,6 @@ def test_what_others_wrote_there_is_no_preview(redis_server: RedisServer) -> Non
     redis_server.client.delete("kinora:preview:a:number")
     redis_server.client.lpush("kinora:preview:a:number", 1)
     assert previews.numbers_of(["a"]) == {}
+    redis_server.client.delete("kinora:preview:a:number")
+    redis_server.client.set("kinora:preview:a:number", "9" * 5000)  # more than Python would read as a number
+    assert (previews.get("a"), previews.numbers_of(["a"])) == (None, {})

@@ -129,10 +129,11 @@ def host_of(url: str) -> str:
 
 def _split(url: str, param: str) -> tuple[SplitResult, str, int]:
     """The parts of `url`, its host in its one spelling, and its port. Raises InvalidParameter."""
+    size = len(url.encode(errors="replace"))
+    if size > MAX_URL:
+        raise InvalidParameter(f"{param} must have at most {MAX_URL} bytes; got {size}", param=param)
     if any(letter.isspace() or not letter.isprintable() for letter in url):
         raise InvalidParameter(f"{param} must hold no spaces and no control characters", param=param)
-    if len(url.encode()) > MAX_URL:
-        raise InvalidParameter(f"{param} must have at most {MAX_URL} bytes; got {len(url.encode())}", param=param)
     try:
         parts = urlsplit(url)
         if parts.scheme not in PORTS or not parts.netloc:

@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 5
 LINGER_SECONDS = 2.0
+MOST_SAID = 1000  # characters of a message, which may name what was sent, and of the field's name
 
 STABILITY = "/v2beta/"
 REPLICATE = ("/v1/predictions", "/v1/models/", "/v1/files", "/v1/webhooks/")
@@ -90,6 +91,7 @@ def describe(status: int, code: str, message: str, param: str | None) -> ErrorBo
 def answer(
     request: Request, status: int, code: str, message: str, param: str | None = None, **headers: str
 ) -> JSONResponse:
+    message, param = message[:MOST_SAID], param and param[:MOST_SAID]
     body = describe(status, code, message, param).model_dump() | as_elsewhere(
         request.scope["path"], status, code, message
     )
@@ -199,7 +201,7 @@ def answer_to(request: Request, error: KinoraError) -> JSONResponse:
 def told(error: KinoraError) -> tuple[str, str]:
     """The code and the message for a caller. Where a store stands and how it failed is for the log."""
     code = error.reason if isinstance(error, errors.TaskGone) else error.code
-    return code, f"{type(error).__doc__}" if isinstance(error, errors.Unavailable) else error.message
+    return code, f"{type(error).__doc__}" if isinstance(error, errors.Unavailable) else error.message[:MOST_SAID]
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -110,7 +110,7 @@ def from_base64(given: bytes, param: str) -> bytes:
     head = DATA_URL.match(given[:300])
     text = given[head.end() if head else 0 :]
     try:
-        return base64.b64decode(text.translate(None, b"\r\n \t").translate(URL_SAFE), validate=True)
+        return base64.b64decode(text.translate(URL_SAFE, b"\r\n \t"), validate=True)
     except binascii.Error as error:
         if head:
             raise InvalidParameter(f"{param} holds a data: URL whose base64 is broken", param=param) from error

@@ -115,9 +115,9 @@ function again() {
   derive(`v1/videos/${shown.task_id}/remix`, { seed: minimum + (drawn()[0] % (maximum - minimum + 1)) });
 }
 
+/** By as many frames as it was asked for with; whole seconds may be more of them than the engine makes. */
 function longer() {
-  const { num_frames: frames, fps } = shown.params;
-  derive("v1/videos/extensions", { video: { id: shown.task_id }, seconds: Math.max(1, Math.round(frames / fps)) });
+  derive("v1/videos/extensions", { video: { id: shown.task_id } });
 }
 
 async function cancel() {

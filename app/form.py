@@ -22,6 +22,7 @@ from core.errors import InvalidParameter
 
 MAX_FIELDS = 40
 MAX_FIELD_BYTES = 20_000
+MAX_NAME = 200  # characters: what is in an object of JSON has the object's name before its own, each time
 MAX_URLENCODED = 64 * 1024  # of these Starlette bounds nothing
 
 # Where a picture is expected, or a URL, or base64: all of them are read as files, which are not held in memory.
@@ -137,6 +138,8 @@ def as_file(name: str, value: str | UploadFile) -> str | UploadFile:
 def fields_of(found: dict[str, Any], inside: str = "") -> Iterator[tuple[str, str | UploadFile]]:
     for key, value in found.items():
         name = f"{inside}[{key}]" if inside else key
+        if len(name) > MAX_NAME:
+            raise HTTPException(400, f"the name of a field may have at most {MAX_NAME} characters")
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, dict):
                 yield from fields_of(each, name)

@@ -1,4 +1,5 @@
-"""Bounds on JSON that may hold a picture, before anything parses it.
+"""Bounds on JSON that may hold a picture, before anything parses it: on all that is sent where one is taken and is no
+form, for what else is read as JSON is for the route to say.
 
 It has to be in memory as a whole, so only so much of it is at a time. And what is not the text of a picture must be
 small: a list of a million lists takes far more time and memory to read than it has bytes.
@@ -10,9 +11,10 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.body_limit import FORM_BYTES, takes_picture
+from app.body_limit import FORM_BYTES, largest_upload, takes_picture
 from app.errors import refusal
 from app.layer import Layer
+from app.room import Room
 from core.errors import QueueFull, UploadTooLarge
 
 HELD_BYTES = 128_000_000
@@ -22,32 +24,22 @@ PICTURE = re.compile(rb'"(?:data:[a-zA-Z0-9/.+-]{1,100};base64,)?[A-Za-z0-9+/=_\
 
 
 class JsonBodies(Layer):
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, max_upload_mb: int) -> None:
         super().__init__(app)
-        self.held = 0
+        self.largest = largest_upload(max_upload_mb)
+        bytes_held = max(HELD_BYTES, 2 * self.largest)  # of which a key has half
+        self.room = Room(bytes_held, "as many pictures are coming in as JSON as may at once")
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        if not takes_picture(scope["path"]) or not is_json(request):
+        if request.method != "POST" or not takes_picture(scope["path"]) or is_form(request):
             await self.app(scope, receive, send)
             return
-        length = request.headers.get("content-length", "")
-        holds = int(length) if length.isdigit() else HELD_BYTES // 4  # more than MAX_UPLOAD_MB allows, as it comes
-        if self.held and self.held + holds > HELD_BYTES:
-            full = QueueFull("as many pictures are coming in as JSON as may at once", retry_after=5)
-            await refusal(request, full)(scope, receive, send)
-            return
-        self.held += holds
-        request.state.upload.callback(self._let_go, holds)
-        await self._check(request, scope, receive, send)
-
-    def _let_go(self, holds: int) -> None:
-        self.held -= holds
-
-    async def _check(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
+        owner, length = request.state.caller.owner, request.headers.get("content-length", "")
         try:
-            body = await read_body(receive)
-        except HTTPException as error:  # too slow or too large
+            with self.room.place(owner, int(length) if length.isdigit() else self.largest):
+                body = await read_body(receive)
+        except (QueueFull, HTTPException) as error:  # there is no room, or it is too slow or too large
             await refusal(request, error)(scope, receive, send)
             return
         if body is None:
@@ -56,12 +48,14 @@ class JsonBodies(Layer):
             message = f"without its pictures the request may have at most {FORM_BYTES} bytes"
             await refusal(request, UploadTooLarge(message))(scope, receive, send)
             return
+        # Which is no more than it had a moment ago.
+        request.state.upload.enter_context(self.room.place(owner, len(body)))
         await self.app(scope, replay(body, receive), send)
 
 
-def is_json(request: Request) -> bool:
+def is_form(request: Request) -> bool:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return kind == "application/json" or kind.endswith("+json")
+    return kind in ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
 async def read_body(receive: Receive) -> bytes | None:

@@ -84,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.examined_at = float("-inf")
     errors.install(app)
     # Each is wrapped around those before it.
-    app.add_middleware(JsonBodies)
+    app.add_middleware(JsonBodies, max_upload_mb=settings.max_upload_mb)
     app.add_middleware(BodyLimit, max_upload_mb=settings.max_upload_mb)
     app.add_middleware(Authentication, limiter=app.state.limiter)
     app.add_middleware(SlowClients)

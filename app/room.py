@@ -22,18 +22,18 @@ class Room:
         self._lock = threading.Lock()
 
     @contextmanager
-    def place(self, owner: str) -> Iterator[None]:
-        """Raises QueueFull at once where none is left for `owner`."""
+    def place(self, owner: str, places: int = 1) -> Iterator[None]:
+        """One, or so many. Raises QueueFull at once where not as many are left for `owner`."""
         most = self.places // 2 if owner else self.places
         with self._lock:
-            if not self.free or self._taken[owner] >= most:
+            if places > self.free or self._taken[owner] + places > most:
                 raise QueueFull(self.full, retry_after=COME_BACK_SECONDS)
-            self._count(owner, 1)
+            self._count(owner, places)
         try:
             yield
         finally:
             with self._lock:
-                self._count(owner, -1)
+                self._count(owner, -places)
 
     def _count(self, owner: str, more: int) -> None:
         self.free -= more

@@ -4,8 +4,10 @@ import base64
 import hashlib
 import json
 import textwrap
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from fastapi.testclient import TestClient
@@ -14,11 +16,13 @@ from app import json_bodies
 from app.accept import accept
 from app.auth import ANYONE
 from app.deps import Services
+from app.routes import video_content
 from app.source import Extension, Remix
 from core.errors import InvalidParameter, NotReady, TaskGone
 from core.spec import Clip, ClipRequest
 from core.task import Claim, Status
 from tests.app.conftest import CAT, VIDEO, png
+from tests.servers import wait_until
 
 TEXT = base64.b64encode(CAT).decode()
 DATA_URL = f"data:image/jpeg;base64,{TEXT}"
@@ -109,6 +113,8 @@ def test_json_says_all_that_a_form_says(client: TestClient, services: Services) 
         ('{"image": "x", "width": "wide"}', 422, "width"),
         ('{"image": "x", "fps": true}', 422, "fps"),
         (json.dumps({"image": "x"} | {f"a{number}": 1 for number in range(50)}), 400, None),
+        (json.dumps({"image": "x", "A" * 1000: {f"a{number}": 1 for number in range(5000)}}), 400, None),
+        ('{"image":"x","a":' + '{"a":' * 900 + "1" + "}" * 901, 400, None),
     ],
 )
 def test_json_that_asks_for_nothing_sensible_is_refused(
@@ -136,14 +142,41 @@ def test_json_is_small_but_for_its_pictures(client: TestClient, body: str) -> No
 
 def test_only_so_much_json_is_held_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_bodies, "HELD_BYTES", 1)
-    assert client.post("/generate", json={"image": TEXT}).status_code == 202, "one is always taken"
+    assert client.post("/generate", json={"image": TEXT}).status_code == 202, "the largest is always taken"
     layer = client.app.middleware_stack
     while not isinstance(layer, json_bodies.JsonBodies):
         layer = layer.app if not hasattr(layer, "counted") else layer.counted[True].app
-    assert layer.held == 0
-    layer.held = 1
-    answer = client.post("/generate", json={"image": TEXT})
+    assert layer.room.free == layer.room.places
+    with layer.room.place("", layer.room.places):
+        answer = client.post("/generate", json={"image": TEXT})
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+
+
+def test_json_of_unknown_length_holds_no_more_than_it_has_while_somebody_waits(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_content, "SYNC_SECONDS", 60.0)
+    body = json.dumps({"image_url": DATA_URL, "model": "svd-xt"}).encode()
+    ask = partial(client.post, "/v1/videos/sync", headers={"Content-Type": "application/json"})
+    waiting = [threading.Thread(target=lambda: ask(content=iter([body]))) for _ in range(6)]
+    for thread in waiting:
+        thread.start()
+    wait_until(lambda: len(client.get("/tasks").json()["tasks"]) == len(waiting), what="the tasks")
+    assert client.post("/generate", json={"image": TEXT}).status_code == 202
+    for task in client.get("/tasks").json()["tasks"]:
+        client.post(f"/cancel/{task['task_id']}")
+    for thread in waiting:
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", ["application/json, text/plain", "application/jsonx", "text/plain", None])
+def test_json_is_small_whatever_it_calls_itself(client: TestClient, kind: str | None) -> None:
+    """The protocol's own library reads some of these as JSON."""
+    body = '{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"a":[' + "[]," * 100_000 + "[]]}}"
+    headers = {"Accept": "application/json, text/event-stream"} | ({"Content-Type": kind} if kind else {})
+    for path in ("/mcp", "/v1/predictions", "/generate"):
+        answer = client.post(path, content=body.encode(), headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "upload_too_large"), answer.text
 
 
 def test_an_upload_in_base64_may_be_as_large_as_any(client: TestClient, services: Services) -> None:
@@ -231,6 +264,16 @@ def test_what_must_not_change_in_one_video_is_refused(services: Services, made: 
     with pytest.raises(InvalidParameter, match="as in the video that goes on") as refused:
         again(services, Extension(services.ledger.task(made)), **{name: value})
     assert refused.value.param == name
+
+
+def test_the_longest_clip_that_an_engine_makes_goes_on_without_a_length(
+    services: Services, client: TestClient, claim: Callable[[str], Claim]
+) -> None:
+    """25 frames at 7 a second: four whole seconds would be 29 more."""
+    task_id = client.post("/generate", files={"file": CAT}, data={"engine": "svd-xt"}).json()["task_id"]
+    finish_with(services, claim(task_id))
+    answer = client.post("/v1/videos/extensions", json={"video": {"id": task_id}})
+    assert (answer.status_code, answer.json().get("seconds")) == (200, "7"), answer.text
 
 
 def test_a_video_does_not_go_on_for_ever(services: Services, made: str) -> None:

@@ -17,13 +17,13 @@ from app.errors import documented
 from app.routes import status
 from app.routes.generate import ACCEPT_ERRORS
 from app.source import read_picture
-from app.waiting import follow
+from app.waiting import WAITING, follow
 from core import errors
 from core.config import Settings
 from core.destination import check_destination
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.engines import known_engines
-from core.errors import FileMissing, InvalidParameter, LedgerUnavailable
+from core.errors import FileMissing, InvalidParameter, LedgerUnavailable, QueueFull
 from core.prediction import OWNER, located, prediction_of
 from core.spec import ClipRequest
 from core.task import Callback, Dialect, Step, Task, progress_of
@@ -233,20 +233,21 @@ def create(
         dialect=Dialect.REPLICATE,
         sized=partial(with_size, clip, sizing) if sizing else None,
     )
-    answer = wait_until_ended(request, services, links, task_id, seconds)
+    answer = wait_until_ended(request, services, caller, links, task_id, seconds)
     return StreamingResponse(answer, 201, media_type="application/json")
 
 
 async def wait_until_ended(
-    request: Request, services: Services, links: Links, task_id: str, seconds: float
+    request: Request, services: Services, caller: Caller, links: Links, task_id: str, seconds: float
 ) -> AsyncIterator[str]:
     # What can be said where the ledger is away by now: what was promised is kept.
     begun = {"id": task_id, "status": "starting", "created_at": datetime.now(UTC), "data_removed": False}
     answer = Prediction.model_validate(located(begun, links.base, ""))
 
-    async with aclosing(follow(request, task_id, seconds)) as snapshots:
-        async for _ in snapshots:
-            pass
+    with suppress(QueueFull), WAITING.place(caller.owner):  # without room nobody waits
+        async with aclosing(follow(request, task_id, seconds)) as snapshots:
+            async for _ in snapshots:
+                pass
     with suppress(LedgerUnavailable):
         answer = describe(links, *await run_in_threadpool(services.ledger.task_with_steps, task_id))
     if seconds and answer.completed_at is None:

@@ -14,7 +14,7 @@ from app.routes.generate import ACCEPT_ERRORS
 from app.routes.results import ERRORS, REDIRECT, serve
 from app.routes.video_forms import CreateFields, CreateForm, begin_new
 from app.routes.video_object import find
-from app.waiting import follow
+from app.waiting import WAITING, follow
 from core import errors
 
 router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=FormRoute)
@@ -71,12 +71,13 @@ async def make_video(
     """As vLLM-Omni has it: the answer is the MP4. The task is one like any other, and goes on where the client leaves,
     ten minutes are over or the service ends (409): sent again with the same `Idempotency-Key`, the request waits for
     the same task."""
-    task_id = await run_in_threadpool(begin_new, services, caller, form, idempotency_key)
-    request.state.upload.close()  # its place is for others while this one waits
-    async with aclosing(follow(request, task_id, SYNC_SECONDS)) as snapshots:
-        async for _ in snapshots:
-            if await request.is_disconnected():
-                return Response(status_code=CLIENT_LEFT)
+    with WAITING.place(caller.owner):
+        task_id = await run_in_threadpool(begin_new, services, caller, form, idempotency_key)
+        request.state.upload.close()  # its place is for others while this one waits
+        async with aclosing(follow(request, task_id, SYNC_SECONDS)) as snapshots:
+            async for _ in snapshots:
+                if await request.is_disconnected():
+                    return Response(status_code=CLIENT_LEFT)
     return await run_in_threadpool(made, services, caller, request, task_id)
 
 

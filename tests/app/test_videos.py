@@ -10,7 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.deps import Services
-from app.routes import video_content
+from app.room import Room
+from app.routes import predictions, video_content
 from app.routes.video_object import poll_after_ms
 from core.task import Claim, ErrorInfo
 from tests.app.conftest import CAT, VIDEO, upload, worker_that_says
@@ -357,6 +358,21 @@ def test_sync_tells_what_the_task_ended_with(
     services.ledger.fail(claim(only_task(client)), ErrorInfo("gpu_out_of_memory", "too big"))
     thread.join()
     assert refused(answers[0])[:2] == (410, "gpu_out_of_memory")
+
+
+def test_only_so_many_wait(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room(1, "as many wait as may")
+    monkeypatch.setattr(video_content, "WAITING", room)
+    monkeypatch.setattr(predictions, "WAITING", room)
+    thread, answers = waiting_for(client)
+    assert refused(client.post("/v1/videos/sync", files={"input_reference": CAT}))[:2] == (429, "queue_full")
+    asked = {"version": "preview", "input": {"image": JSON_CAT}}
+    at_once = client.post("/v1/predictions", json=asked, headers={"Prefer": "wait"})
+    assert (at_once.status_code, at_once.json()["status"]) == (201, "starting")
+    for video in client.get("/v1/videos").json()["data"]:
+        client.post(f"/cancel/{video['id']}")
+    thread.join()
+    assert (answers[0].status_code, room.free) == (410, 1)
 
 
 def test_sync_names_the_task_that_takes_too_long(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

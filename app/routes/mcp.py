@@ -23,6 +23,7 @@ from app.body_limit import largest_upload
 from app.deps import Caller, Links, Services, links_of
 from app.errors import told
 from app.finished import require_result
+from app.room import Room
 from app.routes import engines, status
 from app.routes.engines import EngineList
 from app.routes.status import TaskPage, TaskStatus
@@ -34,7 +35,8 @@ from core.spec import ClipRequest
 from core.task import ID_PATTERN, Dialect, Status
 
 MOST_SECONDS = 60  # of one wait: many clients give a tool a minute
-LARGEST_VIDEO = 25_000_000
+LARGEST_VIDEO = 4_000_000  # of which its exchange holds seven copies until the client has read it
+EXCHANGES = Room(100, "as many speak MCP as may at once")
 
 INSTRUCTIONS = """Kinora makes a short video out of a picture. make_video answers at once with a task_id; wait_for_task
 waits for it, again and again if need be; then the video is the resource kinora://videos/{task_id}, and at result_url.
@@ -65,7 +67,8 @@ class Exchange(Response):
     """Reads the request and answers it as the protocol wants it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await scope["app"].state.mcp.handle_request(scope, receive, send)
+        with EXCHANGES.place(scope["state"]["caller"].owner):
+            await scope["app"].state.mcp.handle_request(scope, receive, send)
 
 
 @router.post("/mcp", include_in_schema=False)

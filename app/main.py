@@ -55,10 +55,9 @@ LEDGER_SECONDS = 5.0
 
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "DELETE"],
-    "allow_headers": [
-        *("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Range", "X-Request-ID"),
-    ],
-    "expose_headers": ["X-Request-ID", "Retry-After", "Content-Range", "ETag"]
+    "allow_headers": ["*"],  # each vendor's client sends some of its own; who may call is said by CORS_ORIGINS
+    "expose_headers": ["X-Request-ID", "Retry-After", "Content-Range", "ETag", "openai-poll-after-ms"]
+    + ["X-Inference-Time-S", "finish-reason", "seed"]
     + [f"X-RateLimit-{name}" for name in ("Limit", "Remaining", "Reset")],
 }
 

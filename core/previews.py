@@ -10,6 +10,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 LIFE_SECONDS = 60
+MOST_BYTES = 2_000_000  # ours have some ten thousand
 MOST_DIGITS = 18  # of a number, which may be anybody's who can write into Redis
 
 log = structlog.get_logger(__name__)
@@ -37,9 +38,11 @@ class Previews:
 
     def get(self, task_id: str) -> Preview | None:
         with _at_no_cost():
-            webp, number = self._values(keys(task_id))
-            if webp and is_number(number):
-                return Preview(int(number), webp)
+            picture, number = keys(task_id)
+            found: Any = self.redis.get(number)
+            webp: Any = self.redis.getrange(picture, 0, MOST_BYTES)  # whatever else somebody wrote there
+            if webp and len(webp) <= MOST_BYTES and is_number(found):
+                return Preview(int(found), webp)
         return None
 
     def numbers_of(self, task_ids: Sequence[str]) -> dict[str, int]:

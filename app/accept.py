@@ -3,14 +3,14 @@
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
 
-from app.again import as_before, check_finished, extended_from, frames_before, remixed_from
+from app.again import as_before, check_there, extended_from, frames_before, remixed_from
 from app.deps import Caller, Services
-from app.source import Source, gather, name_of
+from app.source import Sizing, Source, gather, name_of
 from core.config import Settings
 from core.destination import check_destination
 from core.engines import Engine, find_engine, known_engines
@@ -40,7 +40,7 @@ def accept(
     dialect: Dialect = Dialect.KINORA,
     shape_only: bool = False,
     warnings: Sequence[str] = (),
-    sized: Callable[[tuple[int, int]], ClipRequest] | None = None,
+    sizing: Sizing | None = None,
 ) -> str:
     """The task's id. When this returns, what it is made from is stored and the task is in the ledger: it will end.
 
@@ -48,18 +48,18 @@ def accept(
     as it was in the task that is remixed or extended, but for the seed. With `shape_only` an engine that cannot make
     the size that was asked for makes its largest of that shape. `warnings` are those of the dialect.
 
-    `sized` gives what takes the place of `request` once the picture's own width and height are known.
+    `sizing` says what takes the place of `request` once the picture's own width and height are known.
 
     With an idempotency key, a request made again gives the task that it made first. Raises InvalidRequest for what
     the caller can mend, TooMuch, TaskGone, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
     """
     if callback:
         check_destination(callback.url, services.settings.fetch_allow, "callback_url", https_only=True)
-    sent = fingerprint(request, source, callback)
+    sent = fingerprint(request, source, callback, sizing)
     key = IdempotencyKey(caller.owner, idempotency_key, sent) if idempotency_key else None
     if key and (made := services.ledger.task_made_with(key)):
         return made
-    check_finished(source, services)
+    check_there(source, services)
     request = as_before(source, request)
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
@@ -69,8 +69,8 @@ def accept(
     try:
         services.ledger.check_room(caller.owner, engine.queue, *limits(services.settings))
         given = gather(source, services, caller.owner)
-        if sized and given.size:
-            clip, unused = resolve(sized(given.size), engine, services.settings)
+        if sizing and given.size:
+            clip, unused = resolve(sizing.settle(given.size), engine, services.settings)
         task = replace(
             new_task(caller.owner, clip, engine, [*warnings, *resized, *unused]),
             input_sha256=given.sha256,
@@ -143,10 +143,10 @@ def seconds_to_a_free_place(services: Services, clip: Clip, queue: str, workers:
     return max(1, min(60, math.ceil(seconds / max(1, alive))))
 
 
-def fingerprint(request: ClipRequest, source: Source, callback: Callback | None) -> str:
+def fingerprint(request: ClipRequest, source: Source, callback: Callback | None, sizing: Sizing | None) -> str:
     """SHA-256 of all that a caller sent; defaults are not filled in, for they may change."""
     told = f" {callback.url} {' '.join(callback.events)}" if callback else ""
-    sent = f"{request.model_dump_json(exclude_none=True)} {name_of(source)}{told}"
+    sent = f"{request.model_dump_json(exclude_none=True)} {name_of(source)}{told}{f' {sizing.name}' if sizing else ''}"
     return hashlib.sha256(sent.encode()).hexdigest()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from app.deps import Services
 from app.finished import require_result
 from app.source import Extension, Remix, Source
-from core.errors import InvalidParameter
+from core.errors import InvalidParameter, TaskNotFound
 from core.spec import Clip, ClipRequest
 
 SAME_IN_ONE_VIDEO = ("engine", "width", "height", "fps", "quality")
@@ -28,8 +28,10 @@ def frames_before(source: Source) -> int | None:
     return Clip.model_validate(source.task.params).frames_in_all if isinstance(source, Extension) else None
 
 
-def check_finished(source: Source, services: Services) -> None:
-    """Raises NotReady, TaskGone where there is no video to go on from."""
+def check_there(source: Source, services: Services) -> None:
+    """Raises TaskNotFound for a task that was deleted; NotReady, TaskGone where there is no video to go on from."""
+    if isinstance(source, (Remix, Extension)) and source.task.deleted_at is not None:
+        raise TaskNotFound(f"the task {source.task.task_id!r} was deleted", param="task_id")
     if isinstance(source, Extension):
         require_result(services, source.task)
 

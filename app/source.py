@@ -16,6 +16,7 @@ from app.fetch import fetch
 from core.config import Settings
 from core.errors import ArtifactNotFound, FileMissing, InvalidParameter, TaskGone, UploadTooLarge
 from core.picture import size_of
+from core.spec import ClipRequest
 from core.task import Task
 
 # A picture in base64 has 4 bytes for each 3 of its own, and may be broken into lines.
@@ -41,6 +42,15 @@ class Extension:
 
 Source = bytes | str | Remix | Extension
 """A picture, the URL where one is, or what an earlier task had or made."""
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """How a clip's size follows from its picture's."""
+
+    name: str
+    settle: Callable[[tuple[int, int]], ClipRequest]
+    """What is asked for, given width and height. May raise InvalidRequest."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from app.deps import Caller, Given, Known, Linked, Links, RetryKey, Services
 from app.errors import documented
 from app.routes import status
 from app.routes.generate import ACCEPT_ERRORS
-from app.source import read_picture
+from app.source import Sizing, read_picture
 from app.waiting import WAITING, follow
 from core import errors
 from core.config import Settings
@@ -231,7 +231,7 @@ def create(
         idempotency_key,
         callback=callback_of(asked, services.settings),
         dialect=Dialect.REPLICATE,
-        sized=partial(with_size, clip, sizing) if sizing else None,
+        sizing=Sizing(sizing, partial(with_size, clip, sizing)) if sizing else None,
     )
     answer = wait_until_ended(request, services, caller, links, task_id, seconds)
     return StreamingResponse(answer, 201, media_type="application/json")

@@ -14,7 +14,7 @@ from app.finished import require_result
 from app.form import FormRoute, without_null
 from app.routes.generate import ACCEPT_ERRORS
 from app.routes.results import serve
-from app.source import uploaded
+from app.source import Sizing, uploaded
 from core import errors
 from core.errors import InvalidParameter
 from core.spec import ClipRequest
@@ -65,7 +65,7 @@ def image_to_video(
         asked,
         idempotency_key,
         dialect=Dialect.STABILITY,
-        sized=lambda size: asked.model_copy(update=check_size(size)),
+        sizing=Sizing("as the picture", lambda size: asked.model_copy(update=check_size(size))),
     )
     return Generation(id=task_id)
 

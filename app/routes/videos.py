@@ -94,7 +94,7 @@ def edit_video(form: ContinueFields, services: Given, caller: Known, idempotency
 )
 def extend_video(form: ContinueFields, services: Given, caller: Known, idempotency_key: RetryKey = None) -> Video:
     """A new video: the other one, and `seconds` that go on from its last frame, by the same engine."""
-    task, _ = find(services, caller, id_in(form))
+    task = services.ledger.task(id_in(form), caller.sees)
     task_id = begin(services, caller, Extension(task), form, idempotency_key)
     return show(services, *services.ledger.task_with_steps(task_id))
 
@@ -144,6 +144,6 @@ def delete_video(video_id: str, services: Given, caller: Known) -> DeletedVideo:
 
 
 def remixed(services: Services, caller: Caller, video_id: str, form: VideoForm, idempotency_key: str | None) -> Video:
-    task, _ = find(services, caller, video_id)
+    task = services.ledger.task(video_id, caller.sees)
     task_id = begin(services, caller, Remix(task), form, idempotency_key)
     return show(services, *services.ledger.task_with_steps(task_id))

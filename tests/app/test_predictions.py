@@ -42,3 +42,16 @@ def test_a_failure_has_its_code(client: TestClient) -> None:
     found = located(prediction_of(failed), "https://video.example.com", "https://video.example.com/results/x")
     assert (found["status"], found["error"], found["output"]) == ("failed", "gpu_out_of_memory: too large", None)
     assert found["urls"]["cancel"] == f"https://video.example.com/v1/predictions/{task.task_id}/cancel"
+
+
+def test_a_prediction_sent_again_is_one_and_another_sizing_is_another(client: TestClient) -> None:
+    picture = client.post("/v1/files", files={"content": CAT}).json()["urls"]["get"]
+
+    def ask(sizing: str) -> tuple[int, str]:
+        asked = {"version": "preview", "input": {"image": picture, "sizing_strategy": sizing}}
+        answer = client.post("/v1/predictions", json=asked, headers={"Idempotency-Key": "once"})
+        return answer.status_code, answer.json().get("id") or answer.json()["error"]["code"]
+
+    first = ask("crop_to_16_9")
+    assert ask("crop_to_16_9") == first
+    assert ask("maintain_aspect_ratio") == (422, "idempotency_mismatch")

@@ -18,7 +18,7 @@ from app.auth import ANYONE
 from app.deps import Services
 from app.routes import video_content
 from app.source import Extension, Remix
-from core.errors import InvalidParameter, NotReady, TaskGone
+from core.errors import InvalidParameter, NotReady, TaskGone, TaskNotFound
 from core.spec import Clip, ClipRequest
 from core.task import Claim, Status
 from tests.app.conftest import CAT, VIDEO, png
@@ -285,12 +285,28 @@ def test_only_a_finished_video_goes_on(services: Services, client: TestClient, m
     waiting = client.post("/generate", files={"file": CAT}).json()["task_id"]
     with pytest.raises(NotReady):
         again(services, Extension(services.ledger.task(waiting)))
-    client.delete(f"/tasks/{made}")
+    services.storage.delete_task(made)
+    services.ledger.mark_expired(made)
     with pytest.raises(TaskGone) as gone:
         again(services, Extension(services.ledger.task(made)))
     assert gone.value.reason == "result_expired"
     with pytest.raises(TaskGone):
         again(services, Remix(services.ledger.task(made)))
+    client.delete(f"/tasks/{made}")
+    for kind in (Remix, Extension):
+        with pytest.raises(TaskNotFound):
+            again(services, kind(services.ledger.task(made)))
+
+
+def test_a_remix_sent_again_is_found_though_its_source_is_deleted(
+    services: Services, client: TestClient, made: str
+) -> None:
+    def remix() -> str:
+        return accept(services, ANYONE, Remix(services.ledger.task(made)), ClipRequest(), idempotency_key="once")
+
+    first = remix()
+    client.delete(f"/tasks/{made}")
+    assert remix() == first
 
 
 def test_a_deleted_task_is_in_no_list(services: Services, client: TestClient, made: str) -> None:

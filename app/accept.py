@@ -22,7 +22,7 @@ from core.errors import (
     TaskExists,
     TooMuch,
 )
-from core.spec import Clip, ClipRequest, in_its_shape, resolve
+from core.spec import Clip, ClipRequest, in_its_length, in_its_shape, resolve
 from core.speeds import Kind
 from core.storage import input_key
 from core.task import Bounds, Callback, Dialect, IdempotencyKey, NewStep, NewTask, Quota, Worker, new_id
@@ -38,15 +38,16 @@ def accept(
     idempotency_key: str | None = None,
     callback: Callback | None = None,
     dialect: Dialect = Dialect.KINORA,
-    shape_only: bool = False,
+    nearest: bool = False,
     warnings: Sequence[str] = (),
     sizing: Sizing | None = None,
 ) -> str:
     """The task's id. When this returns, what it is made from is stored and the task is in the ledger: it will end.
 
     A picture is encoded anew, and fetched only once all that costs less has been checked. What `request` leaves out is
-    as it was in the task that is remixed or extended, but for the seed. With `shape_only` an engine that cannot make
-    the size that was asked for makes its largest of that shape. `warnings` are those of the dialect.
+    as it was in the task that is remixed or extended, but for the seed. With `nearest` an engine that cannot make
+    the size, or so many seconds more, makes its largest of that shape, or as many as it can. `warnings` are those of
+    the dialect.
 
     `sizing` says what takes the place of `request` once the picture's own width and height are known.
 
@@ -63,8 +64,9 @@ def accept(
     request = as_before(source, request)
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
-    request, resized = in_its_shape(request, engine) if shape_only else (request, [])
-    clip, unused = resolve(request, engine, services.settings, frames_before(source))
+    before = frames_before(source)
+    request, changed = adapted(request, engine, before) if nearest else (request, [])
+    clip, unused = resolve(request, engine, services.settings, before)
     require_disk_space(services.settings)
     try:
         services.ledger.check_room(caller.owner, engine.queue, *limits(services.settings))
@@ -72,7 +74,7 @@ def accept(
         if sizing and given.size:
             clip, unused = resolve(sizing.settle(given.size), engine, services.settings)
         task = replace(
-            new_task(caller.owner, clip, engine, [*warnings, *resized, *unused]),
+            new_task(caller.owner, clip, engine, [*warnings, *changed, *unused]),
             input_sha256=given.sha256,
             stored_bytes=given.stored_bytes,
             callback=callback,
@@ -88,6 +90,10 @@ def accept(
         if refused.retry_after is None:
             refused.retry_after = seconds_to_a_free_place(services, clip, engine.queue, workers)
         raise
+
+
+def adapted(request: ClipRequest, engine: Engine, before: int | None) -> tuple[ClipRequest, list[str]]:
+    return in_its_shape(request, engine) if before is None else in_its_length(request, engine)
 
 
 def record(services: Services, task: NewTask, key: IdempotencyKey | None) -> str:

@@ -154,6 +154,20 @@ def in_its_shape(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, lis
     return request.model_copy(update={"width": width, "height": height}), [warning]
 
 
+def in_its_length(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[str]]:
+    """`request` for a video that goes on, as it is where the engine can make so many seconds; else with as many frames
+    as it can, and a warning."""
+    if request.seconds is None or request.fps is None:
+        return request, []
+    frames = frames_allowed({"width": request.width, "height": request.height}, engine)
+    most = frames.high - 1
+    if request.seconds * request.fps < most + 0.5:
+        return request, []
+    warning = f"it goes on for {most / request.fps:.3g} s instead of {request.seconds:g}: "
+    warning += f"the engine {engine.name} makes at most {frames.high:g} frames at a time"
+    return request.model_copy(update={"seconds": None, "num_frames": int(frames.high)}), [warning]
+
+
 def nearest(pixels: float, allowed: Range) -> int:
     step = allowed.step or 1
     return round(pixels / step) * step

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from app.accept import accept
 from app.deps import Caller, Services
 from app.form import PictureText, alias_of, fields_of, only_one, without_null
-from app.source import Source, uploaded
+from app.source import Extension, Source, uploaded
 from core.config import Settings
 from core.endpoints import FINAL_EVENTS
 from core.engines import known_engines
@@ -21,6 +21,7 @@ from core.task import Callback, Dialect, is_id
 
 OPENAI_MODEL = re.compile(r"sora-2(-pro)?(-\d{4}-\d\d-\d\d)?")
 OPENAI_SIZES = ("720x1280", "1280x720", "1024x1792", "1792x1024")
+OPENAI_LENGTHS = (4, 8, 12, 16, 20)
 IN_EXTRA_PARAMS = re.compile(r"extra_params\[(\w+)\]")
 NOT_MADE_HERE = ("enable_frame_interpolation", "enable_upscaling")
 PICTURES = (
@@ -157,7 +158,11 @@ def engine_in(form: VideoForm, settings: Settings) -> str | None:
     raise InvalidParameter(message, param="model")
 
 
-def wants_shape_only(form: VideoForm) -> bool:
+def takes_nearest(form: VideoForm, source: Source) -> bool:
+    """Whether the size, or the length of an extension, is such as OpenAI's clients ask for, and not meant for one of
+    our engines."""
+    if isinstance(source, Extension):
+        return form.seconds in OPENAI_LENGTHS
     named = form.model or form.engine or "auto"
     return form.size in OPENAI_SIZES and (named == "auto" or OPENAI_MODEL.fullmatch(named) is not None)
 
@@ -188,6 +193,6 @@ def begin(services: Services, caller: Caller, source: Source, form: VideoForm, i
         idempotency_key,
         callback_in(form),
         Dialect.OPENAI,
-        shape_only=wants_shape_only(form),
+        nearest=takes_nearest(form, source),
         warnings=warnings_of(form),
     )

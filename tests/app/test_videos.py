@@ -305,6 +305,21 @@ def test_an_extension_tells_the_length_of_the_whole(client: TestClient, services
     assert [step.verb for step in steps] == ["clip", "join"]
 
 
+def test_openais_lengths_extend_any_video(client: TestClient, services: Services) -> None:
+    """By as much as the engine can, since its clients know no others."""
+    first = create(client, model="svd-xt")["id"]
+    _, (step,) = services.ledger.task_with_steps(first)
+    taken = services.ledger.claim(step.step_id, "w1", 60)
+    assert taken is not None
+    services.storage.put("tasks/made", VIDEO)
+    services.ledger.finish(taken, {"video": "tasks/made"}, {"output_sha256": "0" * 64}, {})
+    longer = client.post("/v1/videos/extensions", json={"video": {"id": first}, "seconds": "4"}).json()
+    assert longer["seconds"] == "7"
+    assert any("3.43 s instead of 4" in warning for warning in longer["warnings"])
+    other = client.post("/v1/videos/extensions", json={"video": {"id": first}, "seconds": "5"})
+    assert refused(other) == (422, "invalid_parameter", "seconds")
+
+
 def test_a_request_sent_twice_makes_one_video(client: TestClient) -> None:
     key = {"Idempotency-Key": "k"}
     made = [client.post("/v1/videos", files={"input_reference": CAT}, headers=key).json()["id"] for _ in range(2)]

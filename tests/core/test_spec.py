@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from core.config import Settings
 from core.engines import Range, find_engine, known_engines
 from core.errors import InvalidParameter
-from core.spec import Clip, ClipRequest, check_defaults, resolve
+from core.spec import Clip, ClipRequest, check_defaults, in_its_length, resolve
 
 SETTINGS = Settings(_env_file=None)
 
@@ -149,3 +149,19 @@ def test_of_a_clip_that_continues_the_first_frame_was_there_before() -> None:
     request = ClipRequest(seconds=4, fps=6)
     clip, _ = resolve(request, find_engine("svd-xt", SETTINGS), SETTINGS, continues=24)
     assert (clip.num_frames, clip.frames_in_all, clip.seconds_in_all) == (25, 48, 8)
+
+
+@pytest.mark.parametrize(("seconds", "num_frames"), [(3, None), (3.4, None), (4, 25), (20, 25)])
+def test_a_video_goes_on_for_as_long_as_its_engine_can(seconds: float, num_frames: int | None) -> None:
+    engine = find_engine("svd-xt", SETTINGS)
+    asked = ClipRequest(seconds=seconds, fps=7, width=1024, height=576)
+    request, warnings = in_its_length(asked, engine)
+    if num_frames is None:
+        assert (request, warnings) == (asked, [])
+    else:
+        assert (request.seconds, request.num_frames) == (None, num_frames)
+        assert warnings == [
+            f"it goes on for 3.43 s instead of {seconds}: the engine svd-xt makes at most 25 frames at a time"
+        ]
+    clip, _ = resolve(request, engine, SETTINGS, continues=25)
+    assert clip.num_frames <= 25

@@ -193,7 +193,8 @@ def test_a_reload_before_the_answer_makes_no_second_task(visitor: Visitor) -> No
     before = len(tasks_of(visitor.stack))
     visitor.page.evaluate(LOSE_ANSWERS)
     visitor.choose()
-    visitor.press("Make the clip")
+    with visitor.page.expect_response(lambda answer: answer.url.endswith("/generate")):  # others are lost too
+        visitor.press("Make the clip")
     expect(visitor.page.locator("#connection")).to_have_text("Connection lost. Trying again …")
     visitor.page.reload()
     visitor.expect_clip()

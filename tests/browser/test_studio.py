@@ -191,8 +191,9 @@ def test_a_reload_forgets_nothing(visitor: Visitor) -> None:
 
 def test_a_reload_before_the_answer_makes_no_second_task(visitor: Visitor) -> None:
     before = len(tasks_of(visitor.stack))
-    visitor.page.evaluate(LOSE_ANSWERS)
     visitor.choose()
+    expect(visitor.page.get_by_role("radio", name="preview")).to_be_checked()  # the engines are known by now
+    visitor.page.evaluate(LOSE_ANSWERS)
     with visitor.page.expect_response(lambda answer: answer.url.endswith("/generate")):  # others are lost too
         visitor.press("Make the clip")
     expect(visitor.page.locator("#connection")).to_have_text("Connection lost. Trying again …")

@@ -300,6 +300,8 @@ def test_the_whole_journey_by_keyboard(visitor: Visitor) -> None:
                 return
         raise AssertionError(f"{name} cannot be reached")
 
+    # Choosers are caught from now on: to begin with it at the key press could come too late.
+    visitor.page.on("filechooser", lambda _: None)
     expect(visitor.page.locator(".engine").first).to_be_visible()
     go_to("Choose a picture")
     with visitor.page.expect_file_chooser() as chooser:

@@ -122,7 +122,9 @@ def new_task(owner: str, clip: Clip, engine: Engine, warnings: list[str]) -> New
     task_id = new_id()
     steps = [NewStep("clip", engine.queue, clip.model_dump(), size=clip.size, work=clip.work)]
     if clip.continues is not None:
-        steps.append(NewStep("join", engine.queue, clip.model_dump(), needs=(0,), size=clip.size))
+        steps.append(
+            NewStep("join", engine.queue, clip.model_dump(), needs=(0,), size=clip.joined_size, work=clip.joined_work)
+        )
     return NewTask(
         task_id=task_id,
         owner=owner,

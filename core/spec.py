@@ -84,6 +84,17 @@ class Clip(BaseModel):
         return f"{self.width}x{self.height}x{self.num_frames}{steps}"
 
     @property
+    def joined_size(self) -> str:
+        """The same for what it is joined to."""
+        return f"{self.width}x{self.height}x{self.frames_in_all}"
+
+    @property
+    def joined_work(self) -> float:
+        """What joining takes, in the same unit: a fifth of what the preview engine takes for as many frames (0.65 s
+        for 50 of 1024×576, where making 25 took 1.7)."""
+        return self.width * self.height * self.frames_in_all / 5
+
+    @property
     def work(self) -> float:
         """Pixels to compute: what the time of clips of different sizes compares by."""
         return float(self.width * self.height * self.num_frames * (self.num_inference_steps or 1))

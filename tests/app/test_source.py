@@ -236,6 +236,8 @@ def test_an_extension_is_two_steps_over_the_video_before(services: Services, mad
     assert (settled.continues, settled.num_frames, settled.fps, settled.motion) == (9, 13, 3, "orbit")
     assert settled.seconds_in_all == pytest.approx((9 + 12) / 3)
     assert services.storage.read(task.input_key) == VIDEO
+    assert (join.size, clip.size) == ("1024x576x21", "1024x576x13")
+    assert 0 < join.work < clip.work, "the bar is mostly the clip's"
     assert services.ledger.claim(join.step_id, "w", 60) is None, "not before there is a clip"
     first = services.ledger.claim(clip.step_id, "w", 60)
     assert first is not None

@@ -1,6 +1,6 @@
 """Our own MP4s read again, and nothing else: their frames, and two of them joined into one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -16,11 +16,13 @@ from worker.media.mp4 import add_stream, created_mp4, in_bt709
 AS_SHOWN = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
-def frames_of(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """Each frame as sRGB, (height, width, 3). Raises EncodingFailed where the file is no video."""
+def frames_of(path: Path, indices: Container[int] | None = None) -> Iterator[NDArray[np.uint8]]:
+    """Each frame, or each of these, as sRGB, (height, width, 3). Raises EncodingFailed where the file is no video."""
     try:
         with av.open(path, format="mp4") as container:
-            yield from map(shown, container.decode(video=0))
+            for index, frame in enumerate(container.decode(video=0)):
+                if indices is None or index in indices:
+                    yield shown(frame)
     except av.FFmpegError as error:
         raise unreadable(error) from error
 

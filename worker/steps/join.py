@@ -31,8 +31,7 @@ def join_clips(
         for part, data in zip(parts, (before, after), strict=True):
             part.write_bytes(data)
         count = join_mp4(parts, joined, clip.quality, attempt.check)
-        shown = set(tile_indices(count))
-        tiles = [frame for index, frame in enumerate(frames_of(joined)) if index in shown]
+        tiles = list(frames_of(joined, tile_indices(count)))
         video = joined.read_bytes()
     with attempt.phase("store"):
         pictures = {"thumbnail.jpg": first_frame_jpeg(tiles), "spritesheet.jpg": spritesheet_jpeg(tiles)}

@@ -33,10 +33,10 @@ from core.config import Settings
 from core.engines import find_engine
 from core.spec import Clip
 from worker.attempt import Attempt
-from worker.engines.latents import Emerging
 from worker.engines.svd import Svd
-from worker.engines.weights import quieten_libraries
 from worker.screening import Screening
+from worker.svd.latents import Emerging
+from worker.svd.weights import quieten_libraries
 
 # The configurations of stabilityai/stable-video-diffusion-img2vid-xt.
 UNET: dict[str, Any] = {

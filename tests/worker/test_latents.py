@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from worker.engines.latents import TO_RGB, predict, to_rgb
+from worker.svd.latents import TO_RGB, predict, to_rgb
 
 
 def one_colour(*channels: float) -> list[int]:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,10 +22,10 @@ from core.engines import find_engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
 from core.spec import Clip
 from worker.attempt import Attempt, Stopped
-from worker.engines import latents
-from worker.engines.latents import Emerging, to_rgb
-from worker.engines.svd import FinishedSteps, Svd, encode_then_denoise, fetch
+from worker.engines.svd import Svd, fetch
 from worker.media.fit import fit_picture
+from worker.svd import latents
+from worker.svd.latents import Emerging, to_rgb
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -135,7 +134,9 @@ def test_a_seed_gives_the_frames_that_diffusers_gives(
     frames = svd.render(photo, clip, Attempt())
     assert frames.dtype == np.uint8
     assert frames.shape == (clip.num_frames, clip.height, clip.width, 3)
-    assert np.array_equal(frames, diffusers_frames(stock, photo, clip))
+    expected = diffusers_frames(stock, photo, clip)
+    assert np.abs(frames.astype(int) - expected).max() <= 1  # where a pixel lies between two numbers
+    assert (frames != expected).mean() < 0.001
 
 
 def test_another_seed_gives_another_clip(svd: Svd, photo: Image.Image, fresh: np.ndarray) -> None:
@@ -193,7 +194,6 @@ def test_an_attempt_stopped_before_it_began_does_nothing(svd: Svd, photo: Image.
     attempt.stop()
     with pytest.raises(Stopped):
         svd.render(photo, tiny_clip(), attempt)
-    assert not svd.pipeline.unet._forward_pre_hooks
     assert attempt.seconds == {}
 
 
@@ -228,7 +228,6 @@ def test_too_little_memory_is_said_with_what_would_fit_and_the_next_clip_is_righ
         with pytest.raises(OutOfMemory) as caught:
             svd.render(photo, tiny_clip(), attempt)
     assert attempt.phase_name == phase
-    assert not svd.pipeline.unet._forward_pre_hooks
     assert caught.value.message == (
         f"4 frames of 32×32, 3 decoded at once, need more GPU memory than there is; {advice} would need less"
     )
@@ -261,7 +260,6 @@ def test_a_fault_in_the_encoder_does_not_leave_the_vae_in_float32(
 ) -> None:
     engine = create_svd(tiny_svd)
     engine.hold(fetch(str(tiny_svd), None, torch.float32))
-    engine.pipeline.to(torch.float16)
     clip = tiny_clip(width=8, height=8, num_frames=2, num_inference_steps=1)  # float16 is slow on a CPU
     before = engine.render(photo, clip, Attempt())
     with monkeypatch.context() as patch:
@@ -484,41 +482,3 @@ def test_a_scheduler_without_sigmas_shows_nothing_and_renders(svd: Svd) -> None:
     for step in range(3):
         Emerging(attempt, 7).step_queued(SimpleNamespace(), step, torch.zeros(1, 2, 4, 8, 8), None)
     assert attempt.pictures == []
-
-
-def test_on_a_gpu_a_picture_is_made_once_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [False, False, True]
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: device)
-    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: nullcontext())
-    event = SimpleNamespace(query=lambda: answers.pop(0))
-    clip = torch.ones(1, 2, 4, 8, 8, dtype=torch.float16)
-    assert latents.on_cpu(clip, event).tolist() == clip[0].tolist()
-    assert answers == []
-
-
-def test_on_a_gpu_a_step_counts_once_the_device_is_done_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[object] = []
-    waited: list[object] = []
-
-    class FakeEvent:
-        def record(self) -> None:
-            made.append(self)
-
-        def synchronize(self) -> None:
-            waited.append(self)
-
-    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
-    attempt = Watched()
-    steps = FinishedSteps(attempt, 3, Emerging(attempt, 7), on_gpu=True)
-    for step in range(3):
-        steps(SimpleNamespace(scheduler=None), step, None, {"latents": torch.zeros(1)})
-        assert attempt.reports[-1] == (None, step, 3)
-        assert waited == made[:step]
-
-
-def test_a_phase_ends_only_when_the_device_is_done_with_it() -> None:
-    attempt, unet, waits = Attempt(), torch.nn.Identity(), []
-    with encode_then_denoise(attempt, unet, lambda: waits.append(attempt.phase_name)):
-        unet(0)
-        unet(0)
-    assert waits == ["encode_image", "denoise"]

@@ -1,0 +1,45 @@
+"""torch.compile for the UNet and the decoder."""
+
+from typing import Any
+
+import torch
+
+
+def use_channels_last(pipeline: Any) -> None:
+    """Colours of a pixel side by side in memory: what a GPU's convolutions want, and what attention wants anyway."""
+    for model in (pipeline.unet, pipeline.vae.decoder):
+        for weights in model.parameters():
+            if weights.ndim == 4:
+                weights.data = weights.data.contiguous(memory_format=torch.channels_last)
+
+
+def compile_unet(pipeline: Any) -> None:
+    compile_next(pipeline.unet)
+
+
+def compile_decoder(pipeline: Any) -> None:
+    compile_next(pipeline.vae.decoder)
+
+
+def compile_next(model: torch.nn.Module) -> None:
+    """For the shapes that it is called with from now on, until `compile_no_more`.
+
+    For each of them alone: one program for all shapes took eight times as long to make (aot_eager, a tiny UNet), and
+    was made anew for the second shape all the same.
+    """
+    torch.compiler.set_stance("default")
+    model.compile(fullgraph=True, dynamic=False)
+
+
+def compile_no_more() -> None:
+    """What comes in another shape runs as it is: no caller waits a minute because nobody asked for his size before."""
+    torch.compiler.set_stance("eager_on_recompile")
+
+
+def run_uncompiled() -> None:
+    torch.compiler.set_stance("force_eager")
+
+
+def forget_compiled() -> None:
+    torch.compiler.set_stance("default")
+    torch.compiler.reset()

@@ -1,0 +1,19 @@
+"""What is changed in diffusers' models once they are loaded. Each change gives the same pictures but for rounding, and
+each is measured alone by `scripts/bench svd` (docs/performance.md)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from worker.svd.compiling import compile_decoder, compile_unet, use_channels_last
+from worker.svd.cross_attention import fold_cross_attention
+from worker.svd.temporal_convolution import use_conv2d
+
+SpeedUp = Callable[[Any], None]
+"""Changes a StableVideoDiffusionPipeline in place."""
+
+EVERYWHERE: tuple[SpeedUp, ...] = (fold_cross_attention, use_conv2d)
+ON_GPU: tuple[SpeedUp, ...] = (*EVERYWHERE, use_channels_last, compile_unet, compile_decoder)
+
+
+def compiles(speed_ups: tuple[SpeedUp, ...]) -> bool:
+    return compile_unet in speed_ups or compile_decoder in speed_ups

@@ -258,3 +258,5 @@ class Worker:
     started_at: float
     seen_at: float
     alive: bool
+    gpu: str | None = None
+    """The UUID of the one that it holds."""

@@ -41,16 +41,17 @@ class Gpu:
             return
         uuids = visible_gpus()
         self.found = bool(uuids)
+        if not uuids:
+            return
         self.uuid = next(filter(self._take, uuids), None)
-        if self.uuid is None and uuids:
+        if self.uuid is None:
             raise EngineUnavailable(
                 f"start one worker a GPU: {len(uuids)} can be seen here, and each has a worker already; "
                 "this one takes over where one falls free"
             )
         if len(uuids) > 1:  # one alone is cuda:0 by whatever name it was given, that of a MIG instance too
             os.environ["CUDA_VISIBLE_DEVICES"] = f"GPU-{self.uuid}"
-        if uuids:
-            log.info("gpu_held", gpu=self.uuid)
+        log.info("gpu_held", gpu=self.uuid)
 
     def _take(self, uuid: str) -> bool:
         """False where another process has it. The kernel unlocks the file however this process ends."""

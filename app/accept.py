@@ -145,10 +145,10 @@ def require_disk_space(settings: Settings) -> None:
 
 
 def seconds_to_a_free_place(services: Services, clip: Clip, queue: str, workers: list[Worker]) -> int:
-    """How long one place in the queue takes to come free, as measured: a step's time shared by the live workers."""
+    """How long one place in the queue takes to come free, as measured: a step's time shared by who works there."""
     seconds = services.ledger.speeds().seconds(Kind(clip.engine, "clip", clip.size, clip.work)) or 5.0
-    alive = sum(worker.alive and worker.queue == queue for worker in workers)
-    return max(1, min(60, math.ceil(seconds / max(1, alive))))
+    at_work = sum(worker.serves(queue) for worker in workers)
+    return max(1, min(60, math.ceil(seconds / max(1, at_work))))
 
 
 def fingerprint(request: ClipRequest, source: Source, callback: Callback | None, sizing: Sizing | None) -> str:

@@ -34,14 +34,14 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
         return Outlook(None, None if whole is None else round(max(0.0, whole - ran), 2))
     ahead = services.ledger.ahead_of(step)
     position = len(ahead) + 1
-    alive = sum(worker.alive and worker.queue == step.queue for worker in services.ledger.workers())
-    if whole is None or not alive:
+    at_work = sum(worker.serves(step.queue) for worker in services.ledger.workers())
+    if whole is None or not at_work:
         return Outlook(position, None)
     # Who was never measured takes as long as this one, for want of anything better.
     first = known[0]
     busy = [max(0.0, (speeds.seconds(kind) or first) - ran) for kind, ran in running.values()]
     before = [speeds.seconds(kind) or first for kind in ahead]
-    return Outlook(position, round(wait(busy, before, alive) + whole, 2))
+    return Outlook(position, round(wait(busy, before, at_work) + whole, 2))
 
 
 def wait(busy: list[float], ahead: list[float], workers: int) -> float:

@@ -151,6 +151,7 @@ workers = Table(
     Column("machine", String(64), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("device", String(64), nullable=False),
+    Column("gpu", String(36)),
     Column("engines", JSON, nullable=False),
     Column("step_id", String(32)),
     Column("metrics_port", Integer),

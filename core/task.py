@@ -258,3 +258,9 @@ class Worker:
     started_at: float
     seen_at: float
     alive: bool
+    gpu: str | None = None
+    """The UUID of the one that it holds."""
+
+    def serves(self, queue: str) -> bool:
+        """It takes that queue's steps or soon will: not one that waits for weights, or for a GPU to fall free."""
+        return self.alive and self.queue == queue and any(said["reason"] is None for said in self.engines.values())

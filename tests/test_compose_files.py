@@ -180,10 +180,16 @@ def test_redis_writes_down_what_it_is_told() -> None:
 # --- with and without a GPU ---
 
 
-def test_the_gpu_worker_reserves_a_gpu_and_keeps_its_weights() -> None:
+def test_each_copy_of_the_gpu_worker_sees_every_gpu_and_what_the_others_have_locked() -> None:
     worker = services_of("docker-compose.yml")["worker"]
     (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
-    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", "all", ["gpu"])
+    assert f"storage:{worker['environment']['DATA_DIR']}" in worker["volumes"]
+    assert "CUDA_VISIBLE_DEVICES" not in worker["environment"]
+
+
+def test_the_gpu_worker_keeps_its_weights() -> None:
+    worker = services_of("docker-compose.yml")["worker"]
     assert worker["build"]["args"]["REQUIREMENTS"] == "svd"
     assert worker["command"][-1] == "gpu"
     assert f"model-cache:{worker['environment']['HF_HOME']}" in worker["volumes"]

@@ -1,12 +1,109 @@
-"""Is there an NVIDIA GPU? Asked of the driver itself, since importing torch to know takes seconds."""
+"""The one NVIDIA GPU that this process renders on: the first that it may see and no other worker holds.
+
+CUDA reads CUDA_VISIBLE_DEVICES once, as it starts in a process. So a child asks the driver which GPUs there are, and
+this process names its own one there before anything in it starts CUDA. Whoever shares DATA_DIR is "another worker".
+"""
 
 import ctypes
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+from core.errors import EngineUnavailable
+
+ROOT = Path(__file__).parent.parent
+
+# What cuInit says where there is nothing to start: a library without a driver, a driver without a GPU.
+NO_GPU = (34, 100)
+
+log = structlog.get_logger(__name__)
 
 
-def has_gpu() -> bool:
-    count = ctypes.c_int(0)
+class Gpu:
+    def __init__(self, folder: Path) -> None:
+        """In `folder` lies a file for each GPU; whoever works on it has it locked."""
+        self.folder = folder
+        self.found = False
+        """Whether there is any GPU here, held or not."""
+        self.uuid: str | None = None
+
+    def hold(self) -> None:
+        """Take a GPU, for as long as this process lives. Does nothing where one is held already, or none is here.
+
+        Raises EngineUnavailable where others hold each of them.
+        """
+        if self.uuid:
+            return
+        uuids = visible_gpus()
+        self.found = bool(uuids)
+        if not uuids:
+            return
+        self.uuid = next(filter(self._take, uuids), None)
+        if self.uuid is None:
+            raise EngineUnavailable(
+                f"start one worker a GPU: {len(uuids)} can be seen here, and each has a worker already; "
+                "this one takes over where one falls free"
+            )
+        if len(uuids) > 1:  # one alone is cuda:0 by whatever name it was given, that of a MIG instance too
+            os.environ["CUDA_VISIBLE_DEVICES"] = f"GPU-{self.uuid}"
+        log.info("gpu_held", gpu=self.uuid)
+
+    def _take(self, uuid: str) -> bool:
+        """False where another process has it. The kernel unlocks the file however this process ends."""
+        path = self.folder / f"{uuid}.lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # no child inherits it, and nothing closes it
+        except OSError as exc:
+            reason = f"let this worker write to {path}, by which it holds its GPU: {exc.strerror}"
+            raise EngineUnavailable(reason) from exc
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        return True
+
+
+def visible_gpus() -> list[str]:
+    """Their UUIDs, in the order of CUDA_VISIBLE_DEVICES. Raises EngineUnavailable where the driver fails."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "worker.gpu"], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT
+    )
+    if asked.returncode:
+        said = asked.stderr.strip().splitlines()[-1:] or [f"it ended the process that asked ({asked.returncode})"]
+        raise EngineUnavailable(f"see what nvidia-smi says, for the NVIDIA driver fails here: {said[0]}")
+    return asked.stdout.split()
+
+
+def ask_driver() -> list[str]:
+    """Starts CUDA in this process. torch would answer as well, after seconds."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
-        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
     except OSError:
-        return False
+        return []
+    code = driver.cuInit(0)
+    if code in NO_GPU:
+        return []
+    if code:
+        sys.exit(f"cuInit answers {code}")
+    count = ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    return [uuid_of(driver, ordinal) for ordinal in range(count.value)]
+
+
+def uuid_of(driver: ctypes.CDLL, ordinal: int) -> str:
+    """Of a MIG instance its own: cuDeviceGetUuid without the 2 would give that of the whole GPU."""
+    device, uuid = ctypes.c_int(), ctypes.create_string_buffer(16)
+    driver.cuDeviceGet(ctypes.byref(device), ordinal)
+    driver.cuDeviceGetUuid_v2(uuid, device)
+    return str(UUID(bytes=uuid.raw))
+
+
+if __name__ == "__main__":
+    print(*ask_driver(), sep="\n")  # noqa: T201 - its answer

@@ -40,6 +40,7 @@ class Presence:
             machine=machine_id(),
             pid=os.getpid(),
             device=self.renderers.device,
+            gpu=self.renderers.gpu,
             engines=self.renderers.report(),
             step_id=self.step_id,
             metrics_port=self.metrics_port,

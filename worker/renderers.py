@@ -1,6 +1,7 @@
 """What this worker can render with: which engine is loaded, and why another one cannot be."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -9,7 +10,7 @@ from core.config import Settings
 from core.engines import Engine, find_engine, known_engines
 from core.errors import EngineUnavailable
 from worker.engines.base import Renderer, create_renderer
-from worker.gpu import has_gpu
+from worker.gpu import Gpu
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +24,11 @@ class Renderers:
         self.loaded: Renderer | None = None
         self.load_seconds = 0.0
         self._newest: Renderer | None = None
-        self._gpu = has_gpu() and any(engine.needs_cuda for engine in self.engines.values())
+        self._gpu: Gpu | None = None
+        if any(engine.needs_cuda for engine in self.engines.values()):
+            self._gpu = Gpu(settings.data_dir / "gpus")
+            with suppress(EngineUnavailable):  # said when it comes to loading
+                self._gpu.hold()
         self._loading = True
         self._reasons: dict[str, str] = {}
 
@@ -36,11 +41,18 @@ class Renderers:
     def device(self) -> str:
         """Known from the start: what `ENGINE=auto` means must not wait until a model is loaded."""
         found = self._newest.device if self._newest else "none"
-        return "cuda" if found == "none" and self._gpu else found
+        return "cuda" if found == "none" and self._gpu and self._gpu.found else found
+
+    @property
+    def gpu(self) -> str | None:
+        """The UUID of the GPU that this worker holds."""
+        return self._gpu.uuid if self._gpu else None
 
     def preload(self) -> None:
-        """Load the preferred engine. Raises EngineUnavailable."""
+        """Load the preferred engine, on a GPU of this worker's own where there are any. Raises EngineUnavailable."""
         try:
+            if self._gpu:
+                self._gpu.hold()
             self.get(self.preferred.name)
         except EngineUnavailable as error:
             self._reasons = dict.fromkeys(self.engines, error.message)  # this worker takes no work at all

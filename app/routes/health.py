@@ -23,6 +23,7 @@ STRANGERS_SECONDS = 1.0
 class WorkerInfo(BaseModel):
     worker_id: str
     device: str
+    gpu: str | None = Field(description="The UUID of the GPU that it holds, as `nvidia-smi -L` shows it")
     engines: dict[str, dict[str, Any]]
     step_id: str | None = Field(description="What it works on now")
     metrics_port: int | None

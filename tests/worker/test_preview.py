@@ -12,7 +12,7 @@ from core.engines import MOTIONS, find_engine
 from core.spec import Clip, ClipRequest, resolve
 from worker.attempt import Attempt, Stopped
 from worker.engines.base import Frames, create_renderer
-from worker.engines.preview import Preview, camera_path
+from worker.engines.preview import Preview, camera_path, prepare
 from worker.media.fit import fit_picture
 
 SETTINGS = Settings(_env_file=None)
@@ -255,6 +255,21 @@ def test_a_small_picture_is_enlarged_without_blocks() -> None:
     frames = render(Image.fromarray(halves).convert("RGB"), clip(512, 288, motion="zoom_in")).astype(float)
     assert np.abs(np.diff(frames, axis=2)).max() < 20  # blocks would jump by 140
     assert np.abs(np.diff(frames, axis=1)).max() == 0
+
+
+def test_a_picture_enlarged_twice_or_more_is_resampled_once() -> None:
+    picture = Image.effect_noise((128, 72), 50).convert("RGB")
+    frames = render(picture, clip(motion="zoom_in"))
+    for frame, box in zip(frames, camera_path("zoom_in", 9, picture.size, (256, 144)), strict=True):
+        once = picture.resize((256, 144), Image.Resampling.LANCZOS, box=tuple(box))
+        assert (frame == np.asarray(once)).all()
+
+
+@pytest.mark.parametrize(("motion", "axis"), [("pan_left", 1), ("pan_down", 0)])
+def test_what_a_pan_does_not_move_along_is_resampled_once_for_all_frames(motion: str, axis: int) -> None:
+    stage, path = prepare(Image.new("RGB", (1600, 1000)), clip(motion=motion))
+    assert stage.size[axis] == (256, 144)[axis]
+    assert path[:, [axis, axis + 2]] == pytest.approx(np.tile([0, stage.size[axis]], (9, 1)))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16384, 16), (16, 16384), (6000, 4000)])

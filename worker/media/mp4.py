@@ -19,6 +19,9 @@ from core.errors import EncodingFailed
 # superfast 0.25 s and 613 kB, veryfast 0.31 s and 402 kB, medium 0.60 s and 392 kB.
 PRESET = "veryfast"
 
+# Without blocks of 8×8 in what is predicted from other frames: 12 to 36 % less work, 0 to 8 % larger, 0.1 dB at most.
+PARTITIONS = "i8x8,i4x4"
+
 # x264's output depends on its number of threads, so that is fixed: one clip, one file, whatever the machine's cores.
 THREADS = 4
 
@@ -66,7 +69,7 @@ def created_mp4(path: Path) -> Iterator[av.container.OutputContainer]:
 def add_stream(
     container: av.container.OutputContainer, width: int, height: int, fps: int, quality: int
 ) -> av.VideoStream:
-    options = {"crf": str(quality), "preset": PRESET, "profile": "high"}
+    options = {"crf": str(quality), "preset": PRESET, "partitions": PARTITIONS, "profile": "high"}
     stream = container.add_stream("libx264", rate=fps, options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.thread_count = THREADS

@@ -1,323 +1,273 @@
-"""Stable Video Diffusion XT with random weights: diffusers as it comes, and Kinora's engine on the same pipeline.
+"""Stable Video Diffusion XT with random weights: diffusers as it comes, and Kinora's engine, change by change.
 
-    python -m bench.svd                 # on a GPU: 25 frames of 1024×576, 25 steps, guided, float16
-    python -m bench.svd --size 576x320 --frames 14 --steps 10
+    scripts/bench svd                  # on a GPU: 25 frames of 1024×576, 25 steps, guided, float16
+    scripts/bench svd --size 576x320 --frames 14 --steps 10
+    scripts/bench svd --compile        # without a GPU: torch.compile as well, for which a CPU needs half an hour
 
-Nothing is downloaded: speed does not depend on what the weights say. Without a GPU a REDUCED model renders a small
-clip in about a minute, and the table and the file say so; such figures compare two paths, they are not SVD's speed.
+Nothing is downloaded: speed does not depend on what the weights say. Each way makes the same clip of the same noise on
+models of its own; they take turns, so that what slows the machine slows them all. Without a GPU a REDUCED model renders
+a small clip, and the table and the file say so; such figures compare ways, they are not SVD's speed.
+
+`whole` is one clip alone, from picture to MP4. In Kinora the tail runs while the next clip denoises, so a busy worker
+takes `busy` for a clip.
 """
 
 import argparse
+import json
+import os
+import re
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
-from unittest.mock import patch
 
-import numpy as np
-import torch
-from diffusers import (
-    AutoencoderKLTemporalDecoder,
-    EulerDiscreteScheduler,
-    StableVideoDiffusionPipeline,
-    UNetSpatioTemporalConditionModel,
+from bench import rivals
+from worker.svd.compile_cache import keep_compiled
+
+# At their import torch settles on a folder for compiled programs, and diffusers on what it writes videos with.
+keep_compiled()
+rivals.install()
+sys.path.append(str(rivals.site_packages()))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from bench.flops import count  # noqa: E402
+from bench.kernels import time_by_class  # noqa: E402
+from bench.previews import Watching  # noqa: E402
+from bench.random_svd import (  # noqa: E402
+    FULL_CASE,
+    PARAMETERS,
+    REDUCED,
+    REDUCED_CASE,
+    Case,
+    build_pipeline,
+    parameters,
 )
-from PIL import Image
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+from bench.report import RESULTS, machine, print_table, write  # noqa: E402
+from bench.svd_chart import draw  # noqa: E402
+from bench.svd_ways import Diffusers, Figures, Kinora, Way, clip_of  # noqa: E402
+from worker.attempt import Attempt  # noqa: E402
+from worker.svd.compiling import compile_decoder, compile_no_more, compile_unet, use_channels_last  # noqa: E402
+from worker.svd.cross_attention import fold_cross_attention  # noqa: E402
+from worker.svd.temporal_convolution import use_conv2d  # noqa: E402
+from worker.svd.weights import quieten_libraries  # noqa: E402
 
-from bench.report import RESULTS, machine, print_table, write
-from core.config import Settings
-from core.engines import find_engine
-from core.spec import Clip
-from worker.attempt import Attempt
-from worker.engines.svd import Svd
-from worker.screening import Screening
-from worker.svd.latents import Emerging
-from worker.svd.weights import quieten_libraries
+ON_GPU_NOW = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU_NOW else "cpu"
 
-# The configurations of stabilityai/stable-video-diffusion-img2vid-xt.
-UNET: dict[str, Any] = {
-    "sample_size": 96,
-    "in_channels": 8,
-    "out_channels": 4,
-    "down_block_types": ("CrossAttnDownBlockSpatioTemporal",) * 3 + ("DownBlockSpatioTemporal",),
-    "up_block_types": ("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 3,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 768,
-    "layers_per_block": 2,
-    "cross_attention_dim": 1024,
-    "transformer_layers_per_block": 1,
-    "num_attention_heads": (5, 10, 20, 20),
-    "num_frames": 25,
+# Each with all those before it.
+LADDER = {
+    "Kinora's loop": None,
+    "+ cross-attention folded": fold_cross_attention,
+    "+ conv2d along frames": use_conv2d,
+    "+ channels last": use_channels_last,
+    "+ UNet compiled": compile_unet,
+    "+ decoder compiled": compile_decoder,
 }
-VAE: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "sample_size": 768,
-    "scaling_factor": 0.18215,
-    "force_upcast": True,
-}
-IMAGE_ENCODER: dict[str, Any] = {  # ViT-H/14
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "projection_dim": 1024,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-    "hidden_act": "gelu",
-}
-SCHEDULER: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "interpolation_type": "linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "v_prediction",
-    "sigma_max": 700.0,
-    "sigma_min": 0.002,
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-    "timestep_type": "continuous",
-    "use_karras_sigmas": True,
-}
-PARAMETERS = {"unet": 1524.6, "vae": 97.7}
-"""Millions, of the public model's weights."""
+COMPILED = ("diffusers, compiled", "+ UNet compiled", "+ decoder compiled")
+MATRIX = (torch.bfloat16, 8192) if ON_GPU_NOW else (torch.float32, 2048)
 
 
-# What two CPU cores do in about a minute: a fifth of the UNet's width, a quarter of the VAE's, a shallow image encoder.
-REDUCED = "UNet 1/5 as wide, VAE 1/4, 4 of 32 layers in the image encoder"
-REDUCED_UNET = UNET | {"block_out_channels": (64, 128, 256, 256), "num_attention_heads": (1, 2, 4, 4)}
-REDUCED_VAE = VAE | {"block_out_channels": (32, 64, 128, 128)}
-REDUCED_IMAGE_ENCODER = IMAGE_ENCODER | {"num_hidden_layers": 4}
-
-Figures = dict[str, float]
-"""Seconds of each part and of the whole; on a GPU also the peak of its memory in GiB."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """The clip that is timed, in pixels and frames; guided, so each step runs the UNet on two samples."""
-
-    width: int
-    height: int
-    num_frames: int
-    num_inference_steps: int
-    decode_chunk_size: int = 8
+def ways(case: Case, pipeline: Any, compiled: bool) -> dict[str, Callable[[], Way]]:
+    """How each is made, in the order in which they are shown."""
+    made: dict[str, Callable[[], Way]] = {
+        "diffusers": partial(Diffusers, pipeline),
+        "diffusers, compiled": partial(Diffusers, pipeline, compiled=True),
+    }
+    changes: tuple[Any, ...] = ()
+    for name, change in LADDER.items():
+        changes += (change,) if change else ()
+        made[name] = partial(Kinora, pipeline, case, changes)
+    return {name: way for name, way in made.items() if compiled or name not in COMPILED}
 
 
-FULL_CASE = Case(width=1024, height=576, num_frames=25, num_inference_steps=25)
-REDUCED_CASE = Case(width=256, height=192, num_frames=4, num_inference_steps=2)
+def measure(made: dict[str, Callable[[], Way]], picture: Image.Image, case: Case, runs: int) -> dict[str, Any]:
+    """For each way the figures of each run, how far its clip is from diffusers' own, and the way itself."""
+    there, rounds, agreement = {}, [], {}
+    for name, make in made.items():
+        there[name] = make()
+        there[name].time(picture, case)  # compiles, and warms up
+        compile_no_more()
+        agreement[name] = compare(there[name].frames, there["diffusers"].frames)
+        print(f"{name}: ready", file=sys.stderr)
+    for _ in range(runs):
+        rounds.append({name: timed(way, picture, case) for name, way in there.items()})
+    return {"ways": there, "rounds": rounds, "agreement": agreement}
 
 
-def build_pipeline(device: str, *, reduced: bool) -> Any:
-    """SVD-XT's architecture with random weights: float16 on a GPU, as its weights are published, else float32."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        unet = UNetSpatioTemporalConditionModel(**(REDUCED_UNET if reduced else UNET))
-        vae = AutoencoderKLTemporalDecoder(**(REDUCED_VAE if reduced else VAE))
-        vision = CLIPVisionConfig(**(REDUCED_IMAGE_ENCODER if reduced else IMAGE_ENCODER))
-        image_encoder = CLIPVisionModelWithProjection(vision)
-    pipeline = StableVideoDiffusionPipeline(
-        unet=unet,
-        vae=vae,
-        image_encoder=image_encoder,
-        scheduler=EulerDiscreteScheduler(**SCHEDULER),
-        feature_extractor=CLIPImageProcessor(),
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device, torch.float16 if device == "cuda" else torch.float32)
+def timed(way: Way, picture: Image.Image, case: Case) -> Figures:
+    """With the peak of the GPU's memory in GiB: this way's weights, and what comes on top of all that lies there."""
+    if not ON_GPU_NOW:
+        return way.time(picture, case)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    found = way.time(picture, case)
+    return found | {"peak_gib": (torch.cuda.max_memory_allocated() - before + way.weights_bytes) / 2**30}
 
 
-def parameters(pipeline: Any) -> dict[str, float]:
-    """Millions."""
-    models = {name: getattr(pipeline, name) for name in ("unet", "vae", "image_encoder")}
-    return {name: round(sum(p.numel() for p in model.parameters()) / 1e6, 1) for name, model in models.items()}
+def compare(frames: np.ndarray, expected: np.ndarray) -> dict[str, float | None]:
+    """Of 255: the largest difference; the share of bytes that differ, in percent; PSNR in dB (None: equal)."""
+    difference = np.abs(frames.astype(int) - expected)
+    error = float((difference**2).mean())
+    return {
+        "largest": int(difference.max()),
+        "percent": 100 * float((difference > 0).mean()),
+        "psnr_db": 10 * float(np.log10(255**2 / error)) if error else None,
+    }
 
 
-def now() -> float:
-    """Seconds, once the device has done all that was asked of it."""
-    if torch.cuda.is_available():
+def middle(rounds: list[dict[str, Figures]], name: str) -> Figures:
+    """The run that took the median time, so that its parts add up to its whole."""
+    return sorted((figures[name] for figures in rounds), key=lambda figures: figures["whole"])[len(rounds) // 2]
+
+
+def matrix_rate() -> float:
+    """TFLOP/s of one large product of random matrices, the best of ten."""
+    dtype, side = MATRIX
+    left, right = (torch.randn(side, side, device=DEVICE, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(12):
+        begun = clock()
+        left @ right
+        seconds.append(clock() - begun)
+    return 2 * side**3 / min(seconds[2:]) / 1e12
+
+
+def clock() -> float:
+    if ON_GPU_NOW:
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def time_diffusers(pipeline: Any, picture: Image.Image, case: Case) -> Figures:
-    """One clip as diffusers comes, with its own defaults, to the pictures that it returns."""
-    marks: dict[str, float] = {}
-
-    def mark(name: str, *, last: bool = False) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            if last or name not in marks:
-                marks[name] = now()
-
-        return hook
-
-    hooks = (
-        pipeline.unet.register_forward_pre_hook(mark("denoise")),
-        pipeline.vae.decoder.register_forward_pre_hook(mark("decode")),
-        pipeline.vae.decoder.register_forward_hook(mark("decoded", last=True)),
-    )
-    begun = now()
-    pipeline(picture, generator=torch.manual_seed(0), **asdict(case))
-    whole = now() - begun
-    for hook in hooks:
-        hook.remove()
-    return split(marks["decode"] - marks["denoise"], marks["decoded"] - marks["decode"], whole)
+def start_up(case: Case, compiled: bool) -> dict[str, dict[str, float]]:
+    """Seconds to get ready, each in a process of its own: without torch.compile, with it for the first time, and again
+    with what that time left in the model cache."""
+    found = {"not compiled": start(case, "plain", None)}
+    if compiled:
+        with tempfile.TemporaryDirectory(prefix="kinora-compiled-") as folder:
+            found |= {name: start(case, "compiled", folder) for name in ("compiled, cold", "compiled, warm")}
+    return found
 
 
-def time_kinora(engine: Svd, picture: Image.Image, case: Case) -> Figures:
-    """The same clip through the engine, to the frames that go to the encoder; its decode has the conversion in it."""
-    clip = Clip(engine=engine.engine.name, seed=0, **engine.engine.defaults | asdict(case))
-    attempt = Attempt(engine.phases)
-    begun = now()
-    engine.render(picture, clip, attempt)
-    return split(attempt.seconds["denoise"], attempt.seconds["decode"], now() - begun)
+def start(case: Case, how: str, folder: str | None) -> dict[str, float]:
+    environment = os.environ | ({"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": folder} if folder else {})
+    command = [sys.executable, "-m", "bench.svd_start", json.dumps(asdict(case)), how]
+    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE)
+    seconds: dict[str, float] = json.loads(done.stdout)
+    return seconds
 
 
-class Kept:
-    """Stands in for Redis: counts what it is given, and what the thread that gives it has used of a core."""
-
-    def __init__(self) -> None:
-        self.count, self.core_seconds = 0, 0.0
-
-    def put(self, _task_id: str, _webp: bytes) -> None:
-        self.count, self.core_seconds = self.count + 1, time.thread_time()
-
-    def forget(self, _task_id: str) -> None:
-        pass
-
-
-class Watching:
-    """Renders clips while somebody looks on, and adds up what that costs."""
-
-    def __init__(self) -> None:
-        self.paid: list[float] = []
-        """Seconds of whoever denoises, for each step."""
-        self.denoising: list[float] = []
-        self.previews, self.core_seconds = 0, 0.0
-
-    def time_kinora(self, engine: Svd, picture: Image.Image, case: Case) -> Figures:
-        clip = Clip(engine=engine.engine.name, seed=0, **engine.engine.defaults | asdict(case))
-        attempt, kept, step_queued = Attempt(engine.phases), Kept(), Emerging.step_queued
-
-        def timed(*given: Any) -> None:
-            begun = time.perf_counter()
-            step_queued(*given)
-            self.paid.append(time.perf_counter() - begun)
-
-        begun = now()
-        with patch.object(Emerging, "step_queued", timed), Screening(kept, "bench", attempt):
-            engine.render(picture, clip, attempt)
-        whole = now() - begun
-        self.denoising.append(attempt.seconds["denoise"] / case.num_inference_steps)
-        self.previews, self.core_seconds = self.previews + kept.count, self.core_seconds + kept.core_seconds
-        return split(attempt.seconds["denoise"], attempt.seconds["decode"], whole)
-
-    def figures(self) -> Figures:
-        return {
-            "previews": self.previews,
-            "core_ms_each": 1000 * self.core_seconds / max(1, self.previews),
-            "us_of_a_step": 1e6 * mean(self.paid),
-            "worst_us_of_a_step": 1e6 * max(self.paid),
-            "percent_of_a_step": 100 * mean(self.paid) / mean(self.denoising),
-        }
-
-
-def split(denoise: float, decode: float, whole: float) -> Figures:
-    return {"denoise": denoise, "decode": decode, "rest": whole - denoise - decode, "whole": whole}
-
-
-def measure(paths: dict[str, Callable[[], Figures]], runs: int) -> list[dict[str, Figures]]:
-    """Each path's figures in each run; the paths take turns, so that what slows the machine slows them all."""
-    on_gpu = torch.cuda.is_available()
-    rounds = []
-    for _ in range(runs + 1):
-        figures = {}
-        for name, path in paths.items():
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats()
-            figures[name] = path()
-            if on_gpu:
-                figures[name]["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        rounds.append(figures)
-    return rounds[1:]  # the first warmed up
-
-
-def middle(rounds: list[dict[str, Figures]], path: str) -> Figures:
-    """The run that took the median time, so that its parts add up to its whole."""
-    return sorted((figures[path] for figures in rounds), key=lambda figures: figures["whole"])[len(rounds) // 2]
-
-
-def arguments(case: Case) -> tuple[Case, int, Path]:
+def arguments(case: Case) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default=f"{case.width}x{case.height}", help="pixels, multiples of 64 (%(default)s)")
     parser.add_argument("--frames", type=int, default=case.num_frames, help="(%(default)s)")
     parser.add_argument("--steps", type=int, default=case.num_inference_steps, help="(%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="clips of which the median counts (%(default)s)")
+    parser.add_argument("--compile", action="store_true", default=ON_GPU_NOW, help="what a GPU does anyway")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the figures (%(default)s)")
-    given = parser.parse_args()
-    width, height = map(int, given.size.split("x"))
-    return Case(width, height, given.frames, given.steps), given.runs, given.out
+    return parser.parse_args()
 
 
-def compare(case: Case, runs: int, device: str) -> dict[str, Any]:
-    """Both paths on one pipeline, timed on the same noise: weights and pixels are random, never zeros."""
-    reduced = device == "cpu"
-    pipeline = build_pipeline(device, reduced=reduced)
+def compare_all(case: Case, runs: int, compiled: bool) -> dict[str, Any]:
+    reduced = not ON_GPU_NOW
+    pipeline = build_pipeline(DEVICE, reduced=reduced)
     sizes = parameters(pipeline)
     if not reduced and any(sizes[name] != expected for name, expected in PARAMETERS.items()):
         raise SystemExit(f"this is not SVD-XT: it has {sizes} million parameters instead of {PARAMETERS}")
-    settings = Settings(_env_file=None)
-    engine = Svd(find_engine("svd-xt", settings), settings)
-    engine.hold(pipeline)
     noise = np.random.default_rng(0).integers(0, 256, (case.height, case.width, 3), np.uint8)
     picture = Image.fromarray(noise)
-    watching = Watching()
-    paths = {
-        "diffusers": lambda: time_diffusers(pipeline, picture, case),
-        "kinora": lambda: time_kinora(engine, picture, case),
-        "kinora, watched": lambda: watching.time_kinora(engine, picture, case),
-    }
-    rounds = measure(paths, runs)
+    starts = start_up(case, compiled)
+    found = measure(ways(case, pipeline, compiled), picture, case, runs)
+    figures = {name: middle(found["rounds"], name) for name in found["ways"]}
+    last = list(figures)[-1]
+    engine, watching = found["ways"][last].engine, Watching()
+    clip = clip_of(engine, case)
+    for _ in range(runs):
+        watching.render(engine, picture, clip)
+    flops = {"diffusers": count(case, reduced=reduced, ours=False), "kinora": count(case, reduced=reduced, ours=True)}
+    rate = matrix_rate()
     return {
         "reduced": REDUCED if reduced else None,
         "parameters_m": sizes,
-        "figures": {name: middle(rounds, name) for name in paths},
+        "figures": figures,
+        "agreement": found["agreement"],
         # Of each run's pair, since a busy machine slows both.
+        "speedup": {
+            name: median(each["diffusers"]["whole"] / each[name]["whole"] for each in found["rounds"])
+            for name in figures
+        },
+        "start_up": starts,
+        "tflop": flops,
+        "tflop_full_size": {
+            "diffusers": count(FULL_CASE, reduced=False, ours=False),
+            "kinora": count(FULL_CASE, reduced=False, ours=True),
+        },
+        "matrix": {
+            "what": f"{MATRIX[0]}, {MATRIX[1]} by {MATRIX[1]}".removeprefix("torch."),
+            "tflop_s": rate,
+            "share": {
+                "diffusers": flops["diffusers"]["whole"] / figures["diffusers"]["whole"] / rate,
+                last: flops["kinora"]["whole"] / figures[last]["busy"] / rate,
+            },
+        },
+        "seconds_by_class": time_by_class(partial(engine.render, picture, clip, Attempt())),
         "previews": watching.figures(),
-        "speedup": median(figures["diffusers"]["whole"] / figures["kinora"]["whole"] for figures in rounds),
     }
 
 
 def show(results: dict[str, Any], case: Case, runs: int) -> None:
-    clip = f"{case.num_frames} frames of {case.width}×{case.height}, {case.num_inference_steps} steps, guided"
-    print(f"Stable Video Diffusion XT, random weights: {clip}; seconds, median of {runs}")
+    print(f"Stable Video Diffusion XT, random weights: {described(case)}; seconds, median of {runs}")
     if results["reduced"]:
         print(f"REDUCED: {results['reduced']}. GPU: NOT MEASURED, there is none here.")
-    print_table([{"path": name, **figures} for name, figures in results["figures"].items()])
-    print(f"diffusers / kinora: {results['speedup']:.3f}")
-    print("what previews cost whoever denoises, and one of them another thread:")
+    columns = ("encode", "denoise", "decode", "tail", "whole", "busy", "peak_gib")
+    rows = []
+    for name, figures in results["figures"].items():
+        seconds = {column: figures.get(column) for column in columns}
+        rows.append({"way": name, **seconds, "× diffusers": results["speedup"][name]})
+    print_table(rows)
+    for title, key in (
+        ("how far from diffusers' own clip, of 255", "agreement"),
+        ("seconds to get ready", "start_up"),
+        ("TFLOP of the clip", "tflop"),
+        ("TFLOP at full size", "tflop_full_size"),
+    ):
+        print(f"\n{title}")
+        print_table([{"": name, **values} for name, values in results[key].items()])
+    matrix = results["matrix"]
+    print(f"\nmatrix product ({matrix['what']}): {matrix['tflop_s']:.3g} TFLOP/s; share of it that a clip reaches:")
+    print_table([{"": name, "percent": 100 * share} for name, share in matrix["share"].items()])
+    print("\nthe device's time by class")
+    print_table([{"class": name, "seconds": seconds} for name, seconds in results["seconds_by_class"].items()])
+    print("\nwhat previews cost whoever denoises, and one of them another thread")
     print_table([results["previews"]])
 
 
+def described(case: Case) -> str:
+    return f"{case.num_frames} frames of {case.width}×{case.height}, {case.num_inference_steps} steps, guided"
+
+
 def main() -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    case, runs, out = arguments(FULL_CASE if device == "cuda" else REDUCED_CASE)
+    given = arguments(FULL_CASE if ON_GPU_NOW else REDUCED_CASE)
+    width, height = map(int, given.size.split("x"))
+    case = Case(width, height, given.frames, given.steps)
     quieten_libraries()
-    results = compare(case, runs, device)
+    results = compare_all(case, given.runs, given.compile)
     results["process_peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
-    show(results, case, runs)
-    described = {"case": asdict(case) | {"runs": runs}, "machine": machine("torch", "diffusers", "transformers")}
-    print(write(f"svd-{device}", described | results, out))
+    show(results, case, given.runs)
+    where = machine("torch", "diffusers", "transformers", "av")
+    name = "svd-" + (re.sub(r"\W+", "-", where["gpu"]).lower() if where["gpu"] else "cpu")
+    title = f"{where['gpu'] or 'REDUCED model, ' + where['cpu']}: {described(case)}"
+    print(write(name, {"case": asdict(case) | {"runs": given.runs}, "machine": where} | results, given.out))
+    draw(results["figures"], title, given.out / f"{name}.svg")
 
 
 if __name__ == "__main__":

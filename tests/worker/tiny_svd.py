@@ -11,7 +11,7 @@ from diffusers import (
 )
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from bench.svd import SCHEDULER
+from bench.random_svd import SCHEDULER
 
 
 def build_tiny_svd(folder: Path, variant: str | None = None) -> Path:

@@ -1,0 +1,35 @@
+"""How long the engine takes to get ready, in a process of its own: prints {"import": …, "hold": …} in seconds.
+
+To load real weights comes on top; what is compiled is kept where TORCHINDUCTOR_CACHE_DIR says.
+"""
+
+import json
+import sys
+import time
+
+from bench.report import machine  # noqa: F401 - so that only torch and its company are timed
+from worker.svd.compile_cache import keep_compiled
+
+begun = time.perf_counter()
+keep_compiled()
+
+import torch  # noqa: E402
+
+from bench.random_svd import Case, build_pipeline  # noqa: E402
+from bench.svd_ways import Kinora  # noqa: E402
+from worker.svd.speedups import EVERYWHERE, ON_GPU  # noqa: E402
+from worker.svd.weights import quieten_libraries  # noqa: E402
+
+
+def main() -> None:
+    quieten_libraries()
+    imported = time.perf_counter() - begun
+    case, compiled = Case(**json.loads(sys.argv[1])), sys.argv[2] == "compiled"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = build_pipeline(device, reduced=device == "cpu")
+    way = Kinora(pipeline, case, ON_GPU if compiled else EVERYWHERE)
+    print(json.dumps({"import": imported, "hold": way.hold_seconds}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The ways from a picture to an MP4 that `scripts/bench svd` compares, each with models of its own."""
+
+import copy
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from diffusers.utils import export_to_video
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.random_svd import Case
+from core.config import Settings
+from core.engines import find_engine
+from core.spec import Clip
+from worker.attempt import Attempt
+from worker.engines.svd import Svd
+from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
+from worker.svd.speedups import SpeedUp
+
+Figures = dict[str, float]
+"""Seconds of each part: encode, denoise, decode, tail (from what the engine gives to the MP4), whole."""
+
+FPS, CRF = 7, 18
+
+
+def now() -> float:
+    """Seconds, once the device has done all that was asked of it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def figures(encode: float, denoise: float, decode: float, tail: float) -> Figures:
+    parts = {"encode": encode, "denoise": denoise, "decode": decode, "tail": tail}
+    return parts | {"whole": sum(parts.values())}
+
+
+class Way:
+    """Renders one clip again and again."""
+
+    frames: NDArray[np.uint8]
+    """Of the newest clip."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = copy.copy(pipeline)
+        for name in ("unet", "vae", "image_encoder", "scheduler"):
+            setattr(self.pipeline, name, copy.deepcopy(getattr(pipeline, name)))
+
+    @property
+    def weights_bytes(self) -> int:
+        models = (self.pipeline.unet, self.pipeline.vae, self.pipeline.image_encoder)
+        return sum(weights.nbytes for model in models for weights in model.parameters())
+
+
+class Diffusers(Way):
+    """As it comes, with its own defaults, to the pictures that it returns; then its own export_to_video."""
+
+    def __init__(self, pipeline: Any, *, compiled: bool = False) -> None:
+        super().__init__(pipeline)
+        if compiled:  # as its documentation says
+            torch.compiler.set_stance("default")
+            self.pipeline.unet.compile(fullgraph=True)
+            self.pipeline.vae.decoder.compile(fullgraph=True)
+
+    def time(self, picture: Image.Image, case: Case) -> Figures:
+        pipeline = self.pipeline
+        with marked(pipeline.scheduler, "set_timesteps") as denoise, marked(pipeline, "decode_latents") as decode:
+            begun = now()
+            pictures = pipeline(picture, generator=torch.manual_seed(0), **asdict(case)).frames[0]
+        with tempfile.TemporaryDirectory() as folder:
+            export_to_video(pictures, str(Path(folder) / "clip.mp4"), fps=FPS)
+        ended = now()
+        self.frames = np.stack([np.asarray(each) for each in pictures])
+        (denoised, _), (decoded, to_pictures) = denoise, decode
+        return figures(denoised - begun, decoded - denoised, to_pictures - decoded, ended - to_pictures)
+
+
+@contextmanager
+def marked(owner: Any, method: str) -> Iterator[list[float]]:
+    """When `method` began and when it ended, once it has been called."""
+    marks: list[float] = []
+    work = getattr(owner, method)
+
+    def works(*given: Any, **named: Any) -> Any:
+        marks.append(now())
+        result = work(*given, **named)
+        marks.append(now())
+        return result
+
+    with patch.object(owner, method, works):
+        yield marks
+
+
+class Kinora(Way):
+    """The engine with some of its changes, then the worker's tail."""
+
+    def __init__(self, pipeline: Any, case: Case, speed_ups: tuple[SpeedUp, ...] | None = None) -> None:
+        super().__init__(pipeline)
+        self.engine = engine_for(case)
+        begun = now()
+        self.engine.hold(self.pipeline, speed_ups)
+        self.hold_seconds = now() - begun
+
+    def time(self, picture: Image.Image, case: Case) -> Figures:
+        attempt = Attempt(self.engine.phases)
+        self.frames = self.engine.render(picture, clip_of(self.engine, case), attempt)
+        begun = now()
+        with tempfile.TemporaryDirectory() as folder:
+            encode_mp4(self.frames, FPS, CRF, Path(folder) / "clip.mp4")
+        first_frame_jpeg(self.frames)
+        spritesheet_jpeg([self.frames[index] for index in tile_indices(len(self.frames))])
+        tail, seconds = now() - begun, attempt.seconds
+        made = figures(seconds["encode_image"], seconds["denoise"], seconds["decode"], tail)
+        return made | {"busy": made["whole"] - tail}
+
+
+def engine_for(case: Case) -> Svd:
+    """Whose default clip is the case: that is the one for which it compiles."""
+    settings = Settings(_env_file=None)
+    entry = find_engine("svd-xt", settings)
+    return Svd(replace(entry, defaults=entry.defaults | asdict(case)), settings)
+
+
+def clip_of(engine: Svd, case: Case) -> Clip:
+    return Clip(engine=engine.engine.name, seed=0, **engine.engine.defaults | asdict(case))

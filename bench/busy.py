@@ -79,7 +79,7 @@ def busy(picture: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kinora-bench-") as folder:
         model = Path(folder) / "model"
         build_pipeline(device, reduced=device == "cpu").save_pretrained(model)
-        svd = Work("svd-xt", "gpu", SVDS[device], 30, picture, {"MODEL_ID": str(model)})
+        svd = Work("svd-xt", "gpu", SVDS[device], 20, picture, {"MODEL_ID": str(model)})
         figures[f"svd-xt {device}"] = measure(svd, Path(folder))
     return figures
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from app.deps import Services
 from core.errors import LedgerUnavailable
-from core.speeds import kind_of
+from core.speeds import Pace, kind_of
 from core.task import Status, Step, Task
 
 
@@ -24,35 +24,55 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     left = [step for step in steps if not step.status.is_final]
     if task.status.is_final or not left:
         return UNKNOWN
-    speeds, step = services.ledger.speeds(), left[0]
-    own = [speeds.seconds(kind_of(step, task.engine)) for step in left]
-    known = [seconds for seconds in own if seconds is not None]
-    whole = sum(known) if len(known) == len(own) else None
-    running = services.ledger.running(step.queue)
-    if step.status == Status.STARTED:
-        _, ran = running.get(step.step_id, (None, 0.0))
-        return Outlook(None, None if whole is None else round(max(0.0, whole - ran), 2))
-    ahead = services.ledger.ahead_of(step)
-    position = len(ahead) + 1
-    at_work = sum(worker.serves(step.queue) for worker in services.ledger.workers())
-    if whole is None or not at_work:
+    ledger, speeds, step = services.ledger, services.ledger.speeds(), left[0]
+    own = [pace for pace in (speeds.pace(kind_of(step, task.engine)) for step in left) if pace]
+    waits = step.status != Status.STARTED
+    ahead = ledger.ahead_of(step) if waits else []
+    position = len(ahead) + 1 if waits else None
+    workers = [worker.worker_id for worker in ledger.workers() if worker.serves(step.queue)]
+    if len(own) < len(left) or (waits and not workers):
         return Outlook(position, None)
     # Who was never measured takes as long as this one, for want of anything better.
-    first = known[0]
-    busy = [max(0.0, (speeds.seconds(kind) or first) - ran) for kind, ran in running.values()]
-    before = [speeds.seconds(kind) or first for kind in ahead]
-    return Outlook(position, round(wait(busy, before, at_work) + whole, 2))
+    first, *later = own
+    running = ledger.running(step.queue)
+    under_way = [(found.worker_id, found.ran, speeds.pace(found.kind) or first) for found in running]
+    waiting = [speeds.pace(kind) or first for kind in ahead] + [first] * waits
+    ends = forecast(workers, under_way, waiting)
+    by_step = dict(zip([found.step_id for found in running], ends, strict=False))
+    mine = ends[-1] if waits else by_step.get(step.step_id, 0.0)  # it has just ended
+    return Outlook(position, round(mine + sum(pace.seconds for pace in later), 2))
 
 
-def wait(busy: list[float], ahead: list[float], workers: int) -> float:
-    """Seconds until one of `workers` is free: each is through with what it runs after `busy`, and then takes the
-    next of what stands `ahead`."""
-    free = sorted(busy)[-workers:]
-    free += [0.0] * (workers - len(free))
-    heapq.heapify(free)
-    for seconds in ahead:
-        heapq.heapreplace(free, free[0] + seconds)
-    return free[0]
+Line = tuple[float, float]
+"""Of a worker, in seconds from now: when it can begin another step, and when the last tail is over."""
+
+
+def forecast(workers: list[str], running: list[tuple[str, float, Pace]], waiting: list[Pace]) -> list[float]:
+    """When each ends, in seconds from now: what runs (by whom, for how long already), the oldest first, and then what
+    waits, in its order."""
+    lines: dict[str, Line] = dict.fromkeys(workers, IDLE)
+    ends = []
+    for worker, ran, pace in running:
+        if worker not in lines and lines:  # it died: somebody else will do it
+            worker = min(lines, key=lambda name: lines[name])
+        lines[worker] = longer(lines.get(worker, IDLE), pace, ran)
+        ends.append(lines[worker][1])
+    heap = list(lines.values())
+    heapq.heapify(heap)
+    for pace in waiting:
+        line = longer(heap[0], pace)
+        heapq.heapreplace(heap, line)
+        ends.append(line[1])
+    return ends
+
+
+IDLE: Line = (0.0, float("-inf"))
+
+
+def longer(line: Line, pace: Pace, ran: float = 0.0) -> Line:
+    """With one more step: its front, then its tail once the one before is over."""
+    handed_over = max(line[0] + pace.front - ran, line[1])
+    return max(0.0, handed_over), max(0.0, handed_over + pace.tail)
 
 
 def at_acceptance(services: Services, task_id: str) -> tuple[Status, Outlook]:

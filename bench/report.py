@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
@@ -62,6 +63,10 @@ def write(name: str, results: Mapping[str, Any], folder: Path = RESULTS) -> Path
     moment = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
     path.write_text(json.dumps({**moment, **results}, indent=2, ensure_ascii=False) + "\n")
     return path
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"p50": median(values), "p95": quantiles(values, n=20)[-1]}
 
 
 def print_table(rows: Sequence[Mapping[str, object]]) -> None:

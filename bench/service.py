@@ -4,6 +4,8 @@
 
 Starts the whole stack with a real Redis as the tests do. The client shares the cores with the service, so requests a
 second are a lower bound. Clips are the preview engine's at its defaults (25 frames of 1024×576).
+
+Then ten clients keep one worker busy (bench/busy.py).
 """
 
 import http.client
@@ -22,7 +24,8 @@ import numpy as np
 import psutil
 import sqlalchemy as sa
 
-from bench.report import machine, print_table, write
+from bench.busy import busy
+from bench.report import machine, print_table, spread, write
 from core.ledger import Ledger
 from core.tables import steps, tasks
 from tests.conftest import SAMPLES
@@ -48,6 +51,7 @@ def main() -> None:
             figures["preview_clips_a_minute_2_workers"] = clips_a_minute(stack)
         finally:
             ledger.close()
+    figures["busy"] = busy(PICTURE)
     figures["encode_seconds"] = encode_seconds()
     figures["image_mb"] = image_sizes()
     where = machine("fastapi", "uvicorn", "rq", "redis", "sqlalchemy", "av", "pillow")
@@ -82,10 +86,6 @@ def moments(ledger: Ledger, task_id: str) -> tuple[float, float]:
     with ledger.database.connect() as connection:
         started_at, finished_at = connection.execute(both.where(tasks.c.task_id == task_id)).one()
     return started_at, finished_at
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"p50": statistics.median(values), "p95": statistics.quantiles(values, n=20)[-1]}
 
 
 def status_rate(stack: Stack) -> float:

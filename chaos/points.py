@@ -11,6 +11,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,17 @@ class Point:
     matters: Callable[[Any, tuple[Any, ...]], bool] = lambda result, _arguments: bool(result)
 
 
+def has_tail() -> bool:
+    """This process is at the end of another step besides."""
+    return any(thread.name == "tail" for thread in threading.enumerate())
+
+
 POINTS = [
     Point("upload checked, not stored", "app", Storage, "put", before=True),
     Point("picture stored, task not recorded", "app", Ledger, "create", before=True),
     Point("task recorded, bell not rung", "app", Ledger, "create", before=False),
     Point("step claimed", "worker", Ledger, "claim", before=False),
+    Point("next step claimed in a tail", "worker", Ledger, "claim", False, lambda claim, _: claim and has_tail()),
     Point("video stored, thumbnail not", "worker", Storage, "put", False, lambda _, given: "video" in given[1]),
     Point("all stored, not recorded", "worker", Ledger, "finish", before=True),
     Point("step finished, next not rung for", "worker", Ledger, "finish", False, lambda result, _: result is not None),

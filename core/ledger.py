@@ -172,9 +172,13 @@ class Ledger(Reader):
         warnings: Sequence[str] = (),
         more: Sequence[NewStep] = (),
         stored_bytes: int = 0,
+        front_seconds: float | None = None,
+        waited_seconds: float = 0.0,
     ) -> list[ReadyStep] | None:
         """Record what the attempt made (name → storage key) and its size, the seconds of each phase, what a user
         should know, and the steps that turned out to be needed; their `needs` count from the task's first step.
+        `front_seconds` are those until its worker's engine was free again, None: all; then it `waited_seconds` for
+        another step.
 
         Returns the steps that became ready, or None where the attempt was no longer the newest:
         then nothing was written.
@@ -185,7 +189,8 @@ class Ledger(Reader):
                 tx, claim, Status.FINISHED, "finished", progress=100, artifacts=artifacts, receipt=receipt
             ):
                 return None
-            speeds.add(tx, speeds.kind_of(claim.step, task.engine), self._now(tx) - claim.started_at)
+            seconds = self._now(tx) - claim.started_at - waited_seconds
+            speeds.add(tx, speeds.kind_of(claim.step, task.engine), seconds, front_seconds)
             tallies.add(
                 tx, *(Duration(f"phase_seconds:{name}", task.engine, seconds) for name, seconds in phases.items())
             )

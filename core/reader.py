@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -37,6 +37,15 @@ TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id"))
 STEPS = sa.select(steps).where(steps.c.task_id == sa.bindparam("task_id")).order_by(steps.c.position)
 KIND = (tasks.c.engine, steps.c.verb, steps.c.size, steps.c.work)
 READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
+
+
+class Running(NamedTuple):
+    """A step that a worker works on, and for how many seconds it has."""
+
+    step_id: str
+    worker_id: str
+    ran: float
+    kind: Kind
 
 
 def task_from(row: sa.Row[Any]) -> Task:
@@ -165,20 +174,29 @@ class Reader:
         with reading(self.database) as connection:
             return [Kind(*kind) for kind in connection.execute(query)]
 
-    def running(self, queue: str) -> dict[str, tuple[Kind, float]]:
-        """Each step of the queue that runs now: its kind, and for how many seconds it has run."""
+    def running(self, queue: str) -> list[Running]:
+        """Each step of the queue that runs now, the oldest first."""
         query = (
-            sa.select(steps.c.step_id, now() - steps.c.started_at, *KIND)
+            sa.select(steps.c.step_id, steps.c.worker_id, now() - steps.c.started_at, *KIND)
             .join(steps, steps.c.task_id == tasks.c.task_id)
             .where(steps.c.status == Status.STARTED, steps.c.queue == queue)
+            .order_by(steps.c.started_at)
         )
         with reading(self.database) as connection:
-            return {step_id: (Kind(*kind), max(0.0, ran)) for step_id, ran, *kind in connection.execute(query)}
+            rows = connection.execute(query)
+            return [Running(step_id, by, max(0.0, ran), Kind(*kind)) for step_id, by, ran, *kind in rows]
 
     def speeds(self) -> Speeds:
         """How long steps take here."""
         with reading(self.database) as connection:
             return Speeds(connection)
+
+    def first_waiting(self, queue: str, verb: str) -> tuple[Step, Task] | None:
+        """The step that will likely be claimed next, where it is of that verb."""
+        query = sa.select(steps).where(steps.c.queue == queue, READY, RESTED)
+        with reading(self.database) as connection:
+            row = connection.execute(query.order_by(steps.c.queued_at, steps.c.step_id).limit(1)).one_or_none()
+            return (step_from(row), self._task(connection, row.task_id)) if row and row.verb == verb else None
 
     def waiting(self) -> dict[str, tuple[int, float]]:
         """For each queue with ready steps: how many wait, and for how many seconds the oldest has."""

@@ -19,8 +19,10 @@ def _upsert(insert: Any) -> Any:
     statement = insert(speeds)
     count = speeds.c.count + 1
     share = sa.case((count < 1 / NEWEST_SHARE, 1.0 / count), else_=NEWEST_SHARE)
-    mean = speeds.c.seconds + share * (statement.excluded.seconds - speeds.c.seconds)
-    raised = {"count": count, "seconds": mean, "work": statement.excluded.work}
+    means = {
+        name: speeds.c[name] + share * (statement.excluded[name] - speeds.c[name]) for name in ("seconds", "front")
+    }
+    raised = {"count": count, "work": statement.excluded.work} | means
     return statement.on_conflict_do_update(index_elements=list(speeds.primary_key), set_=raised)
 
 
@@ -37,13 +39,27 @@ class Kind:
     work: float
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How long a step takes. The next one of its worker begins after its front, the rest of it runs beside that."""
+
+    front: float
+    tail: float
+
+    @property
+    def seconds(self) -> float:
+        return self.front + self.tail
+
+
 def kind_of(step: Step, engine: str) -> Kind:
     return Kind(engine, step.verb, step.size, step.work)
 
 
-def add(connection: sa.Connection, kind: Kind, seconds: float) -> None:
-    """A step of this kind took `seconds`, 0 or more."""
-    connection.execute(UPSERT[connection.dialect.name], vars(kind) | {"seconds": max(0.0, seconds), "count": 1})
+def add(connection: sa.Connection, kind: Kind, seconds: float, front: float | None = None) -> None:
+    """A step of this kind took `seconds`, and of these `front`; None: all."""
+    seconds = max(0.0, seconds)  # a clock may have been set back
+    front = seconds if front is None else min(front, seconds)
+    connection.execute(UPSERT[connection.dialect.name], vars(kind) | {"seconds": seconds, "front": front, "count": 1})
 
 
 def forget_rare(connection: sa.Connection) -> None:
@@ -58,34 +74,42 @@ def forget_rare(connection: sa.Connection) -> None:
         connection.execute(speeds.delete().where(its))
 
 
+Line = tuple[float, float]
+"""The seconds that every step takes, and those for each unit of work."""
+
+
 class Speeds:
     """Every mean there is."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._rows = connection.execute(sa.select(speeds)).all()
-        self._lines: dict[tuple[str, str], tuple[float, float] | None] = {}
-        self._exact = {(row.engine, row.verb, row.size): float(row.seconds) for row in self._rows}
+        self._lines: dict[tuple[str, str], tuple[Line, Line] | None] = {}
+        self._exact = {(row.engine, row.verb, row.size): Pace(row.front, row.seconds - row.front) for row in self._rows}
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def seconds(self, kind: Kind) -> float | None:
+    def pace(self, kind: Kind) -> Pace | None:
         """Measured for this very size, else reckoned from the others by their work; None where there are none."""
         exact = self._exact.get((kind.engine, kind.verb, kind.size))
         if exact is not None:
             return exact
         if (kind.engine, kind.verb) not in self._lines:
-            self._lines[kind.engine, kind.verb] = self._line(kind.engine, kind.verb)
-        line = self._lines[kind.engine, kind.verb]
-        return line and max(0.0, line[0] + line[1] * kind.work)
+            self._lines[kind.engine, kind.verb] = self._both_lines(kind.engine, kind.verb)
+        lines = self._lines[kind.engine, kind.verb]
+        return lines and Pace(*(max(0.0, same + slope * kind.work) for same, slope in lines))
 
-    def _line(self, engine: str, verb: str) -> tuple[float, float] | None:
-        """The seconds that every step takes, and those for each unit of work."""
+    def _both_lines(self, engine: str, verb: str) -> tuple[Line, Line] | None:
+        """Of the fronts and of the tails."""
         alike = [row for row in self._rows if (row.engine, row.verb) == (engine, verb) and row.work > 0]
-        if not alike:
-            return None
-        mean = statistics.mean(row.seconds for row in alike)
-        if len({row.work for row in alike}) < 2:
-            return 0.0, mean / alike[0].work
-        slope, same = statistics.linear_regression([row.work for row in alike], [row.seconds for row in alike])
-        return (same, slope) if slope > 0 else (mean, 0.0)
+        work = [float(row.work) for row in alike]
+        fronts, tails = [row.front for row in alike], [row.seconds - row.front for row in alike]
+        return (line(work, fronts), line(work, tails)) if alike else None
+
+
+def line(work: list[float], seconds: list[float]) -> Line:
+    mean = statistics.mean(seconds)
+    if len(set(work)) < 2:
+        return 0.0, mean / work[0]
+    slope, same = statistics.linear_regression(work, seconds)
+    return (same, slope) if slope > 0 else (mean, 0.0)

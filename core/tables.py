@@ -254,7 +254,7 @@ tallies = Table(
     Column("total", Double, nullable=False),
 )
 
-# The mean seconds of a step, as measured.
+# The mean seconds of a step, as measured; `front` are those of them in which it kept the next one from beginning.
 speeds = Table(
     "speeds",
     metadata,
@@ -264,4 +264,5 @@ speeds = Table(
     Column("work", Double, nullable=False),
     Column("count", Integer, nullable=False),
     Column("seconds", Double, nullable=False),
+    Column("front", Double, nullable=False, server_default="0"),
 )

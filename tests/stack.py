@@ -50,13 +50,13 @@ class Stack:
         self.wait_until_ready()
         return self
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, seconds: float = 60) -> None:
         def ready() -> bool:
             with contextlib.suppress(httpx2.TransportError):
                 return self.client.get("/health").status_code == 200
             return False
 
-        wait_until(ready, 60, "a healthy stack")
+        wait_until(ready, seconds, "a healthy stack")
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         process = self.processes.pop(name)

@@ -39,6 +39,8 @@ class Attempt:
         """What a user should know of how the attempt went; kept on the task when it finishes."""
         self.stored_bytes = 0
         """Counted before they are stored: what never gets there is in no result."""
+        self.engine_seconds = 0.0
+        """Spent in the engine's `render`."""
         self._passed: set[str] = set()
         self._fraction = 0.0
         self._stop = threading.Event()

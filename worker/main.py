@@ -6,10 +6,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import structlog
 from redis.exceptions import RedisError
+from rq.exceptions import StopRequested
 
 from core.config import read_settings
 from core.errors import EngineUnavailable
@@ -38,8 +40,7 @@ def main() -> None:
     queue = arguments.parse_args().queue
     settings = read_settings()
     set_up_logs(settings.log_format)
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
+    on_stop(_leave)
 
     ledger = Ledger(settings.resolved_database_url)
     wait_for_ledger(ledger, threading.Event())  # a signal ends this process outright
@@ -55,6 +56,8 @@ def main() -> None:
         load_engine(kit)
         take_steps(kit, queue)
     finally:
+        on_stop(lambda *_: hurry(kit))
+        kit.tail.wait()
         presence.leave()
         ledger.close()
     if kit.gpu_lost:
@@ -65,8 +68,21 @@ def _leave(signum: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 
+def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
+    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGINT, handler)
+
+
+def hurry(kit: Kit) -> None:
+    """What runs is given back once SHUTDOWN_GRACE is over. Doing it twice changes nothing."""
+    for seconds, what in ((0.0, hand_over), (CHECK_POINT_SECONDS, leave_at_once)):
+        timer = threading.Timer(kit.settings.shutdown_grace + seconds, what, [kit])
+        timer.daemon = True
+        timer.start()
+
+
 def leave_at_once(kit: Kit) -> None:
-    """The step was given back and this process is stuck in it."""
+    """What ran was given back and this process is stuck in it."""
     kit.presence.leave()
     os._exit(0)
 
@@ -96,22 +112,20 @@ def take_steps(kit: Kit, queue: str) -> None:
             log.info("worker_leaves", reason=reason)
         return reason is None
 
-    def hurry() -> None:
-        for seconds, what in ((0.0, hand_over), (CHECK_POINT_SECONDS, leave_at_once)):
-            timer = threading.Timer(kit.settings.shutdown_grace + seconds, what, [kit])
-            timer.daemon = True
-            timer.start()
+    def leave(signum: int, frame: FrameType | None) -> None:
+        hurry(kit)
+        sys.exit(0)
 
     while True:
-        # Until the loop sets its own handlers, and again once it has ended: there is no step to wait for.
-        signal.signal(signal.SIGTERM, _leave)
-        signal.signal(signal.SIGINT, _leave)
+        on_stop(leave)  # until the loop sets its own handlers, and again once it has ended: no front is under way
         loop = None
         try:
-            loop = StepWorker(queue, connect_redis(kit.settings), answer, hurry)
+            loop = StepWorker(queue, connect_redis(kit.settings), answer, lambda: hurry(kit))
             loop.work(logging_level="WARNING")
         except RedisError as error:
             log.warning("redis_away", reason=str(error))
+        except StopRequested:  # told so as the loop said goodbye
+            pass
         if loop and loop.stopping:  # also where Redis was away as the loop said goodbye
             return
         time.sleep(RECONNECT_SECONDS)

@@ -34,6 +34,12 @@ class WorkerMetrics:
             registry=self.registry,
         )
         self.busy = Gauge("kinora_worker_busy", "1 while an attempt runs", registry=self.registry)
+        self.engine_busy = Counter(
+            "kinora_worker_engine_busy_seconds",
+            "Seconds in which the engine rendered",
+            ["engine"],
+            registry=self.registry,
+        )
         self.load = Gauge("kinora_worker_engine_load_seconds", "Seconds to load", ["engine"], registry=self.registry)
 
     def serve(self, host: str, port: int) -> int | None:

@@ -23,7 +23,8 @@ class Presence:
         # Never a fixed name: a restarted worker must not be taken for the one that died.
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.ledger, self.queue, self.renderers, self.metrics_port = ledger, queue, renderers, metrics_port
-        self.step_id: str | None = None
+        self.step_ids: list[str] = []
+        """Of what it works on; the newest is reported."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="presence", daemon=True)
 
@@ -42,7 +43,7 @@ class Presence:
             device=self.renderers.device,
             gpu=self.renderers.gpu,
             engines=self.renderers.report(),
-            step_id=self.step_id,
+            step_id=next(reversed(self.step_ids), None),
             metrics_port=self.metrics_port,
             started_at=0.0,
             seen_at=0.0,

@@ -65,8 +65,8 @@ class StepWorker(SimpleWorker):
     def __init__(
         self, queue: str, connection: "Redis", answer: Callable[[str], bool], hurry: Callable[[], None] = lambda: None
     ) -> None:
-        """`answer(step_id)` runs a step, raises nothing and says whether to go on; `hurry()` is told of a stop
-        that comes while it runs."""
+        """`answer(step_id)` runs a step, raises nothing and says whether to go on; `hurry()` is told of a stop, for
+        what runs then, here or in another thread."""
         super().__init__(
             [Queue(queue, connection=connection, serializer=SERIALIZER)],
             connection=connection,
@@ -115,12 +115,12 @@ class StepWorker(SimpleWorker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: end now when idle, else after the step."""
+        if self.stopping:
+            return
+        self.stopping = True
+        self.hurry()
         if not self._working:
-            self.stopping = True
             raise StopRequested
-        if not self.stopping:
-            self.stopping = True
-            self.hurry()
 
     def _install_signal_handlers(self) -> None:
         signal.signal(signal.SIGINT, self.request_stop)

@@ -1,8 +1,15 @@
-"""The path of one step through this worker: claim it, work while the lease is kept, record what came of it."""
+"""The path of one step through this worker: claim it, work while the lease is kept, record what came of it.
+
+Its front, which needs the engine, is done in the thread that calls; its tail in another, while the next one's front
+is done. Whatever ends it, in either, is dealt with by the same code.
+"""
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -17,16 +24,32 @@ from core.task import Claim, ErrorInfo, ReadyStep
 from worker.attempt import Attempt, Stopped
 from worker.lease import Lease
 from worker.metrics import WorkerMetrics
+from worker.pictures import Pictures
 from worker.presence import Presence
 from worker.renderers import Renderers
 from worker.screening import Screening
 from worker.steps.clip import make_clip
 from worker.steps.join import join_clips
+from worker.steps.verb import Work, made
+from worker.tail import Tail
 from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
 VERBS = {"clip": make_clip, "join": join_clips}
+
+
+@dataclass(eq=False)
+class Run:
+    """An attempt on its way through this worker."""
+
+    claim: Claim
+    attempt: Attempt = field(default_factory=Attempt)
+    begun: float = field(default_factory=time.perf_counter)
+    front_seconds: float = 0.0
+    """Until it needed the engine no more."""
+    waited_seconds: float = 0.0
+    """Then, for the tail of the one before."""
 
 
 @dataclass
@@ -40,13 +63,21 @@ class Kit:
     renderers: Renderers
     presence: Presence
     metrics: WorkerMetrics
-    running: tuple[Claim, Attempt] | None = None
+    tail: Tail = field(default_factory=Tail)
+    running: list[Run] = field(default_factory=list)
+    """One in its tail at most, and one in front of it."""
     steps_done: int = 0
+    """Their fronts; the last one's tail may still run."""
     gpu_lost: bool = False
+
+    def __post_init__(self) -> None:
+        self.pictures = Pictures(self.settings, self.storage)
+        self.metrics.busy.set_function(lambda: float(bool(self.running)))
 
 
 def run_step(step_id: str, kit: Kit) -> None:
-    """Do what `step_id` stands for, if it is there to be done. Raises nothing: its end is in the ledger or the log."""
+    """Do what `step_id` stands for, if it is there to be done; its tail may still run when this returns. Raises
+    nothing: its end is in the ledger or the log."""
     try:
         claim = kit.ledger.claim(step_id, kit.presence.worker_id, kit.settings.lease_seconds)
     except Unavailable as error:
@@ -58,46 +89,93 @@ def run_step(step_id: str, kit: Kit) -> None:
     if claim.task.owner:
         names["owner"] = claim.task.owner
     with structlog.contextvars.bound_contextvars(**names):
-        kit.presence.step_id = step_id
-        kit.metrics.busy.set(1)
-        try:
-            _work(claim, kit)
-        finally:
-            kit.metrics.busy.set(0)
-            kit.presence.step_id = None
-
-
-def _work(claim: Claim, kit: Kit) -> None:
-    attempt = Attempt()
-    kit.running = claim, attempt
-    engine, begun = claim.task.engine, time.perf_counter()
-    log.info("attempt_started", verb=claim.step.verb, engine=engine, waited=round(claim.waited, 3))
-    with (
-        Lease(kit.ledger, claim, attempt, kit.settings.lease_seconds),
-        Watchdog(attempt, kit.settings.step_time_limit),
-        Screening(Previews(kit.queue.redis), claim.task.task_id, attempt),
-    ):
-        outcome = _attempt(claim, attempt, kit)
-        if outcome != "finished" and attempt.stored_bytes:
-            _discard(claim, kit)
-    kit.running = None
+        _work(Run(claim), kit)
     kit.steps_done += 1
-    for phase, seconds in attempt.seconds.items():
+
+
+def _work(run: Run, kit: Kit) -> None:
+    claim, attempt = run.claim, run.attempt
+    log.info("attempt_started", verb=claim.step.verb, engine=claim.task.engine, waited=round(claim.waited, 3))
+    with ExitStack() as held:  # until the attempt's own end, in whichever thread that is
+        held.enter_context(_counted(run, kit))
+        held.enter_context(Lease(kit.ledger, claim, attempt, kit.settings.lease_seconds))
+        held.enter_context(Watchdog(attempt, kit.settings.step_time_limit))
+        held.enter_context(Screening(Previews(kit.queue.redis), claim.task.task_id, attempt))
+        work = VERBS[claim.step.verb](claim, attempt, kit.storage, kit.renderers, kit.pictures)
+        outcome = _attempt(run, kit, partial(_front, run, work, kit))
+        if outcome:
+            _close(run, outcome, kit)
+        else:
+            kit.tail.begin(partial(_tail, run, work, held.pop_all(), kit))
+
+
+@contextmanager
+def _counted(run: Run, kit: Kit) -> Iterator[None]:
+    """Seen by whoever asks what this worker does."""
+    step_id = run.claim.step.step_id
+    kit.running.append(run)
+    kit.presence.step_ids.append(step_id)
+    try:
+        yield
+    finally:
+        kit.running.remove(run)
+        kit.presence.step_ids.remove(step_id)
+
+
+def _front(run: Run, work: Work, kit: Kit) -> None:
+    """All that needs the engine; then the tail of the step before must be over."""
+    try:
+        with kit.pictures.reading_ahead(kit.ledger, kit.presence.queue):
+            next(work)
+    finally:
+        kit.metrics.engine_busy.labels(run.claim.task.engine).inc(run.attempt.engine_seconds)
+    run.front_seconds = time.perf_counter() - run.begun
+    kit.tail.wait(run.attempt.check)
+    run.waited_seconds = time.perf_counter() - run.begun - run.front_seconds
+
+
+def _tail(run: Run, work: Work, held: ExitStack, kit: Kit) -> None:
+    with held:
+        outcome = _attempt(run, kit, partial(_finish, run, work, kit))
+        _close(run, outcome or "finished", kit)
+
+
+def _finish(run: Run, work: Work, kit: Kit) -> None:
+    artifacts, receipt = made(work)
+    attempt = run.attempt
+    ready = attempt.keep_trying(
+        lambda: kit.ledger.finish(
+            run.claim,
+            artifacts,
+            receipt,
+            attempt.seconds,
+            attempt.warnings,
+            stored_bytes=attempt.stored_bytes,
+            front_seconds=run.front_seconds,
+            waited_seconds=run.waited_seconds,
+        )
+    )
+    if ready is None:
+        raise Stopped
+    _wake(ready, kit)
+
+
+def _close(run: Run, outcome: str, kit: Kit) -> None:
+    """Leave nothing behind, and count it."""
+    engine = run.claim.task.engine
+    if outcome != "finished" and run.attempt.stored_bytes:
+        _discard(run.claim, kit)
+    for phase, seconds in run.attempt.seconds.items():
         kit.metrics.phases.labels(engine, phase).observe(seconds)
     kit.metrics.steps.labels(engine, outcome).inc()
-    log.info("attempt_ended", outcome=outcome, seconds=round(time.perf_counter() - begun, 3))
+    log.info("attempt_ended", outcome=outcome, seconds=round(time.perf_counter() - run.begun, 3))
 
 
-def _attempt(claim: Claim, attempt: Attempt, kit: Kit) -> str:
-    """Returns the outcome's name."""
+def _attempt(run: Run, kit: Kit, part: Callable[[], None]) -> str | None:
+    """Do a part of it. Returns the outcome's name where the attempt ended there."""
+    claim, attempt = run.claim, run.attempt
     try:
-        verb = VERBS[claim.step.verb]
-        artifacts, receipt = verb(claim, attempt, kit.settings, kit.storage, kit.renderers)
-        ready = attempt.keep_trying(
-            lambda: kit.ledger.finish(
-                claim, artifacts, receipt, attempt.seconds, attempt.warnings, stored_bytes=attempt.stored_bytes
-            )
-        )
+        part()
     except Stopped:
         if attempt.out_of_time:
             limit = f"it took longer than {kit.settings.step_time_limit:g} s"
@@ -109,10 +187,7 @@ def _attempt(claim: Claim, attempt: Attempt, kit: Kit) -> str:
         log.exception("attempt_crashed")
         unexpected = InternalError("an unexpected error; the worker's log has it under this task's id")
         return _end(claim, attempt, unexpected, kit)
-    if ready is None:
-        return "stopped"
-    _wake(ready, kit)
-    return "finished"
+    return None
 
 
 # Another worker, or this one afresh, may do better; anything else would end the same way again.
@@ -144,18 +219,17 @@ def _discard(claim: Claim, kit: Kit) -> None:
 
 
 def hand_over(kit: Kit) -> None:
-    """Give the running step back, for another worker to begin at once. No attempt is used up."""
-    if kit.running is None:
-        return
-    claim, attempt = kit.running
-    try:
-        if kit.ledger.give_back(claim):
-            _wake([ReadyStep(claim.step.step_id, claim.step.queue)], kit, at_front=True)
-            log.info("step_given_back", step_id=claim.step.step_id)
-    except Unavailable as error:
-        log.warning("step_not_given_back", step_id=claim.step.step_id, reason=error.message)  # its lease runs out
-    finally:
-        attempt.stop()  # not before: once it has stopped, the process leaves and takes this thread along
+    """Give what runs back, for another worker to begin at once. No attempt is used up."""
+    for run in reversed(kit.running):  # each goes to the front of the queue, so that the first comes first again
+        claim = run.claim
+        try:
+            if kit.ledger.give_back(claim):
+                _wake([ReadyStep(claim.step.step_id, claim.step.queue)], kit, at_front=True)
+                log.info("step_given_back", step_id=claim.step.step_id)
+        except Unavailable as error:
+            log.warning("step_not_given_back", step_id=claim.step.step_id, reason=error.message)  # its lease runs out
+        finally:
+            run.attempt.stop()  # not before: once it has stopped, the process leaves and takes this thread along
 
 
 def reason_to_leave(kit: Kit) -> str | None:

@@ -2,13 +2,15 @@
 
 Python cannot interrupt a call into C, and CUDA is one. So the attempt is first asked to stop at its next check point,
 and after a few seconds the whole process ends; the ledger then gives the step to another worker. A call that holds
-Python's lock keeps these timers from running too, so a last one, which needs no Python, stands behind them.
+Python's lock keeps these timers from running too, so a last one, which needs no Python, stands behind them. There is
+one of that kind in a process, and two attempts may run: it stands for whichever is due first.
 """
 
 import faulthandler
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -24,31 +26,57 @@ LAST_RESORT_SECONDS = 5.0
 EXIT_STUCK = 70  # EX_SOFTWARE: the supervisor starts a fresh process
 
 
+class LastResort:
+    """The timer that needs no Python."""
+
+    def __init__(self) -> None:
+        self._dues: list[float] = []
+        self._lock = threading.Lock()
+
+    def add(self, due: float) -> None:
+        with self._lock:
+            self._dues.append(due)
+            self._set()
+
+    def remove(self, due: float) -> None:
+        with self._lock:
+            self._dues.remove(due)
+            self._set()
+
+    def _set(self) -> None:
+        if self._dues:
+            seconds = max(0.001, min(self._dues) - time.monotonic())  # it takes no 0
+            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
+        else:
+            faulthandler.cancel_dump_traceback_later()
+
+
+LAST_RESORT = LastResort()
+
+
 class Watchdog:
     """`with Watchdog(...)`: after `seconds` the attempt is out of time, and then the process."""
 
     def __init__(self, attempt: Attempt, seconds: float, leave: Callable[[int], None] = os._exit) -> None:
-        self.attempt, self.leave = attempt, leave
-        self._timer = threading.Timer(seconds, self._ask)
-        self._last = threading.Timer(seconds + CHECK_POINT_SECONDS, self._end)
-        self._last_resort = seconds + CHECK_POINT_SECONDS + LAST_RESORT_SECONDS
+        self.attempt, self.seconds, self.leave = attempt, seconds, leave
+        self._ended = threading.Event()
+        self._due = 0.0
 
     def __enter__(self) -> "Watchdog":
-        for timer in (self._timer, self._last):
-            timer.daemon = True
-            timer.start()
-        faulthandler.dump_traceback_later(self._last_resort, exit=True, file=sys.__stderr__ or 2)
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self._due = time.monotonic() + self.seconds + CHECK_POINT_SECONDS + LAST_RESORT_SECONDS
+        LAST_RESORT.add(self._due)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._last.cancel()
-        faulthandler.cancel_dump_traceback_later()
+        self._ended.set()
+        LAST_RESORT.remove(self._due)
 
-    def _ask(self) -> None:
+    def _watch(self) -> None:
+        if self._ended.wait(self.seconds):
+            return
         self.attempt.out_of_time = True
         self.attempt.stop()
-
-    def _end(self) -> None:
-        log.error("worker_stuck", phase=self.attempt.phase_name)
-        self.leave(EXIT_STUCK)
+        if not self._ended.wait(CHECK_POINT_SECONDS):
+            log.error("worker_stuck", phase=self.attempt.phase_name)
+            self.leave(EXIT_STUCK)

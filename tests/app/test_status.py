@@ -6,7 +6,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.deps import Services
-from app.eta import wait
+from app.eta import forecast
+from core.speeds import Pace
 from core.task import Claim, ErrorInfo
 from tests.app.conftest import CAT, upload, worker_that_says
 
@@ -88,14 +89,30 @@ def test_the_eta_of_a_running_task_goes_down(
 
 
 @pytest.mark.parametrize(
-    ("busy", "ahead", "workers", "seconds"),
-    [([], [], 1, 0), ([5], [], 1, 5), ([5], [], 2, 0), ([5, 3], [], 2, 3), ([5, 3], [4], 2, 5), ([], [1, 2, 3], 2, 2),
-     ([9, 5], [2], 1, 11)],
-)  # fmt: skip
-def test_a_step_waits_for_the_first_worker_that_is_free(
-    busy: list[float], ahead: list[float], workers: int, seconds: float
+    ("running", "waiting", "ends"),
+    [
+        ({"a": []}, 1, [10]),
+        ({"a": [3]}, 1, [7, 15]),
+        ({"a": [3], "b": []}, 1, [7, 10]),
+        ({"a": [9, 1]}, 1, [1, 9, 17]),  # one in its tail, the next in its front
+        ({"a": [9]}, 2, [1, 10, 18]),
+        ({"a": [3], "b": [6]}, 3, [7, 4, 12, 15, 20]),
+    ],
+)
+def test_a_step_begins_when_a_worker_is_through_with_the_front_of_the_one_before(
+    running: dict[str, list[float]], waiting: int, ends: list[float]
 ) -> None:
-    assert wait(busy, ahead, workers) == seconds
+    pace = Pace(front=8, tail=2)
+    under_way = [(worker, ran, pace) for worker, steps in running.items() for ran in steps]
+    assert forecast(list(running), under_way, [pace] * waiting) == ends
+
+
+def test_a_long_tail_holds_up_the_step_behind_it() -> None:
+    assert forecast(["a"], [], [Pace(1, 5), Pace(1, 5), Pace(1, 5)]) == [6, 11, 16]
+
+
+def test_what_a_dead_worker_ran_is_for_one_that_lives() -> None:
+    assert forecast(["a"], [("dead", 2, Pace(8, 2))], [Pace(8, 2)]) == [8, 16]
 
 
 def test_with_nothing_measured_there_is_no_eta(client: TestClient) -> None:

@@ -305,13 +305,37 @@ def test_only_the_sizes_that_are_asked_for_most_are_remembered(ledger: Ledger, m
             claim = ledger.claim(step_id, "w", 60)
             assert claim is not None
             finish(ledger, replace(claim, started_at=claim.started_at - 10 * times))
-    assert ledger.speeds().seconds(Kind("preview", "clip", "rare", 1.0)) == pytest.approx(10, abs=0.5)
+    assert ledger.speeds().pace(Kind("preview", "clip", "rare", 1.0)).seconds == pytest.approx(10, abs=0.5)
     ledger.forget_rare_speeds()
     speeds = ledger.speeds()
     assert len(speeds) == 2
-    assert speeds.seconds(Kind("preview", "clip", "common", 3.0)) == pytest.approx(30, abs=0.5)
-    assert speeds.seconds(Kind("preview", "clip", "rare", 1.0)) == pytest.approx(10, abs=1), "by its work"
-    assert speeds.seconds(Kind("svd-xt", "clip", "rare", 1.0)) is None
+    assert speeds.pace(Kind("preview", "clip", "common", 3.0)).seconds == pytest.approx(30, abs=0.5)
+    assert speeds.pace(Kind("preview", "clip", "rare", 1.0)).seconds == pytest.approx(10, abs=1), "by its work"
+    assert speeds.pace(Kind("svd-xt", "clip", "rare", 1.0)) is None
+
+
+def test_the_front_and_the_tail_of_a_step_are_remembered_apart(ledger: Ledger) -> None:
+    ((step_id, _),) = ledger.create(new_task(steps=[NewStep("clip", "cpu", size="small", work=1.0)]))
+    claim = ledger.claim(step_id, "w", 60)
+    assert claim is not None
+    begun_before = replace(claim, started_at=claim.started_at - 10)
+    ledger.finish(begun_before, {}, {}, {}, front_seconds=5, waited_seconds=3)
+    pace = ledger.speeds().pace(Kind("preview", "clip", "small", 1.0))
+    assert (pace.front, pace.tail) == (5, pytest.approx(2, abs=0.5))
+    larger = ledger.speeds().pace(Kind("preview", "clip", "large", 2.0))
+    assert (larger.front, larger.tail) == (10, pytest.approx(4, abs=1)), "by its work"
+
+
+def test_the_step_that_waits_first_is_known_where_it_is_of_that_verb(ledger: Ledger) -> None:
+    assert ledger.first_waiting("cpu", "clip") is None
+    tasks = [new_task(steps=[NewStep(verb, "cpu")]) for verb in ("clip", "join")]
+    (first, _), (second, _) = [ledger.create(task)[0] for task in tasks]
+    step, task = ledger.first_waiting("cpu", "clip")
+    assert (step.step_id, task.task_id) == (first, tasks[0].task_id)
+    assert ledger.first_waiting("gpu", "clip") is None
+    ledger.claim(first, "w", 60)
+    assert ledger.first_waiting("cpu", "clip") is None
+    assert ledger.first_waiting("cpu", "join")[0].step_id == second
 
 
 def test_tallies_survive_a_restart_and_add_up(ledger: Ledger, database_url: str) -> None:

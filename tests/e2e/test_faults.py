@@ -29,6 +29,7 @@ from worker.main import EXIT_GPU_LOST
 
 CAT = SAMPLES / "cat.jpg"
 LONG = {"num_frames": 200, "width": 640, "height": 360}
+MIDDLING = {"num_frames": 80, "width": 640, "height": 360}
 SHORT = {"num_frames": 5, "width": 128, "height": 72}
 POINT = {point.name: point for point in POINTS}
 
@@ -54,10 +55,11 @@ def receiver(service: Service, ledger: Ledger) -> Iterator[Receiver]:
 
 
 def outcomes(ledger: Ledger, task_id: str) -> list[str]:
-    """Of the attempts at the task's only step."""
+    """Of the attempts at the task's steps, in order."""
     query = sa.select(attempts.c.outcome).join(steps, steps.c.step_id == attempts.c.step_id)
+    mine = query.where(steps.c.task_id == task_id).order_by(steps.c.position, attempts.c.attempt)
     with ledger.database.connect() as connection:
-        return list(connection.execute(query.where(steps.c.task_id == task_id).order_by(attempts.c.attempt)).scalars())
+        return list(connection.execute(mine).scalars())
 
 
 def require_one_end(ledger: Ledger, receiver: Receiver, task_id: str) -> None:
@@ -148,6 +150,43 @@ def test_cancel_is_final_at_whatever_moment_and_though_the_worker_is_dead(
     assert service.client.get(f"/results/{task_id}").status_code == 410
     assert outcomes(ledger, task_id) == ["canceled"]
     require_one_end(ledger, receiver, task_id)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_dies_with_one_clip_in_its_tail_and_the_next_begun_loses_both_to_others(
+    service: Service, ledger: Ledger, receiver: Receiver, how: signal.Signals
+) -> None:
+    stopped = logs(service).count("outcome=stopped")
+    trap = set_trap(POINT["next step claimed in a tail"], how, service)
+    tasks = [service.upload(CAT, **MIDDLING, callback_url=receiver.url) for _ in range(6)]
+    pid = caught(trap)
+    assert pid is not None
+    bodies = [service.wait_for(task_id) for task_id in tasks]
+    if how == signal.SIGSTOP:
+        os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: logs(service).count("outcome=stopped") == stopped + 2, what="the end of both zombies")
+    assert [service.status(task_id) for task_id in tasks] == bodies
+    assert [body["status"] for body in bodies] == ["finished"] * 6
+    assert sorted(outcomes(ledger, task_id) for task_id in tasks) == [["finished"]] * 4 + [["lost", "finished"]] * 2
+    for task_id in tasks:
+        assert service.video(task_id)
+        require_one_end(ledger, receiver, task_id)
+
+
+def test_a_video_that_goes_on_is_joined_though_a_worker_dies_before_the_joining_and_one_in_it(
+    service: Service, ledger: Ledger
+) -> None:
+    first = service.upload(CAT, **SHORT)
+    service.wait_for(first)
+    trap = set_trap(POINT["step finished, next not rung for"], signal.SIGKILL, service)
+    extension = {"video": {"id": first}, "seconds": "2"}
+    task_id = service.client.post("/v1/videos/extensions", json=extension).json()["id"]
+    assert caught(trap) is not None
+    trap = set_trap(POINT["step claimed"], signal.SIGKILL, service)
+    assert caught(trap) is not None, "of the joining: there is no other step"
+    assert service.wait_for(task_id)["status"] == "finished"
+    assert outcomes(ledger, task_id) == ["finished", "lost", "finished"]
+    assert service.video(task_id)
 
 
 def full(redis: RedisServer) -> None:

@@ -108,6 +108,47 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_takes_too_long(tmp_path: 
         assert outcomes == ["given_back", "finished"]
 
 
+def in_its_tail_with_the_next_begun(stack: Stack) -> list[str]:
+    """Two tasks that one worker works on at once: the second is short, and waits for the tail of the first."""
+    tasks = [stack.upload(CAT, **LONG), stack.upload(CAT, num_frames=2)]
+    stack.wait_for(tasks[1], "started")
+    wait_until_in_tail(stack, tasks[0])
+    return tasks
+
+
+def wait_until_in_tail(stack: Stack, task_id: str) -> None:
+    wait_until(lambda: (stack.status(task_id)["step"] or {}).get("phase") == "encode_video", 30, "the tail")
+
+
+def test_a_worker_that_is_told_to_stop_finishes_both_that_it_works_on(stack: Stack) -> None:
+    tasks = in_its_tail_with_the_next_begun(stack)
+    assert stack.kill("worker-cpu", signal.SIGTERM) == 0
+    assert [stack.status(task_id)["status"] for task_id in tasks] == ["finished"] * 2
+    assert attempts_of(stack) == ["finished"] * 2
+
+
+def test_a_worker_that_is_told_to_stop_gives_both_back_that_it_works_on(tmp_path: Path) -> None:
+    with running_stack(tmp_path, SHUTDOWN_GRACE="0.1") as stack:
+        tasks = in_its_tail_with_the_next_begun(stack)
+        assert stack.kill("worker-cpu", signal.SIGTERM) == 0
+        stack.start("worker-cpu", "worker", "--queue", "cpu")
+        for task_id in tasks:
+            assert stack.wait_for(task_id)["status"] == "finished"
+        assert sorted(attempts_of(stack)) == ["finished"] * 2 + ["given_back"] * 2
+
+
+@pytest.mark.parametrize(("grace", "outcomes"), [("60", ["finished"]), ("0", ["given_back"])])
+def test_a_worker_that_is_told_to_stop_while_only_a_tail_runs_ends_it_or_gives_it_back(
+    tmp_path: Path, grace: str, outcomes: list[str]
+) -> None:
+    with running_stack(tmp_path, SHUTDOWN_GRACE=grace) as stack:
+        task_id = stack.upload(CAT, **LONG)
+        wait_until_in_tail(stack, task_id)
+        assert stack.kill("worker-cpu", signal.SIGTERM) == 0
+        assert attempts_of(stack) == outcomes
+        assert stack.client.get("/health").json()["queues"]["cpu"]["workers"] == []
+
+
 def attempts_of(stack: Stack) -> list[str]:
     ledger = Ledger(f"sqlite:///{stack.folder}/data/kinora.db")
     try:

@@ -14,9 +14,10 @@ from core.errors import EncodingFailed
 from core.spec import Clip
 from core.task import NewStep, NewTask, Status, Task, new_id
 from tests.worker.test_mp4 import moving
+from tests.worker.test_runner import do
 from worker.media.mp4 import encode_mp4, tile_indices
 from worker.media.video import frames_of, header_of, join_mp4, last_frame
-from worker.runner import Kit, run_step
+from worker.runner import Kit
 
 Frames = NDArray[np.uint8]
 
@@ -81,7 +82,7 @@ def extension(kit: Kit, before: bytes, frames_before: int) -> Task:
     kit.storage.put(task.input_key, before)
     ready = kit.ledger.create(task)
     while ready:  # as the bell would ring
-        run_step(ready[0].step_id, kit)
+        do(ready[0].step_id, kit)
         ready = kit.ledger.steps_to_wake(0)
     return kit.ledger.task(task_id)
 

@@ -1,18 +1,22 @@
 """How an attempt ends, for each way in which it can."""
 
 import tempfile
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import pytest
+import structlog
 from PIL import Image
 
 from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, OutOfMemory, StorageUnavailable
 from core.spec import Clip, ClipRequest, resolve
 from core.task import NewStep, NewTask, Status, Task, new_id
+from tests.servers import wait_until
 from worker.attempt import Attempt, Stopped
 from worker.runner import Kit, hand_over, reason_to_leave, run_step
 
@@ -37,9 +41,15 @@ def enqueue(kit: Kit, data: bytes | None, **changes: object) -> tuple[str, str]:
     return task_id, step_id
 
 
+def do(step_id: str, kit: Kit) -> None:
+    """All of it, the tail too."""
+    run_step(step_id, kit)
+    kit.tail.wait()
+
+
 def run(kit: Kit, data: bytes | None = None, **changes: object) -> Task:
     task_id, step_id = enqueue(kit, picture() if data is None else data, **changes)
-    run_step(step_id, kit)
+    do(step_id, kit)
     return kit.ledger.task(task_id)
 
 
@@ -68,10 +78,10 @@ def test_the_receipt_says_all_that_is_needed_to_make_it_again(kit: Kit) -> None:
 
 def test_a_bell_for_a_step_that_is_done_or_unknown_does_nothing(kit: Kit) -> None:
     task_id, step_id = enqueue(kit, picture())
-    run_step(step_id, kit)
+    do(step_id, kit)
     first = kit.ledger.task(task_id)
-    run_step(step_id, kit)
-    run_step("nobody", kit)
+    do(step_id, kit)
+    do("nobody", kit)
     assert kit.ledger.task(task_id) == first
     assert outcomes(kit) == {"finished": 1}
 
@@ -84,7 +94,7 @@ def test_a_picture_that_cannot_be_read_fails_the_task_with_its_code(kit: Kit) ->
 
 def test_an_input_that_is_gone_fails_the_task(kit: Kit) -> None:
     task_id, step_id = enqueue(kit, None)
-    run_step(step_id, kit)
+    do(step_id, kit)
     error = kit.ledger.task(task_id).error
     assert error is not None
     assert error.code == "input_missing"
@@ -171,7 +181,7 @@ def test_what_another_attempt_may_do_better_is_tried_again(
     task_id, step_id = enqueue(kit, picture())
     for attempt in (1, 2, 3):
         assert kit.ledger.task(task_id).status != Status.FAILED
-        run_step(step_id, kit)
+        do(step_id, kit)
         assert outcomes(kit) == {"lost": attempt}
     ended = kit.ledger.task(task_id).error
     assert ended is not None
@@ -232,10 +242,10 @@ def test_a_step_that_is_handed_over_is_rung_for_and_uses_up_no_attempt(
     with monkeypatch.context() as patch:
         patch.setattr(kit.renderers.loaded, "render", told_to_stop)
         for _ in range(5):
-            run_step(step_id, kit)
+            do(step_id, kit)
     assert outcomes(kit) == {"stopped": 5}
     assert kit.queue.rung_for("cpu") == {step_id}
-    run_step(step_id, kit)
+    do(step_id, kit)
     assert kit.ledger.task(task_id).status == Status.FINISHED
 
 
@@ -257,7 +267,7 @@ def test_a_task_canceled_while_it_renders_is_not_finished(kit: Kit, monkeypatch:
         return rendered(*arguments)
 
     monkeypatch.setattr(kit.renderers.loaded, "render", cancel_then_render)
-    run_step(step_id, kit)
+    do(step_id, kit)
     assert kit.ledger.task(task_id).status == Status.CANCELED
     assert outcomes(kit) == {"stopped": 1}
 
@@ -278,7 +288,7 @@ def test_what_was_stored_for_a_task_deleted_meanwhile_is_deleted(kit: Kit, monke
         put(key, data)
 
     monkeypatch.setattr(kit.storage, "put", delete_then_put)
-    run_step(step_id, kit)
+    do(step_id, kit)
     assert kit.ledger.task(task_id).status == Status.CANCELED
     assert stored_of(kit, task_id) == []
     assert outcomes(kit) == {"stopped": 1}
@@ -311,6 +321,193 @@ def test_a_storage_that_is_away_when_something_is_to_be_deleted_harms_nothing(
     put = kit.storage.put
     monkeypatch.setattr(kit.storage, "put", lambda key, data: (kit.ledger.cancel(task_id), put(key, data)))
     monkeypatch.setattr(kit.storage, "delete_attempt", away)
-    run_step(step_id, kit)
+    do(step_id, kit)
     assert tried == [(task_id, step_id, 1)]
     assert outcomes(kit) == {"stopped": 1}
+
+
+@contextmanager
+def in_its_tail(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A step whose tail stores until it is let go: its task, and how to let it go."""
+    task_id, step_id = enqueue(kit, picture())
+    put, may_go = kit.storage.put, threading.Event()
+
+    def slowly(key: str, data: bytes) -> None:
+        if task_id in key:
+            assert may_go.wait(30)
+        put(key, data)
+
+    monkeypatch.setattr(kit.storage, "put", slowly)
+    run_step(step_id, kit)
+    try:
+        yield task_id, may_go.set
+    finally:
+        may_go.set()
+        kit.tail.wait()
+
+
+def test_the_next_clip_renders_while_the_one_before_is_stored(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered, seen = kit.renderers.get("preview").render, []
+    with in_its_tail(kit, monkeypatch) as (first, let_go):
+
+        def render(*given: object) -> object:
+            seen.append(kit.ledger.task(first).status)
+            frames = rendered(*given)
+            let_go()
+            return frames
+
+        monkeypatch.setattr(kit.renderers.loaded, "render", render)
+        second = run(kit)
+    assert seen == [Status.STARTED]
+    assert (kit.ledger.task(first).status, second.status) == (Status.FINISHED, Status.FINISHED)
+    assert kit.running == []
+
+
+def test_a_clip_waits_with_its_frames_for_the_tail_before_it_and_can_be_canceled_there(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_its_tail(kit, monkeypatch) as (first, _):
+        task_id, step_id = enqueue(kit, picture())
+        check, kept = kit.tail.wait, []
+
+        def cancel_then_wait(*given: object) -> None:
+            kept.extend(kit.running)
+            kit.ledger.cancel(task_id)
+            check(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(kit.tail, "wait", cancel_then_wait)
+            run_step(step_id, kit)
+        assert len(kept) == 2
+        assert kit.ledger.task(task_id).status == Status.CANCELED
+        assert stored_of(kit, task_id) == ["input"]
+        assert kit.ledger.task(first).status == Status.STARTED
+    assert kit.ledger.task(first).status == Status.FINISHED
+    assert outcomes(kit) == {"stopped": 1, "finished": 1}
+
+
+def test_what_a_tail_meets_ends_its_own_task_only(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    with in_its_tail(kit, monkeypatch) as (first, let_go):
+        monkeypatch.setattr("worker.steps.clip.write_receipt", renders(EngineFailed("no receipt")))
+        task_id, step_id = enqueue(kit, picture())
+        let_go()
+        kit.tail.wait()
+        monkeypatch.undo()
+        do(step_id, kit)
+    error = kit.ledger.task(first).error
+    assert error is not None
+    assert error.code == "engine_failed"
+    assert kit.ledger.task(task_id).status == Status.FINISHED
+
+
+def test_a_tail_and_a_front_are_both_handed_over_and_the_first_comes_first_again(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = kit.renderers.get("preview").render
+
+    def told_to_stop(*given: object) -> object:
+        hand_over(kit)
+        return rendered(*given)
+
+    with in_its_tail(kit, monkeypatch) as (first, _):
+        monkeypatch.setattr(kit.renderers.loaded, "render", told_to_stop)
+        task_id, step_id = enqueue(kit, picture())
+        (_, (first_step,)) = kit.ledger.task_with_steps(first)
+        run_step(step_id, kit)
+    assert outcomes(kit) == {"stopped": 2}
+    assert kit.queue.redis.lrange("rq:queue:cpu", 0, -1) == [first_step.step_id.encode(), step_id.encode()]
+    monkeypatch.undo()
+    for task, step in ((first, first_step.step_id), (task_id, step_id)):
+        do(step, kit)
+        assert kit.ledger.task(task).status == Status.FINISHED
+
+
+def test_the_frames_are_let_go_before_the_storage_is_waited_for(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered, frames = kit.renderers.get("preview").render, []
+
+    def render(*given: object) -> object:
+        made = rendered(*given)
+        frames.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(kit.renderers.loaded, "render", render)
+    with in_its_tail(kit, monkeypatch):
+        wait_until(lambda: frames[0]() is None, what="the end of the frames")
+
+
+def test_each_line_of_the_log_names_the_task_that_it_is_about(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines,
+        in_its_tail(kit, monkeypatch) as (first, let_go),
+    ):
+        let_go()
+        second = run(kit).task_id
+    ends = {line["task_id"] for line in lines if line["event"] == "attempt_ended"}
+    assert ends == {first, second}
+
+
+def test_the_engines_seconds_are_counted(kit: Kit) -> None:
+    run(kit)
+    value = kit.metrics.registry.get_sample_value
+    busy = value("kinora_worker_engine_busy_seconds_total", {"engine": "preview"})
+    render = value("kinora_worker_phase_seconds_sum", {"engine": "preview", "phase": "render"})
+    assert busy is not None
+    assert render is not None
+    assert busy >= render > 0
+
+
+def test_the_picture_of_the_next_clip_is_decoded_while_this_one_renders(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, first_step = enqueue(kit, picture())
+    second, second_step = enqueue(kit, picture())
+    rendered, read, reads = kit.renderers.get("preview").render, kit.storage.read, []
+
+    def noted(key: str) -> bytes:
+        reads.append((key.split("/")[1], threading.current_thread().name))
+        return read(key)
+
+    def render(*given: object) -> object:
+        wait_until(lambda: (second, "ahead") in reads, what="the next picture")
+        return rendered(*given)
+
+    monkeypatch.setattr(kit.storage, "read", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(kit.renderers.loaded, "render", render)
+        do(first_step, kit)
+    do(second_step, kit)
+    assert kit.ledger.task(second).status == Status.FINISHED
+    assert reads == [(first, "MainThread"), (second, "ahead")]
+
+
+@pytest.mark.parametrize("data", [None, b"no picture at all"])
+def test_a_picture_that_cannot_be_read_ahead_costs_only_its_own_task(
+    kit: Kit, data: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, first_step = enqueue(kit, picture())
+    second, second_step = enqueue(kit, data)
+    rendered, read, reads = kit.renderers.get("preview").render, kit.storage.read, []
+    monkeypatch.setattr(kit.storage, "read", lambda key: (reads.append(key), read(key))[1])
+    with monkeypatch.context() as patch:
+        tried = lambda: f"tasks/{second}/input" in reads  # noqa: E731
+        patch.setattr(kit.renderers.loaded, "render", lambda *given: (wait_until(tried), rendered(*given))[1])
+        do(first_step, kit)
+    do(second_step, kit)
+    assert kit.ledger.task(first).status == Status.FINISHED
+    error = kit.ledger.task(second).error
+    assert error is not None
+    assert error.code == ("image_unsupported" if data else "input_missing")
+
+
+def test_a_picture_read_ahead_for_another_worker_is_not_used(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, first_step = enqueue(kit, picture())
+    theirs, their_step = enqueue(kit, picture())
+    rendered = kit.renderers.get("preview").render
+    there = lambda: kit.pictures._ahead is not None  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(kit.renderers.loaded, "render", lambda *given: (wait_until(there), rendered(*given))[1])
+        do(first_step, kit)
+    assert kit.ledger.claim(their_step, "another", 60) is not None
+    mine, my_step = enqueue(kit, b"no picture at all")
+    do(my_step, kit)
+    assert [kit.ledger.task(task_id).status for task_id in (first, theirs, mine)] == ["finished", "started", "failed"]

@@ -3,7 +3,6 @@
 import hashlib
 from typing import Any
 
-from core.config import Settings
 from core.errors import ArtifactNotFound, InputMissing
 from core.scratch import scratch_folder
 from core.spec import Clip
@@ -12,19 +11,19 @@ from core.task import Claim
 from worker.attempt import Attempt
 from worker.media.mp4 import first_frame_jpeg, spritesheet_jpeg, tile_indices
 from worker.media.video import frames_of, join_mp4
+from worker.pictures import Pictures, read_input
 from worker.renderers import Renderers
-from worker.steps.clip import read_input
 from worker.steps.store import store
+from worker.steps.verb import Work
 
 
-def join_clips(
-    claim: Claim, attempt: Attempt, settings: Settings, storage: Storage, renderers: Renderers
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """Returns the storage key of each artifact by name, and the receipt: that of the clip, and what it is part of."""
+def join_clips(claim: Claim, attempt: Attempt, storage: Storage, renderers: Renderers, pictures: Pictures) -> Work:
+    """Its receipt is that of the clip, and what it is part of."""
+    yield  # at once: no engine is needed for any of it
     clip, (made,) = Clip.model_validate(claim.step.params), claim.needs
     attempt.shares = {"load": 0.1, "join": 0.8, "store": 0.1}
     with attempt.phase("load"):
-        before = read_input(claim, attempt, storage)
+        before = read_input(claim.task, attempt, storage)
         after = _read_clip(made.artifacts["video"], attempt, storage)
     with attempt.phase("join"), scratch_folder("join") as folder:
         parts, joined = [folder / "before.mp4", folder / "after.mp4"], folder / "video.mp4"
@@ -34,8 +33,8 @@ def join_clips(
         tiles = list(frames_of(joined, tile_indices(count)))
         video = joined.read_bytes()
     with attempt.phase("store"):
-        pictures = {"thumbnail.jpg": first_frame_jpeg(tiles), "spritesheet.jpg": spritesheet_jpeg(tiles)}
-        artifacts = store({"video.mp4": video, **pictures}, claim, attempt, storage)
+        shown = {"thumbnail.jpg": first_frame_jpeg(tiles), "spritesheet.jpg": spritesheet_jpeg(tiles)}
+        artifacts = store({"video.mp4": video, **shown}, claim, attempt, storage)
     return artifacts, _receipt(made.receipt or {}, claim, attempt, video)
 
 

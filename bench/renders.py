@@ -1,0 +1,40 @@
+"""Runs a worker that writes down when each render begins and ends:
+
+    python -m bench.renders FILE --queue gpu
+
+One line for each, both in seconds since the epoch.
+"""
+
+import runpy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from worker.engines import base
+
+
+def note(renderer: base.Renderer, file: Path) -> base.Renderer:
+    render = renderer.render
+
+    def noted(*given: Any) -> base.Frames:
+        begun = time.time()
+        try:
+            return render(*given)
+        finally:
+            with file.open("a") as lines:
+                lines.write(f"{begun} {time.time()}\n")
+
+    renderer.render = noted  # type: ignore[method-assign]
+    return renderer
+
+
+def main() -> None:
+    file, create = Path(sys.argv[1]), base.create_renderer
+    base.create_renderer = lambda *given: note(create(*given), file)
+    sys.argv = ["worker", *sys.argv[2:]]
+    runpy.run_module("worker", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

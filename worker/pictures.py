@@ -1,0 +1,87 @@
+"""What clips begin with, decoded; that of the next step while this one renders, for decoding a large picture takes
+longer than all else between two clips."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+from PIL import Image
+
+from core.config import Settings
+from core.errors import ArtifactNotFound, InputMissing
+from core.ledger import Ledger
+from core.picture import read_picture
+from core.scratch import scratch_folder
+from core.spec import Clip
+from core.storage import Storage
+from core.task import Task
+from worker.attempt import Attempt
+from worker.media.video import last_frame
+
+LOOK_SECONDS = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Pictures:
+    def __init__(self, settings: Settings, storage: Storage) -> None:
+        self.settings, self.storage = settings, storage
+        self._ahead: tuple[str, Image.Image] | None = None
+        """Of which task. It may never be asked for: another worker may be faster."""
+        self._lock = threading.Lock()
+
+    def get(self, task: Task, clip: Clip, attempt: Attempt) -> Image.Image:
+        """Raises what reading and decoding raise."""
+        with self._lock:  # it may be on its way
+            ahead, self._ahead = self._ahead, None
+        if ahead and ahead[0] == task.task_id:
+            return ahead[1]
+        return self._decode(clip, read_input(task, attempt, self.storage))
+
+    @contextmanager
+    def reading_ahead(self, ledger: Ledger, queue: str) -> Iterator[None]:
+        """Meanwhile, that of whichever step is the first to wait. Nothing is claimed, and what fails here is left to
+        the step itself."""
+        ended = threading.Event()
+        threading.Thread(target=self._keep_looking, args=[ledger, queue, ended], name="ahead", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def _keep_looking(self, ledger: Ledger, queue: str, ended: threading.Event) -> None:
+        looked_at = None
+        while not ended.is_set():
+            try:
+                found = ledger.first_waiting(queue, "clip")
+                if found and found[0].step_id != looked_at:
+                    looked_at = found[0].step_id
+                    self._read_ahead(found[1], Clip.model_validate(found[0].params), ended.is_set)
+            except Exception as error:
+                log.debug("not_read_ahead", reason=str(error))
+            ended.wait(LOOK_SECONDS)
+
+    def _read_ahead(self, task: Task, clip: Clip, is_late: Callable[[], bool]) -> None:
+        data = self.storage.read(task.input_key)
+        with self._lock:
+            if not is_late():
+                self._ahead = None  # no third one in memory
+                self._ahead = task.task_id, self._decode(clip, data)
+
+    def _decode(self, clip: Clip, data: bytes) -> Image.Image:
+        if not clip.continues:
+            return read_picture(data, self.settings.max_image_megapixels)
+        with scratch_folder("continue") as folder:
+            video = Path(folder / "before.mp4")
+            video.write_bytes(data)
+            return Image.fromarray(last_frame(video))
+
+
+def read_input(task: Task, attempt: Attempt, storage: Storage) -> bytes:
+    """Raises InputMissing."""
+    try:
+        return attempt.keep_trying(lambda: storage.read(task.input_key))
+    except ArtifactNotFound as error:
+        raise InputMissing("what the task was made from is no longer in the storage") from error

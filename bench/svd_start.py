@@ -17,7 +17,7 @@ import torch  # noqa: E402
 
 from bench.random_svd import Case, build_pipeline  # noqa: E402
 from bench.svd_ways import Kinora  # noqa: E402
-from worker.svd.speedups import EVERYWHERE, ON_GPU  # noqa: E402
+from worker.svd.speedups import COMPILED, EVERYWHERE, ON_GPU  # noqa: E402
 from worker.svd.weights import quieten_libraries  # noqa: E402
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     case, compiled = Case(**json.loads(sys.argv[1])), sys.argv[2] == "compiled"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = build_pipeline(device, reduced=device == "cpu")
-    way = Kinora(pipeline, case, ON_GPU if compiled else EVERYWHERE)
+    way = Kinora(pipeline, case, ON_GPU + COMPILED if compiled else EVERYWHERE)
     print(json.dumps({"import": imported, "hold": way.hold_seconds}))
 
 

@@ -65,14 +65,13 @@ class Svd(Renderer):
     def hold(self, pipeline: Any, speed_ups: "tuple[SpeedUp, ...] | None" = None) -> None:
         """Render with `pipeline` where it is, changed by `speed_ups`, or where None are named by all that pay there."""
         from worker.svd.conditioning import keep_encoder_in_float32
-        from worker.svd.speedups import EVERYWHERE, ON_GPU, compiles
+        from worker.svd.speedups import COMPILED, worth_it
 
         self._pipeline, self.device = pipeline, pipeline.device.type
-        if speed_ups is None:
-            speed_ups = ON_GPU if self.device == "cuda" else EVERYWHERE
+        speed_ups = worth_it(self.device) if speed_ups is None else speed_ups
         for change in (keep_encoder_in_float32, *speed_ups):
             change(pipeline)
-        if compiles(speed_ups):
+        if any(change in COMPILED for change in speed_ups):
             self._compile()
         if not self.compiled:
             self._try_out(SMALL)  # which loads the GPU's kernels

@@ -21,6 +21,11 @@ def compile_decoder(pipeline: Any) -> None:
     compile_next(pipeline.vae.decoder)
 
 
+def may_compile() -> bool:
+    """TORCH_COMPILE_DISABLE=1 is torch's own way to leave it out."""
+    return not torch._dynamo.config.disable
+
+
 def compile_next(model: torch.nn.Module) -> None:
     """For the shapes that it is called with from now on, until `compile_no_more`.
 

@@ -4,7 +4,7 @@ each is measured alone by `scripts/bench svd` (docs/performance.md)."""
 from collections.abc import Callable
 from typing import Any
 
-from worker.svd.compiling import compile_decoder, compile_unet, use_channels_last
+from worker.svd.compiling import compile_decoder, compile_unet, may_compile, use_channels_last
 from worker.svd.cross_attention import fold_cross_attention
 from worker.svd.temporal_convolution import use_conv2d
 
@@ -12,8 +12,12 @@ SpeedUp = Callable[[Any], None]
 """Changes a StableVideoDiffusionPipeline in place."""
 
 EVERYWHERE: tuple[SpeedUp, ...] = (fold_cross_attention, use_conv2d)
-ON_GPU: tuple[SpeedUp, ...] = (*EVERYWHERE, use_channels_last, compile_unet, compile_decoder)
+ON_GPU: tuple[SpeedUp, ...] = (*EVERYWHERE, use_channels_last)
+COMPILED: tuple[SpeedUp, ...] = (compile_unet, compile_decoder)
 
 
-def compiles(speed_ups: tuple[SpeedUp, ...]) -> bool:
-    return compile_unet in speed_ups or compile_decoder in speed_ups
+def worth_it(device: str) -> tuple[SpeedUp, ...]:
+    """On a CPU to compile takes longer than it will ever save."""
+    if device != "cuda":
+        return EVERYWHERE
+    return ON_GPU + COMPILED if may_compile() else ON_GPU

@@ -1,6 +1,6 @@
 """The preview engine against what a user would take instead, and our tail against diffusers' export_to_video.
 
-    scripts/bench preview [--runs 5]
+    scripts/bench preview [--runs 3]
 
 From one picture to an MP4 of 25 frames of 1024×576, the same motion, x264's crf 18 and veryfast for all: ours,
 ffmpeg's zoompan (as it is, and with the picture enlarged 8 × first), MoviePy. Cold is a whole process, warm one clip
@@ -42,7 +42,7 @@ PICTURE = ROOT / "samples" / "coffee.jpg"
 FRAME, FRAMES, FPS, CRF, PRESET = (1024, 576), 25, 25, 18, "veryfast"
 LARGE, DOTS_SIZE = (4000, 2250), (1920, 1080)
 SMOOTH_CRF = 4
-WARM = 4  # clips after the first, in one process
+WARM = 3  # clips after the first, in one process
 
 Floats = NDArray[np.float64]
 Command = Callable[..., list[str]]
@@ -284,7 +284,7 @@ def large_picture(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5, help="turns of which the median counts (%(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="turns of which the median counts (%(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the figures (%(default)s)")
     parser.add_argument("--make", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--tail", nargs=4, help=argparse.SUPPRESS)
@@ -312,12 +312,13 @@ def compare(runs: int, out: Path) -> None:
     for title, rows in figures.items():
         print(f"\n{title}")
         print_table(rows)
-    described = machine("pillow", "numpy", "av", "diffusers") | {"ffmpeg": rivals.ffmpeg_version()} | rivals.VERSIONS
-    setting = {"frames": FRAMES, "size": FRAME, "crf": CRF, "preset": PRESET, "runs": runs}
-    written = write(
-        "preview", {"machine": described, "setting": setting, "rivals": rivals.VERSIONS, "figures": figures}, out
-    )
-    print(f"\nwritten to {written}")
+    results = {
+        "machine": machine("pillow", "numpy", "av", "diffusers"),
+        "setting": {"frames": FRAMES, "size": FRAME, "crf": CRF, "preset": PRESET, "runs": runs},
+        "rivals": rivals.VERSIONS | {"ffmpeg": rivals.ffmpeg_version()},
+        "figures": figures,
+    }
+    print(f"\nwritten to {write('preview', results, out)}")
 
 
 if __name__ == "__main__":

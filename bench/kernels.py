@@ -8,12 +8,12 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 CLASSES = {
+    "fused by inductor": r"^triton_",  # first, for their names say what was fused
     "attention": r"flash|fmha|sdpa|scaled_dot_product|attention",
     "convolution": r"conv|implicit|fprop|winograd|cudnn",
     "matrix product": r"gemm|cutlass|nvjet|addmm|::mm|bmm|matmul|linear",
-    "normalisation": r"norm|welford|softmax",
+    "normalisation": r"norm|welford|softmax|moments",
     "copy": r"memcpy|memset|copy|::cat|CatArray|clone|contiguous",
-    "fused element-wise (triton)": r"triton",
 }
 
 

@@ -5,14 +5,15 @@
     scripts/bench svd --compile        # without a GPU: torch.compile as well, for which a CPU needs half an hour
 
 Nothing is downloaded: speed does not depend on what the weights say. Each way makes the same clip of the same noise on
-models of its own; they take turns, so that what slows the machine slows them all. Without a GPU a REDUCED model renders
-a small clip, and the table and the file say so; such figures compare ways, they are not SVD's speed.
+models of its own. Without a GPU they take turns, so that what slows the machine slows them all, and a REDUCED model
+renders a small clip; the table and the file say so, and such figures compare ways, they are not SVD's speed.
 
 `whole` is one clip alone, from picture to MP4. In Kinora the tail runs while the next clip denoises, so a busy worker
 takes `busy` for a clip.
 """
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -91,17 +92,26 @@ def ways(case: Case, pipeline: Any, compiled: bool) -> dict[str, Callable[[], Wa
 
 
 def measure(made: dict[str, Callable[[], Way]], picture: Image.Image, case: Case, runs: int) -> dict[str, Any]:
-    """For each way the figures of each run, how far its clip is from diffusers' own, and the way itself."""
-    there, rounds, agreement = {}, [], {}
+    """For each way the figures of each run, and how far its clip is from diffusers' own; the last way itself."""
+    there: dict[str, Way] = {}
+    rounds: list[dict[str, Figures]] = [{} for _ in range(runs)]
+    agreement, expected = {}, None
     for name, make in made.items():
-        there[name] = make()
-        there[name].time(picture, case)  # compiles, and warms up
+        if ON_GPU_NOW:  # where nothing else slows it, and not every card holds them all
+            there.clear()
+            gc.collect()
+        there[name] = way = make()
+        way.time(picture, case)  # compiles, and warms up
         compile_no_more()
-        agreement[name] = compare(there[name].frames, there["diffusers"].frames)
+        expected = way.frames if expected is None else expected
+        agreement[name] = compare(way.frames, expected)
         print(f"{name}: ready", file=sys.stderr)
-    for _ in range(runs):
-        rounds.append({name: timed(way, picture, case) for name, way in there.items()})
-    return {"ways": there, "rounds": rounds, "agreement": agreement}
+        if ON_GPU_NOW:
+            for figures in rounds:
+                figures[name] = timed(way, picture, case)
+    for figures in rounds:
+        figures |= {name: timed(way, picture, case) for name, way in there.items() if not ON_GPU_NOW}
+    return {"last": way, "rounds": rounds, "agreement": agreement}
 
 
 def timed(way: Way, picture: Image.Image, case: Case) -> Figures:
@@ -187,9 +197,9 @@ def compare_all(case: Case, runs: int, compiled: bool) -> dict[str, Any]:
     picture = Image.fromarray(noise)
     starts = start_up(case, compiled)
     found = measure(ways(case, pipeline, compiled), picture, case, runs)
-    figures = {name: middle(found["rounds"], name) for name in found["ways"]}
+    figures = {name: middle(found["rounds"], name) for name in found["rounds"][0]}
     last = list(figures)[-1]
-    engine, watching = found["ways"][last].engine, Watching()
+    engine, watching = found["last"].engine, Watching()
     clip = clip_of(engine, case)
     for _ in range(runs):
         watching.render(engine, picture, clip)

@@ -23,7 +23,7 @@ from core.spec import Clip
 from worker.attempt import Attempt
 from worker.engines.svd import Svd
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
-from worker.svd.speedups import SpeedUp
+from worker.svd.speedups import COMPILED, SpeedUp
 
 Figures = dict[str, float]
 """Seconds of each part: encode, denoise, decode, tail (from what the engine gives to the MP4), whole."""
@@ -108,6 +108,8 @@ class Kinora(Way):
         begun = now()
         self.engine.hold(self.pipeline, speed_ups)
         self.hold_seconds = now() - begun
+        if not self.engine.compiled and any(change in COMPILED for change in speed_ups or ()):
+            raise SystemExit("nothing was compiled; the line above says why")
 
     def time(self, picture: Image.Image, case: Case) -> Figures:
         attempt = Attempt(self.engine.phases)

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
 from core.config import read_settings
-from core.errors import EngineUnavailable
+from core.errors import EngineUnavailable, GpuLost
 from core.ledger import Ledger
 from core.logs import set_up_logs
 from core.queue import QUEUES, StepQueue, connect_redis
@@ -54,7 +54,8 @@ def main() -> None:
     presence.start()
     try:
         load_engine(kit)
-        take_steps(kit, queue)
+        if not kit.gpu_lost:
+            take_steps(kit, queue)
     finally:
         on_stop(lambda *_: hurry(kit))
         kit.tail.wait()
@@ -92,10 +93,13 @@ def load_engine(kit: Kit) -> None:
     while True:
         try:
             kit.renderers.preload()
-        except EngineUnavailable as error:
+        except (EngineUnavailable, GpuLost) as error:
             log.error("engine_unavailable", engine=kit.renderers.preferred.name, reason=error.message)
             kit.presence.report()
             time.sleep(RELOAD_SECONDS)
+            if isinstance(error, GpuLost):  # only a fresh process can try again
+                kit.gpu_lost = True
+                return
             continue
         kit.metrics.load.labels(kit.renderers.preferred.name).set(kit.renderers.load_seconds)
         kit.presence.report()
@@ -116,8 +120,8 @@ def take_steps(kit: Kit, queue: str) -> None:
         hurry(kit)
         sys.exit(0)
 
+    on_stop(leave)  # until the loop sets its own handlers, and again once it has ended: no front is under way
     while True:
-        on_stop(leave)  # until the loop sets its own handlers, and again once it has ended: no front is under way
         loop = None
         try:
             loop = StepWorker(queue, connect_redis(kit.settings), answer, lambda: hurry(kit))
@@ -126,6 +130,7 @@ def take_steps(kit: Kit, queue: str) -> None:
             log.warning("redis_away", reason=str(error))
         except StopRequested:  # told so as the loop said goodbye
             pass
+        on_stop(leave)
         if loop and loop.stopping:  # also where Redis was away as the loop said goodbye
             return
         time.sleep(RECONNECT_SECONDS)

@@ -13,9 +13,12 @@ from worker.attempt import Attempt
 from worker.engines.base import Renderer
 
 
-def write_receipt(renderer: Renderer, clip: Clip, attempt: Attempt, input_sha256: str, video: bytes) -> dict[str, Any]:
+def write_receipt(
+    renderer: Renderer, versions: dict[str, str], clip: Clip, attempt: Attempt, input_sha256: str, video: bytes
+) -> dict[str, Any]:
+    """`versions` are the renderer's, as they were when it rendered."""
     libraries = {"python": platform.python_version(), "pillow": PIL.__version__, "numpy": np.__version__}
-    libraries |= {"av": av.__version__} | renderer.versions()
+    libraries |= {"av": av.__version__} | versions
     return {
         "engine": renderer.engine.name,
         "model": renderer.engine.model,

@@ -8,7 +8,7 @@ import structlog
 
 from core.config import Settings
 from core.engines import Engine, find_engine, known_engines
-from core.errors import EngineUnavailable
+from core.errors import EngineUnavailable, GpuLost
 from worker.engines.base import Renderer, create_renderer
 from worker.gpu import Gpu
 
@@ -49,12 +49,12 @@ class Renderers:
         return self._gpu.uuid if self._gpu else None
 
     def preload(self) -> None:
-        """Load the preferred engine, on a GPU of this worker's own where there are any. Raises EngineUnavailable."""
+        """Load the preferred engine, where there are GPUs on one of its own. Raises EngineUnavailable, GpuLost."""
         try:
             if self._gpu:
                 self._gpu.hold()
             self.get(self.preferred.name)
-        except EngineUnavailable as error:
+        except (EngineUnavailable, GpuLost) as error:
             self._reasons = dict.fromkeys(self.engines, error.message)  # this worker takes no work at all
             raise
         finally:

@@ -18,6 +18,7 @@ from core.spec import Clip, ClipRequest, resolve
 from core.task import NewStep, NewTask, Status, Task, new_id
 from tests.servers import wait_until
 from worker.attempt import Attempt, Stopped
+from worker.main import load_engine
 from worker.runner import Kit, hand_over, reason_to_leave, run_step
 
 
@@ -511,3 +512,14 @@ def test_a_picture_read_ahead_for_another_worker_is_not_used(kit: Kit, monkeypat
     mine, my_step = enqueue(kit, b"no picture at all")
     do(my_step, kit)
     assert [kit.ledger.task(task_id).status for task_id in (first, theirs, mine)] == ["finished", "started", "failed"]
+
+
+def test_a_worker_whose_gpu_is_lost_as_it_loads_leaves_and_says_why_meanwhile(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.main.RELOAD_SECONDS", 0.0)
+    monkeypatch.setattr(kit.renderers, "get", renders(GpuLost("the GPU failed")))
+    load_engine(kit)
+    assert reason_to_leave(kit) == "the GPU is lost to this process"
+    (worker,) = kit.ledger.workers()
+    assert {said["reason"] for said in worker.engines.values()} == {"the GPU failed"}

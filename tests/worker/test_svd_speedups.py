@@ -418,13 +418,16 @@ def test_where_nothing_can_be_compiled_clips_are_rendered_without(
     engine.unload()
 
 
-def test_a_gpu_lost_while_compiling_is_lost(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_lost_while_it_is_loaded_is_lost_and_not_tried_again_here(
+    tiny_svd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def lose(*_: object) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr("worker.svd.frames.denoise", lose)
+    monkeypatch.setattr(speedups, "worth_it", lambda _device: speedups.ON_GPU + speedups.COMPILED)
     with pytest.raises(GpuLost):
-        hold(tiny_svd, speedups.ON_GPU + speedups.COMPILED)
+        create_engine(tiny_svd).load()
     compiling.forget_compiled()
 
 

@@ -47,6 +47,7 @@ class Svd(Renderer):
         return self._pipeline
 
     def load(self) -> None:
+        """Raises GpuLost besides."""
         try:
             keep_compiled()
             import diffusers  # noqa: F401 - only to see that it is there
@@ -58,6 +59,10 @@ class Svd(Renderer):
         self.device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
         try:
             self.hold(fetch(str(self.engine.model), self.engine.revision, dtype).to(self.device))
+        except GpuLost:  # not even to unload can be done on it by this process
+            raise
+        except torch.AcceleratorError as exc:
+            raise GpuLost(f"the GPU failed while {self.engine.model} was loaded: {first_line(exc)}") from exc
         except Exception as exc:  # whatever a library raises, the operator gets one line that says what to do
             self.unload()
             raise EngineUnavailable(advice(exc, self.engine, self.settings)) from exc

@@ -33,6 +33,7 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rende
     frames, clip = _render(renderer, picture, clip, attempt)
     if clip.continues:
         frames = frames[1:]  # it is the last one of the video that goes on
+    versions = renderer.versions()  # before the next step may want another engine
     del picture
     yield
     with attempt.phase("encode_video"), scratch_folder("clip") as folder:
@@ -45,7 +46,7 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rende
     with attempt.phase("store"):
         files = {"video.mp4": video, "thumbnail.jpg": thumbnail, "spritesheet.jpg": spritesheet}
         artifacts = store(files, claim, attempt, storage)
-    return artifacts, write_receipt(renderer, clip, attempt, claim.task.input_sha256, video)
+    return artifacts, write_receipt(renderer, versions, clip, attempt, claim.task.input_sha256, video)
 
 
 def _render(renderer: Renderer, picture: Image.Image, clip: Clip, attempt: Attempt) -> tuple[Frames, Clip]:

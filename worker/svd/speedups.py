@@ -11,13 +11,13 @@ from worker.svd.temporal_convolution import use_conv2d
 SpeedUp = Callable[[Any], None]
 """Changes a StableVideoDiffusionPipeline in place."""
 
-EVERYWHERE: tuple[SpeedUp, ...] = (fold_cross_attention, use_conv2d)
-ON_GPU: tuple[SpeedUp, ...] = (*EVERYWHERE, use_channels_last)
+EVERYWHERE: tuple[SpeedUp, ...] = (fold_cross_attention,)
+ON_GPU: tuple[SpeedUp, ...] = (*EVERYWHERE, use_conv2d, use_channels_last)
 COMPILED: tuple[SpeedUp, ...] = (compile_unet, compile_decoder)
 
 
 def worth_it(device: str) -> tuple[SpeedUp, ...]:
-    """On a CPU to compile takes longer than it will ever save."""
+    """On a CPU the convolutions are faster as they are, and to compile takes longer than it will ever save."""
     if device != "cuda":
         return EVERYWHERE
     return ON_GPU + COMPILED if may_compile() else ON_GPU

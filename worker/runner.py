@@ -1,7 +1,7 @@
 """The path of one step through this worker: claim it, work while the lease is kept, record what came of it.
 
-Its front, which needs the engine, is done in the thread that calls; its tail in another, while the next one's front
-is done. Whatever ends it, in either, is dealt with by the same code.
+Its front, which needs the engine, is done in the thread that calls; its tail in another, where the engine has a GPU
+while the next one's front is done. Whatever ends it, in either, is dealt with by the same code.
 """
 
 import os
@@ -107,6 +107,14 @@ def _work(run: Run, kit: Kit) -> None:
             _close(run, outcome, kit)
         else:
             kit.tail.begin(partial(_tail, run, work, held.pop_all(), kit))
+            if not overlaps(kit):
+                kit.tail.wait()
+
+
+def overlaps(kit: Kit) -> bool:
+    """Whether the next step may begin beside a tail. An engine on the CPU would lose its cores to the tail: no more
+    clips an hour, and each slower by what nobody could foretell."""
+    return kit.renderers.device == "cuda"
 
 
 @contextmanager
@@ -151,7 +159,7 @@ def _finish(run: Run, work: Work, kit: Kit) -> None:
             attempt.seconds,
             attempt.warnings,
             stored_bytes=attempt.stored_bytes,
-            front_seconds=run.front_seconds,
+            front_seconds=run.front_seconds if overlaps(kit) else None,
             waited_seconds=run.waited_seconds,
         )
     )

@@ -110,6 +110,8 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_takes_too_long(tmp_path: 
 
 def in_its_tail_with_the_next_begun(stack: Stack) -> list[str]:
     """Two tasks that one worker works on at once: the second is short, and waits for the tail of the first."""
+    stack.kill("worker-cpu", signal.SIGTERM)
+    stack.start("worker-cpu", "tests.e2e.overlapping_worker", "--queue", "cpu")
     tasks = [stack.upload(CAT, **LONG), stack.upload(CAT, num_frames=2)]
     stack.wait_for(tasks[1], "started")
     wait_until_in_tail(stack, tasks[0])

@@ -329,7 +329,8 @@ def test_a_storage_that_is_away_when_something_is_to_be_deleted_harms_nothing(
 
 @contextmanager
 def in_its_tail(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A step whose tail stores until it is let go: its task, and how to let it go."""
+    """A step whose tail stores until it is let go, beside others as on a GPU: its task, and how to let it go."""
+    monkeypatch.setattr("worker.runner.overlaps", lambda _kit: True)
     task_id, step_id = enqueue(kit, picture())
     put, may_go = kit.storage.put, threading.Event()
 
@@ -523,3 +524,10 @@ def test_a_worker_whose_gpu_is_lost_as_it_loads_leaves_and_says_why_meanwhile(
     assert reason_to_leave(kit) == "the GPU is lost to this process"
     (worker,) = kit.ledger.workers()
     assert {said["reason"] for said in worker.engines.values()} == {"the GPU failed"}
+
+
+def test_on_the_cpu_the_next_step_begins_when_the_one_before_is_over(kit: Kit) -> None:
+    task_id, step_id = enqueue(kit, picture())
+    run_step(step_id, kit)
+    assert kit.running == []
+    assert kit.ledger.task(task_id).status == Status.FINISHED

@@ -35,7 +35,7 @@ from core.spec import Clip, ClipRequest, resolve
 from worker.attempt import Attempt
 from worker.engines.preview import Preview, camera_path
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
-from worker.media.video import AS_SHOWN
+from worker.media.yuv import AS_SHOWN, as_rgb
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "samples" / "coffee.jpg"
@@ -244,7 +244,7 @@ TAILS = ("Kinora", "Kinora, the MP4 alone", "export_to_video, float32", "export_
 def tail_times(runs: int, folder: Path) -> list[dict[str, Any]]:
     """Warm, of one clip of the photograph."""
     picture = Image.open(PICTURE).convert("RGB")
-    frames = engine().render(picture, wanted("zoom_in"), Attempt(Preview.phases))
+    frames = np.stack([as_rgb(frame) for frame in engine().render(picture, wanted("zoom_in"), Attempt(Preview.phases))])
     path, video = folder / "frames.npy", folder / "tail.mp4"
     np.save(path, frames)
     seconds: dict[str, list[float]] = {name: [] for name in TAILS}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from core.errors import EncodingFailed
 from worker.attempt import Attempt, Stopped
-from worker.media.mp4 import encode_mp4, first_frame_jpeg
+from worker.media.mp4 import encode_mp4, first_frame_jpeg, in_bt709
 
 Frames = NDArray[np.uint8]
 
@@ -90,6 +90,14 @@ def test_it_can_play_before_it_is_loaded_fully(tmp_path: Path) -> None:
 def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
     frames = moving(30, 256, 144)
     assert encoded(frames, tmp_path).read_bytes() == encoded(frames.copy(), tmp_path).read_bytes()
+
+
+def test_frames_that_are_yuv_already_are_stored_as_they_are(tmp_path: Path) -> None:
+    frames = moving(9, 96, 66)
+    stored = np.stack([frame.to_ndarray() for frame in in_bt709(frames, 96, 66, fps=7)])
+    assert stored.shape == (9, 99, 96)
+    assert encoded(stored, tmp_path).read_bytes() == encoded(frames, tmp_path).read_bytes()
+    assert np.abs(np.asarray(Image.open(io.BytesIO(first_frame_jpeg(stored)))).astype(float) - frames[0]).mean() < 3
 
 
 def test_a_grey_ramp_survives(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ class Renderer(ABC):
 
     @abstractmethod
     def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
-        """`picture` is RGB, upright, of any size. Returns (clip.num_frames, clip.height, clip.width, 3) in sRGB.
+        """`picture` is RGB, upright, of any size. Returns (clip.num_frames, clip.height, clip.width, 3) in sRGB, or
+        (clip.num_frames, clip.height * 3 / 2, clip.width) as worker/media/yuv.py has it.
 
         Work stands in `with attempt.phase(...)`, and `attempt.advance(done, total)` is called at each check
         point: it raises Stopped when the attempt was canceled or taken over.

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from numpy.typing import NDArray
 
 from core.errors import EncodingFailed
 from worker.media.mp4 import add_stream, created_mp4, in_bt709
-
-# What the tags say, and how a player shows it; swscale's default rounds everything down.
-AS_SHOWN = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+from worker.media.yuv import shown
 
 
 def frames_of(path: Path, indices: Container[int] | None = None) -> Iterator[NDArray[np.uint8]]:
@@ -37,14 +34,6 @@ def last_frame(path: Path) -> NDArray[np.uint8]:
             return shown(last)
     except (av.FFmpegError, ValueError, IndexError) as error:
         raise unreadable(error) from error
-
-
-def shown(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """As a player shows it that obeys the tags of worker/media/mp4.py."""
-    rgb = frame.reformat(
-        format="rgb24", src_colorspace=Colorspace.ITU709, src_color_range=ColorRange.MPEG, interpolation=AS_SHOWN
-    )
-    return rgb.to_ndarray().astype(np.uint8)
 
 
 def unreadable(error: Exception) -> EncodingFailed:

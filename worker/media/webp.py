@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from worker.media.yuv import as_rgb, size_of
+
 SIDE = 256
 ENLARGED = 2.0
 
@@ -14,12 +16,13 @@ METHOD, QUALITY = 0, 60
 
 
 def small_webp(frames: NDArray[np.uint8], fps: float) -> bytes:
-    """`frames` (n, height, width, 3) at twice their size, or less where the longer side would be over 256 px."""
-    _, height, width, _ = frames.shape
+    """`frames`, sRGB or as worker/media/yuv.py has them, at twice their size, or less where the longer side would be
+    over 256 px."""
+    width, height = size_of(frames[0])
     scale = min(ENLARGED, SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     first, *others = (
-        Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0) for frame in frames
+        Image.fromarray(as_rgb(frame)).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0) for frame in frames
     )
     file = io.BytesIO()
     duration = round(1000 / fps)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from worker.media.fit import cover_box, fit_picture
+from worker.media.fit import LARGE, cover_box, fit_picture, resample, resampled
 
 SIDES = st.tuples(st.integers(16, 16384), st.integers(16, 16384))
 FRAMES = st.tuples(st.integers(64, 1920), st.integers(64, 1920))
@@ -94,3 +94,13 @@ def test_any_picture_fits_any_frame(fit: str, size: tuple[int, int], frame: tupl
 def test_a_fit_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="cover, contain or stretch"):
         fit_picture(Image.new("RGB", (16, 16)), 64, 64, "fill")
+
+
+@pytest.mark.parametrize(("frame", "allowed"), [((1500, 1000), 0.1), ((1000, 667), 0.1), ((300, 200), 2.5)])
+def test_where_strips_of_a_large_picture_meet_nothing_shows(frame: tuple[int, int], allowed: float) -> None:
+    """The last is reduced by whole numbers first, which begins anew in each strip: of noise, whose rms is 60."""
+    picture = Image.effect_noise((2400, 1600), 60).convert("RGB")
+    box = (3.3, 2.2, 2399.1, 1597.5)
+    apart = np.asarray(resample(picture, frame, box)).astype(float) - np.asarray(resampled(picture, frame, box))
+    assert np.sqrt((apart**2).mean(axis=(1, 2))).max() < allowed  # of the worst line
+    assert picture.width * picture.height > LARGE

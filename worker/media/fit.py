@@ -1,9 +1,16 @@
 """A picture of any shape into a frame of another: cut, laid on black, or stretched when asked."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from PIL import Image
 
 Size = tuple[int, int]
 """Width, height in pixels."""
+
+# The strips of a large picture are resampled side by side: 0.10 s instead of 0.17 for 9 megapixels on two cores. Their
+# number is fixed, since where they meet a pixel in 30,000 may round otherwise: one clip, whatever the machine.
+LARGE = 1_000_000  # pixels
+STRIPS = 4
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in a picture's pixels; fractions are exact positions between pixels."""
@@ -42,6 +49,24 @@ def on_black(picture: Image.Image, frame: Size) -> Image.Image:
 
 def resample(picture: Image.Image, size: Size, box: Box) -> Image.Image:
     """`box` of the picture at another size: smooth when enlarged, without aliases when reduced."""
+    width, height = size
+    left, top, right, bottom = box
+    if (right - left) * (bottom - top) < LARGE or height < STRIPS:
+        return resampled(picture, size, box)
+    rows = [height * strip // STRIPS for strip in range(STRIPS + 1)]
+    lines = [top + (bottom - top) * row / height for row in rows[:-1]] + [bottom]
+    canvas = Image.new(picture.mode, size)
+
+    def one(strip: int) -> None:
+        part = (width, rows[strip + 1] - rows[strip])
+        canvas.paste(resampled(picture, part, (left, lines[strip], right, lines[strip + 1])), (0, rows[strip]))
+
+    with ThreadPoolExecutor(STRIPS) as pool:  # Pillow works without the GIL
+        list(pool.map(one, range(STRIPS)))
+    return canvas
+
+
+def resampled(picture: Image.Image, size: Size, box: Box) -> Image.Image:
     # reducing_gap: a large reduction begins by whole numbers, down to twice the size. 47 dB or nearer to the exact
     # result with a photo's detail, and a third to a half of the time (0.11 s instead of 0.37 for 48 megapixels).
     return picture.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=2.0)

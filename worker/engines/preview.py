@@ -47,7 +47,7 @@ EDGE = 1  # pixel of chroma that is looked at beyond the picture's left edge, at
 
 class Preview(Renderer):
     phases: ClassVar[Mapping[str, float]] = {"render": 1.0}
-    share = 0.5
+    share = 0.35
 
     def load(self) -> None:
         self.device = "cpu"

@@ -470,7 +470,7 @@ def test_the_picture_of_the_next_clip_is_decoded_while_this_one_renders(
         return read(key)
 
     def render(*given: object) -> object:
-        wait_until(lambda: (second, "ahead") in reads, what="the next picture")
+        wait_until(lambda: kit.pictures._ahead is not None, what="the next picture")
         return rendered(*given)
 
     monkeypatch.setattr(kit.storage, "read", noted)

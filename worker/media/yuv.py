@@ -18,7 +18,7 @@ AS_SHOWN = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FU
 
 def planes(picture: Image.Image) -> tuple[Image.Image, Image.Image, Image.Image]:
     """Y, U and V of an sRGB picture, each of its full size."""
-    split = av.VideoFrame.from_image(picture).reformat(
+    split = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24").reformat(
         format="yuv444p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, interpolation=AS_SHOWN
     )
     y, u, v = (Image.fromarray(plane) for plane in split.to_ndarray())

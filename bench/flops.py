@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.random_svd import Case, build_pipeline
 from worker.svd.cross_attention import fold_cross_attention, fold_in
+from worker.svd.deep_cache import keep_deep_features, set_shallow
 from worker.svd.temporal_convolution import use_conv2d
 
 Tera = dict[str, float]
@@ -26,6 +27,16 @@ def count(case: Case, *, reduced: bool, ours: bool) -> Tera:
     }
     denoise = 2 * case.num_inference_steps * parts["unet, one sample, one step"]
     return parts | {"denoise": denoise, "whole": denoise + parts["decode"] + parts["encode"]}
+
+
+def share_of_shallow(case: Case, fresh_layers: int) -> float:
+    """Of a full step's arithmetic, what a step takes that works only so many layers out anew."""
+    pipeline = build_pipeline("meta", reduced=False)
+    fold_cross_attention(pipeline)
+    keep_deep_features(pipeline.unet, fresh_layers)
+    full = count_unet(pipeline, case)
+    set_shallow(pipeline.unet, True)
+    return count_unet(pipeline, case) / full
 
 
 def count_unet(pipeline: Any, case: Case) -> float:

@@ -87,6 +87,7 @@ class Case:
 
 FULL_CASE = Case(width=1024, height=576, num_frames=25, num_inference_steps=25)
 REDUCED_CASE = Case(width=256, height=192, num_frames=4, num_inference_steps=2)
+REDUCED_QUALITY_CASE = Case(width=128, height=128, num_frames=6, num_inference_steps=25)
 
 
 def build_pipeline(device: str, *, reduced: bool) -> Any:

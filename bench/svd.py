@@ -3,6 +3,7 @@
     scripts/bench svd                  # on a GPU: 25 frames of 1024×576, 25 steps, guided, float16
     scripts/bench svd --size 576x320 --frames 14 --steps 10
     scripts/bench svd --compile        # without a GPU: torch.compile as well, for which a CPU needs half an hour
+    scripts/bench svd --quality        # instead: what each way to do less work costs, beside the exact clip
 
 Nothing is downloaded: speed does not depend on what the weights say. Each way makes the same clip of the same noise on
 models of its own. Without a GPU they take turns, so that what slows the machine slows them all, and a REDUCED model
@@ -41,6 +42,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from bench import svd_quality  # noqa: E402
 from bench.flops import count  # noqa: E402
 from bench.kernels import time_by_class  # noqa: E402
 from bench.previews import Watching  # noqa: E402
@@ -49,6 +51,7 @@ from bench.random_svd import (  # noqa: E402
     PARAMETERS,
     REDUCED,
     REDUCED_CASE,
+    REDUCED_QUALITY_CASE,
     Case,
     build_pipeline,
     parameters,
@@ -64,6 +67,7 @@ from worker.svd.weights import quieten_libraries  # noqa: E402
 
 ON_GPU_NOW = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU_NOW else "cpu"
+PICTURE = Path(__file__).parents[1] / "samples" / "coffee.jpg"
 
 # Each with all those before it.
 LADDER = {
@@ -176,13 +180,14 @@ def start(case: Case, how: str, folder: str | None) -> dict[str, float]:
     return seconds
 
 
-def arguments(case: Case) -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default=f"{case.width}x{case.height}", help="pixels, multiples of 64 (%(default)s)")
-    parser.add_argument("--frames", type=int, default=case.num_frames, help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=case.num_inference_steps, help="(%(default)s)")
+    parser.add_argument("--size", help="pixels, multiples of 64 (1024x576; without a GPU less)")
+    parser.add_argument("--frames", type=int, help="(25; without a GPU less)")
+    parser.add_argument("--steps", type=int, help="(25; without a GPU 2, or for --quality 25)")
     parser.add_argument("--runs", type=int, default=5, help="clips of which the median counts (%(default)s)")
     parser.add_argument("--compile", action="store_true", default=ON_GPU_NOW, help="what a GPU does anyway")
+    parser.add_argument("--quality", action="store_true", help="instead: what each way to do less work costs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the figures (%(default)s)")
     return parser.parse_args()
 
@@ -265,16 +270,37 @@ def described(case: Case) -> str:
     return f"{case.num_frames} frames of {case.width}×{case.height}, {case.num_inference_steps} steps, guided"
 
 
+def compare_quality(case: Case, out: Path) -> None:
+    pipeline = build_pipeline(DEVICE, reduced=not ON_GPU_NOW)
+    picture = Image.open(PICTURE).convert("RGB")
+    rows = svd_quality.measure(pipeline, picture, case)
+    title = f"Stable Video Diffusion XT, RANDOM WEIGHTS: {described(case)}"
+    print(f"{title}\nThe exact clip of the same seed is the measure. {REDUCED if not ON_GPU_NOW else ''}")
+    print_table(rows)
+    where = machine("torch", "diffusers", "scikit-image")
+    name = f"svd-quality-{slug(where)}"
+    print(write(name, {"case": asdict(case), "machine": where, "random_weights": True, "figures": rows}, out))
+    svd_quality.draw(rows, title, out / f"{name}.svg")
+
+
+def slug(where: dict[str, Any]) -> str:
+    return re.sub(r"\W+", "-", where["gpu"]).lower() if where["gpu"] else "cpu"
+
+
 def main() -> None:
-    given = arguments(FULL_CASE if ON_GPU_NOW else REDUCED_CASE)
-    width, height = map(int, given.size.split("x"))
-    case = Case(width, height, given.frames, given.steps)
+    given = arguments()
+    usual = FULL_CASE if ON_GPU_NOW else REDUCED_QUALITY_CASE if given.quality else REDUCED_CASE
+    width, height = map(int, given.size.split("x")) if given.size else (usual.width, usual.height)
+    case = Case(width, height, given.frames or usual.num_frames, given.steps or usual.num_inference_steps)
     quieten_libraries()
+    if given.quality:
+        compare_quality(case, given.out)
+        return
     results = compare_all(case, given.runs, given.compile)
     results["process_peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
     show(results, case, given.runs)
     where = machine("torch", "diffusers", "transformers", "av")
-    name = "svd-" + (re.sub(r"\W+", "-", where["gpu"]).lower() if where["gpu"] else "cpu")
+    name = f"svd-{slug(where)}"
     title = f"{where['gpu'] or 'REDUCED model, ' + where['cpu']}: {described(case)}"
     print(write(name, {"case": asdict(case) | {"runs": given.runs}, "machine": where} | results, given.out))
     draw(results["figures"], title, given.out / f"{name}.svg")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from bench.random_svd import Case
 from core.config import Settings
-from core.engines import find_engine
+from core.engines import Approximation, find_engine
 from core.spec import Clip
 from worker.attempt import Attempt
 from worker.engines.svd import Svd
@@ -102,9 +102,15 @@ def marked(owner: Any, method: str) -> Iterator[list[float]]:
 class Kinora(Way):
     """The engine with some of its changes, then the worker's tail."""
 
-    def __init__(self, pipeline: Any, case: Case, speed_ups: tuple[SpeedUp, ...] | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        case: Case,
+        speed_ups: tuple[SpeedUp, ...] | None = None,
+        approximation: Approximation | None = None,
+    ) -> None:
         super().__init__(pipeline)
-        self.engine = engine_for(case)
+        self.engine = engine_for(case, approximation)
         begun = now()
         self.engine.hold(self.pipeline, speed_ups)
         self.hold_seconds = now() - begun
@@ -124,11 +130,11 @@ class Kinora(Way):
         return made | {"busy": made["whole"] - tail}
 
 
-def engine_for(case: Case) -> Svd:
+def engine_for(case: Case, approximation: Approximation | None = None) -> Svd:
     """Whose default clip is the case: that is the one for which it compiles."""
     settings = Settings(_env_file=None)
     entry = find_engine("svd-xt", settings)
-    return Svd(replace(entry, defaults=entry.defaults | asdict(case)), settings)
+    return Svd(replace(entry, defaults=entry.defaults | asdict(case), approximation=approximation), settings)
 
 
 def clip_of(engine: Svd, case: Case) -> Clip:

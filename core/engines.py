@@ -39,7 +39,20 @@ Limit = Range | Choice
 SEED = Range(0, 2**32 - 1)
 QUALITY = Range(1, 51)  # 0 would be lossless, which is not High profile and plays nowhere
 FIT = Choice(("cover", "contain", "stretch"))
+PROFILE = Choice(("exact", "fast"))
 MOTIONS = ("auto", "zoom_in", "zoom_out", "pan_left", "pan_right", "pan_up", "pan_down", "orbit")
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """The work that `profile=fast` leaves out. docs/performance.md has what each costs in quality."""
+
+    full_every: int
+    """Steps from one full one to the next; between them only `fresh_layers` of the UNet are worked out anew."""
+    fresh_layers: int
+    """1 to 3, of the UNet's last ones."""
+    guided_part: float
+    """Of the steps, from the first on; in the others the last difference that guidance made is made again."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,8 @@ class Engine:
     gpu_memory_gb: float | None = None
     needs_cuda: bool = False
     """Too slow to be chosen by `ENGINE=auto` without a GPU."""
+    approximation: Approximation | None = None
+    """What its profile `fast` is, where it has one."""
     max_video_pixels: int | None = None
     """The most pixels of all frames together, where frames are held in memory at 3 bytes each."""
 
@@ -80,6 +95,7 @@ SVD_LIMITS: dict[str, Limit] = COMMON_LIMITS | {
     "min_guidance_scale": Range(1, 10),
     "max_guidance_scale": Range(1, 10),
     "decode_chunk_size": Range(1, 25),
+    "profile": PROFILE,
 }
 SVD_DEFAULTS: dict[str, Any] = COMMON_DEFAULTS | {
     "width": 1024,
@@ -92,7 +108,9 @@ SVD_DEFAULTS: dict[str, Any] = COMMON_DEFAULTS | {
     "min_guidance_scale": 1.0,
     "max_guidance_scale": 3.0,
     "decode_chunk_size": 8,
+    "profile": "exact",
 }
+SVD_FAST = Approximation(full_every=3, fresh_layers=1, guided_part=1.0)
 
 
 def known_engines(settings: Settings) -> dict[str, Engine]:
@@ -110,6 +128,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
             needs_cuda=True,
             limits=SVD_LIMITS,
             defaults=SVD_DEFAULTS,
+            approximation=SVD_FAST,
         ),
         Engine(
             name="svd",
@@ -123,6 +142,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
             needs_cuda=True,
             limits=SVD_LIMITS,
             defaults=SVD_DEFAULTS | {"num_frames": 14},
+            approximation=SVD_FAST,
         ),
         Engine(
             name="preview",

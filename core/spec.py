@@ -39,6 +39,9 @@ class ClipRequest(BaseModel):
     max_guidance_scale: Annotated[float | None, Field(description="Guidance at the last frame")] = None
     seed: Annotated[int | None, Field(description="Same seed, same clip; drawn and reported when not given")] = None
     decode_chunk_size: Annotated[int | None, Field(description="Frames decoded at once; fewer need less memory")] = None
+    profile: Annotated[
+        str | None, Field(description="`exact`, or `fast`: an approximation of the same clip, sooner")
+    ] = None
     fit: Annotated[str | None, Field(description="`cover` crops, `contain` adds bars, `stretch` distorts")] = None
     motion: Annotated[str | None, Field(description="The preview engine's camera")] = None
     quality: Annotated[int | None, Field(description="x264's crf: 1 is the best, 51 the worst")] = None
@@ -64,6 +67,7 @@ class Clip(BaseModel):
     min_guidance_scale: float | None = None
     max_guidance_scale: float | None = None
     decode_chunk_size: int | None = None
+    profile: str | None = None
     motion: str | None = None
     continues: int | None = None
     """How many frames come before it: those of the video whose last frame is its first."""
@@ -81,7 +85,8 @@ class Clip(BaseModel):
     def size(self) -> str:
         """Clips of one size take about as long to make."""
         steps = f" in {self.num_inference_steps} steps" if self.num_inference_steps else ""
-        return f"{self.width}x{self.height}x{self.num_frames}{steps}"
+        fast = " fast" if self.profile == "fast" else ""
+        return f"{self.width}x{self.height}x{self.num_frames}{steps}{fast}"
 
     @property
     def joined_size(self) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from dataclasses import asdict
 from typing import Any
 
 import av
@@ -17,6 +18,7 @@ def write_receipt(
     renderer: Renderer, versions: dict[str, str], clip: Clip, attempt: Attempt, input_sha256: str, video: bytes
 ) -> dict[str, Any]:
     """`versions` are the renderer's, as they were when it rendered."""
+    approximation = renderer.engine.approximation if clip.profile == "fast" else None
     libraries = {"python": platform.python_version(), "pillow": PIL.__version__, "numpy": np.__version__}
     libraries |= {"av": av.__version__} | versions
     return {
@@ -24,6 +26,7 @@ def write_receipt(
         "model": renderer.engine.model,
         "revision": renderer.engine.revision,
         "parameters": clip.model_dump(exclude_none=True, exclude={"engine"}),
+        "approximation": approximation and asdict(approximation),
         "seed": clip.seed,
         "device": renderer.device,
         "libraries": libraries,

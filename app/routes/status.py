@@ -37,6 +37,7 @@ class TaskSummary(BaseModel):
     owner: str = Field(description="The id of the key that made it; empty where no key was asked for")
     status: Status = Field(examples=["started"])
     engine: str = Field(examples=["svd-xt"])
+    approximate: bool = Field(description="Made with `profile=fast`: near the exact clip of its seed, not the same")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -130,6 +131,7 @@ def summarize(task: Task, links: Links) -> dict[str, Any]:
         "owner": task.owner,
         "status": task.status,
         "engine": task.engine,
+        "approximate": task.params.get("profile") == "fast",
         "created_at": moment(task.created_at),
         "started_at": moment(task.started_at),
         "finished_at": moment(task.finished_at),

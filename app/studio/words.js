@@ -13,6 +13,7 @@ const LABELS = {
   min_guidance_scale: "Guidance at the first frame",
   max_guidance_scale: "Guidance at the last frame",
   decode_chunk_size: "Frames decoded at once",
+  profile: "Profile (fast is an approximation)",
 };
 
 const PHASES = {

@@ -391,6 +391,18 @@ def test_the_default_clip_runs_compiled_and_others_as_they_are(
         assert len(runs) == (0 if name == "wide" else steps + chunks), name
 
 
+def test_the_fast_profile_runs_compiled_in_each_kind_of_step(
+    compiled: tuple[Svd, list[str]], tiny_svd: Path, photo: Image.Image
+) -> None:
+    engine, runs = compiled
+    clip = clip_of(engine, profile="fast", num_inference_steps=7)
+    expected = hold(tiny_svd).render(photo, clip, Attempt()).astype(int)
+    runs.clear()
+    frames = engine.render(photo, clip, Attempt())
+    assert len(runs) == 7 + 2
+    assert np.abs(frames - expected).max() <= 1
+
+
 def test_where_nothing_can_be_compiled_clips_are_rendered_without(
     tiny_svd: Path,
     photo: Image.Image,

@@ -1,4 +1,5 @@
-"""Stable Video Diffusion: a seed gives the frames that diffusers' own pipeline gives, only sooner.
+"""Stable Video Diffusion: a seed gives the frames that diffusers' own pipeline gives, only sooner; and what is near
+them sooner still, for whoever asks for the profile `fast`.
 
 diffusers loads the models, and they and the scheduler are its own; worker/svd/ has what lies between a picture and its
 frames. torch is imported only once an engine loads, so that a worker without it can still say what is missing.
@@ -70,12 +71,15 @@ class Svd(Renderer):
     def hold(self, pipeline: Any, speed_ups: "tuple[SpeedUp, ...] | None" = None) -> None:
         """Render with `pipeline` where it is, changed by `speed_ups`, or where None are named by all that pay there."""
         from worker.svd.conditioning import keep_encoder_in_float32
+        from worker.svd.deep_cache import keep_deep_features
         from worker.svd.speedups import COMPILED, worth_it
 
         self._pipeline, self.device = pipeline, pipeline.device.type
         speed_ups = worth_it(self.device) if speed_ups is None else speed_ups
         for change in (keep_encoder_in_float32, *speed_ups):
             change(pipeline)
+        if self.engine.approximation:
+            keep_deep_features(pipeline.unet, self.engine.approximation.fresh_layers)
         if any(change in COMPILED for change in speed_ups):
             self._compile()
         if not self.compiled:
@@ -87,6 +91,8 @@ class Svd(Renderer):
 
         try:
             self._try_out({"num_inference_steps": 1})
+            if self.engine.approximation:  # as many steps as it takes to see each kind of them
+                self._try_out({"profile": "fast", "num_inference_steps": 2 * self.engine.approximation.full_every})
         except GpuLost:
             raise
         except Exception as error:  # no C compiler, a full disk, a bug of the compiler's: clips can do without
@@ -96,7 +102,7 @@ class Svd(Renderer):
             self.compiled = True
             compile_no_more()
 
-    def _try_out(self, changes: dict[str, int]) -> None:
+    def _try_out(self, changes: dict[str, Any]) -> None:
         clip, _ = resolve(ClipRequest(engine=self.engine.name, seed=0), self.engine, self.settings)
         clip = clip.model_copy(update=changes)
         self.render(Image.new("RGB", (clip.width, clip.height), "gray"), clip, Attempt())
@@ -107,8 +113,9 @@ class Svd(Renderer):
 
         from worker.svd.frames import make_frames
 
+        approximation = self.engine.approximation if clip.profile == "fast" else None
         try:
-            return make_frames(self.pipeline, picture, clip, attempt)
+            return make_frames(self.pipeline, picture, clip, attempt, approximation)
         except torch.OutOfMemoryError as exc:
             traceback.clear_frames(exc.__traceback__)  # or its tensors would live for as long as the error is kept
             torch.cuda.empty_cache()

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from core.engines import Approximation
 from core.spec import Clip
 from worker.attempt import Attempt
 from worker.media.fit import fit_picture
@@ -16,7 +17,9 @@ from worker.svd.denoising import denoise
 from worker.svd.pace import wait_for
 
 
-def make_frames(pipeline: Any, picture: Image.Image, clip: Clip, attempt: Attempt) -> NDArray[np.uint8]:
+def make_frames(
+    pipeline: Any, picture: Image.Image, clip: Clip, attempt: Attempt, approximation: Approximation | None = None
+) -> NDArray[np.uint8]:
     """`pipeline` is diffusers' StableVideoDiffusionPipeline. Returns (num_frames, height, width, 3)."""
     device = pipeline.unet.device
     with torch.no_grad():
@@ -25,7 +28,7 @@ def make_frames(pipeline: Any, picture: Image.Image, clip: Clip, attempt: Attemp
             conditions = read_conditions(pipeline, fitted, clip)
             wait_for(device)
         with attempt.phase("denoise"):
-            latents = denoise(pipeline, conditions, clip, attempt)
+            latents = denoise(pipeline, conditions, clip, attempt, approximation)
             wait_for(device)
         with attempt.phase("decode"):
             return decode(pipeline, latents, clip, attempt)

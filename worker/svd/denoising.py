@@ -1,5 +1,8 @@
 """The loop from noise to a clip's latents."""
 
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -8,7 +11,7 @@ from core.spec import Clip
 from worker.attempt import Attempt
 from worker.svd.conditioning import Conditions
 from worker.svd.cross_attention import fold_in
-from worker.svd.latents import Emerging
+from worker.svd.latents import show_emerging
 from worker.svd.pace import Pace
 
 
@@ -20,7 +23,7 @@ def denoise(pipeline: Any, conditions: Conditions, clip: Clip, attempt: Attempt)
     """
     unet, scheduler, known = pipeline.unet, pipeline.scheduler, conditions
     scheduler.set_timesteps(clip.num_inference_steps, device="cpu")
-    pace, emerging = Pace(attempt, len(scheduler.timesteps), unet.device), Emerging(attempt, clip.fps)
+    pace, take_step = Pace(attempt, len(scheduler.timesteps), unet.device), seeded(scheduler.step, known.seed)
     fold_in(unet, known.embedding)
     latents: torch.Tensor = known.noise * scheduler.init_noise_sigma
     on_device = [timestep.clone() for timestep in scheduler.timesteps.to(unet.device)]
@@ -29,10 +32,16 @@ def denoise(pipeline: Any, conditions: Conditions, clip: Clip, attempt: Attempt)
         both = torch.cat([scaled.expand_as(known.image_latents), known.image_latents], dim=2)
         predicted = unet(both, on_device[step], known.embedding, known.time_ids).sample
         guided = guide(predicted, known.guidance_scale)
-        latents = scheduler.step(guided, timestep, latents).prev_sample
+        stepped = take_step(guided, timestep, latents)
+        latents = stepped.prev_sample
         pace.queued()
-        emerging.step_queued(scheduler, step, latents, pace.last)
+        show_emerging(stepped, pace.last, attempt, clip.fps)
     return latents
+
+
+def seeded(step: Callable[..., Any], seed: torch.Generator) -> Callable[..., Any]:
+    """A scheduler's step, with the seed where it draws noise."""
+    return partial(step, generator=seed) if "generator" in signature(step).parameters else step
 
 
 def guide(predicted: torch.Tensor, guidance_scale: torch.Tensor | None) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from dataclasses import asdict
 from typing import Any
 
 import av
@@ -31,4 +32,5 @@ def write_receipt(
         "output_sha256": hashlib.sha256(video).hexdigest(),
         "output_bytes": len(video),
         "seconds": {name: round(seconds, 4) for name, seconds in attempt.seconds.items()},
+        **({"unet": asdict(renderer.engine.unet)} if renderer.engine.unet else {}),
     }

@@ -11,7 +11,7 @@ from core.spec import Clip
 from worker.attempt import Attempt
 from worker.engines.svd import Svd
 from worker.screening import Screening
-from worker.svd.latents import Emerging
+from worker.svd.latents import show_emerging
 
 
 class Kept:
@@ -37,14 +37,14 @@ class Watching:
         self.previews, self.core_seconds = 0, 0.0
 
     def render(self, engine: Svd, picture: Image.Image, clip: Clip) -> None:
-        attempt, kept, step_queued = Attempt(engine.phases), Kept(), Emerging.step_queued
+        attempt, kept = Attempt(engine.phases), Kept()
 
         def timed(*given: Any) -> None:
             begun = time.perf_counter()
-            step_queued(*given)
+            show_emerging(*given)
             self.paid.append(time.perf_counter() - begun)
 
-        with patch.object(Emerging, "step_queued", timed), Screening(kept, "bench", attempt):
+        with patch("worker.svd.denoising.show_emerging", timed), Screening(kept, "bench", attempt):
             engine.render(picture, clip, attempt)
         self.denoising.append(attempt.seconds["denoise"] / (clip.num_inference_steps or 1))
         self.previews, self.core_seconds = self.previews + kept.count, self.core_seconds + kept.core_seconds

@@ -56,6 +56,15 @@ class Approximation:
 
 
 @dataclass(frozen=True)
+class UnetFile:
+    """A UNet's weights as one file of safetensors, in a repository `model` of the hub."""
+
+    model: str
+    name: str
+    revision: str
+
+
+@dataclass(frozen=True)
 class Engine:
     """One engine: `limits` names the parameters it uses and what each may be, `defaults` their values.
 
@@ -71,6 +80,8 @@ class Engine:
     defaults: dict[str, Any]
     model: str | None = None
     revision: str | None = None
+    unet: UnetFile | None = None
+    """What stands in place of the model's own UNet."""
     gpu_memory_gb: float | None = None
     needs_cuda: bool = False
     """Too slow to be chosen by `ENGINE=auto` without a GPU."""
@@ -112,9 +123,13 @@ SVD_DEFAULTS: dict[str, Any] = COMMON_DEFAULTS | {
 }
 SVD_FAST = Approximation(full_every=3, fresh_layers=1, guided_part=1.0)
 
+NOT_TURBOS = ("min_guidance_scale", "max_guidance_scale", "profile")
+TURBO_LIMITS = {name: limit for name, limit in SVD_LIMITS.items() if name not in NOT_TURBOS}
+TURBO_DEFAULTS = {name: value for name, value in SVD_DEFAULTS.items() if name not in NOT_TURBOS}
+
 
 def known_engines(settings: Settings) -> dict[str, Engine]:
-    """All entries by name; `MODEL_ID` and `MODEL_REVISION` apply to `svd-xt`."""
+    """All entries by name; `MODEL_ID` and `MODEL_REVISION` apply to `svd-xt`, and to what `turbo` shares with it."""
     entries = (
         Engine(
             name="svd-xt",
@@ -143,6 +158,24 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
             limits=SVD_LIMITS,
             defaults=SVD_DEFAULTS | {"num_frames": 14},
             approximation=SVD_FAST,
+        ),
+        Engine(
+            name="turbo",
+            summary="Stable Video Diffusion XT distilled for 4 to 8 steps by AnimateLCM: sooner, and other clips",
+            class_path="worker.engines.turbo:Turbo",
+            queue="gpu",
+            licence="Stability AI Community License; for AnimateLCM's UNet see its page as well",
+            model=settings.model_id,
+            revision=settings.model_revision,
+            unet=UnetFile(
+                model="wangfuyun/AnimateLCM-SVD-xt",
+                name="AnimateLCM-SVD-xt.safetensors",
+                revision="ceaa884185c3ed436e1bb1193e119ee4df4d29af",
+            ),
+            gpu_memory_gb=16,
+            needs_cuda=True,
+            limits=TURBO_LIMITS | {"num_inference_steps": Range(4, 8)},
+            defaults=TURBO_DEFAULTS | {"num_inference_steps": 4},
         ),
         Engine(
             name="preview",

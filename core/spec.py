@@ -21,7 +21,7 @@ class ClipRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    engine: Annotated[str | None, Field(description="`svd-xt`, `svd`, `preview`, or `auto`")] = None
+    engine: Annotated[str | None, Field(description="`svd-xt`, `svd`, `turbo`, `preview`, or `auto`")] = None
     prompt: Annotated[
         str | None, Field(max_length=4000, description="Kept on the task; no engine here reads it yet")
     ] = None

@@ -34,4 +34,5 @@ def write_receipt(
         "output_sha256": hashlib.sha256(video).hexdigest(),
         "output_bytes": len(video),
         "seconds": {name: round(seconds, 4) for name, seconds in attempt.seconds.items()},
+        **({"unet": asdict(renderer.engine.unet)} if renderer.engine.unet else {}),
     }

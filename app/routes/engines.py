@@ -9,7 +9,7 @@ from app.accept import auto_engine, unavailable_reason
 from app.deps import Given
 from app.errors import documented
 from core import errors
-from core.engines import Engine, Limit, Range, known_engines
+from core.engines import Engine, Limit, Range, UnetFile, known_engines
 from core.spec import Clip, operator_defaults
 from core.task import Worker
 
@@ -24,6 +24,7 @@ class EngineInfo(BaseModel):
     licence: str
     model: str | None
     revision: str | None
+    unet: UnetFile | None = Field(description="What stands in place of the model's own UNet")
     queue: str
     gpu_memory_gb: float | None
     limits: dict[str, dict[str, Any]] = Field(description="Of each parameter: type, minimum and maximum, or choices")
@@ -60,6 +61,7 @@ def _describe(engine: Engine, defaults: dict[str, Any], workers: list[Worker]) -
         licence=engine.licence,
         model=engine.model,
         revision=engine.revision,
+        unet=engine.unet,
         queue=engine.queue,
         gpu_memory_gb=engine.gpu_memory_gb,
         limits={name: _limit(name, limit) for name, limit in engine.limits.items()},

@@ -157,6 +157,11 @@ def test_auto_takes_the_gpu_engine_where_a_worker_has_cuda(client: TestClient, s
     assert client.get(f"/status/{upload(client)}").json()["engine"] == "svd-xt"
 
 
+def test_auto_never_takes_turbo(client: TestClient, services: Services) -> None:
+    services.ledger.report_worker(worker_that_says("gpu", "cuda: H200", "turbo", None))
+    assert client.get(f"/status/{upload(client)}").json()["engine"] == "svd-xt"
+
+
 def test_auto_takes_the_preview_where_there_is_no_gpu(client: TestClient, services: Services) -> None:
     services.ledger.report_worker(worker_that_says("gpu", "cpu", "svd-xt", None))
     assert client.get(f"/status/{upload(client)}").json()["engine"] == "preview"

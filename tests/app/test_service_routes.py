@@ -26,7 +26,7 @@ def test_engines_are_listed_with_limits_defaults_and_licence(client: TestClient)
     body = client.get("/engines").json()
     assert body["default"] == "preview"
     by_name = {engine["name"]: engine for engine in body["engines"]}
-    assert list(by_name) == ["svd-xt", "svd", "preview"]
+    assert list(by_name) == ["svd-xt", "svd", "turbo", "preview"]
     svd = by_name["svd-xt"]
     assert svd["limits"]["width"] == {"type": "integer", "minimum": 64, "maximum": 1024, "multiple_of": 64}
     assert svd["limits"]["noise_aug_strength"] == {"type": "number", "minimum": 0, "maximum": 1}
@@ -34,6 +34,7 @@ def test_engines_are_listed_with_limits_defaults_and_licence(client: TestClient)
     assert svd["defaults"]["num_frames"] == 25
     assert svd["licence"]
     assert re.fullmatch("[0-9a-f]{40}", svd["revision"])
+    assert (svd["unet"], by_name["turbo"]["unet"]["model"]) == (None, "wangfuyun/AnimateLCM-SVD-xt")
 
 
 def test_an_engine_without_a_worker_says_so(client: TestClient, services: Services) -> None:

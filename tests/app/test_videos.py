@@ -151,7 +151,7 @@ def test_what_cannot_be_had_is_refused_by_name(client: TestClient, fields: dict[
 
 def test_an_unknown_model_lists_the_choices(client: TestClient) -> None:
     answer = client.post("/v1/videos", files={"input_reference": CAT}, data={"model": "sora-3"})
-    message = "model must be one of auto, svd-xt, svd, preview, sora-2, sora-2-pro; 'sora-3' is not known"
+    message = "model must be one of auto, svd-xt, svd, turbo, preview, sora-2, sora-2-pro; 'sora-3' is not known"
     assert answer.json()["error"]["message"] == message
 
 

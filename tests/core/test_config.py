@@ -112,9 +112,10 @@ def test_a_revision_that_may_move_is_refused(revision: str) -> None:
 
 
 def test_every_model_from_the_hub_is_pinned_to_a_commit() -> None:
-    models = [engine for engine in known_engines(Settings(_env_file=None)).values() if engine.model]
-    assert len(models) == 2
-    assert all(re.fullmatch(r"[0-9a-f]{40}", engine.revision or "") for engine in models)
+    engines = known_engines(Settings(_env_file=None)).values()
+    models = [engine for engine in engines if engine.model] + [engine.unet for engine in engines if engine.unet]
+    assert len(models) == 4
+    assert all(re.fullmatch(r"[0-9a-f]{40}", model.revision or "") for model in models)
 
 
 @pytest.mark.parametrize(

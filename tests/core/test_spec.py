@@ -42,6 +42,15 @@ def test_fields_that_an_engine_does_not_use_are_said_and_left_out() -> None:
     ]
 
 
+def test_turbo_takes_4_to_8_steps_and_no_guidance() -> None:
+    clip, warnings = resolved("turbo", min_guidance_scale=1, max_guidance_scale=3)
+    assert (clip.num_inference_steps, clip.min_guidance_scale, clip.max_guidance_scale) == (4, None, None)
+    assert warnings == [f"{name}_guidance_scale is not used by the engine turbo" for name in ("min", "max")]
+    for steps in (3, 9):
+        with pytest.raises(InvalidParameter, match=f"num_inference_steps must be from 4 to 8; got {steps}"):
+            resolved("turbo", num_inference_steps=steps)
+
+
 NUMBERS = [
     (engine.name, name)
     for engine in known_engines(SETTINGS).values()
@@ -70,7 +79,7 @@ def test_a_size_off_the_grid_is_refused_not_rounded() -> None:
 def test_an_unknown_choice_lists_the_choices() -> None:
     with pytest.raises(InvalidParameter, match="cover, contain, stretch"):
         resolved("preview", fit="squash")
-    with pytest.raises(InvalidParameter, match="auto, svd-xt, svd, preview"):
+    with pytest.raises(InvalidParameter, match="auto, svd-xt, svd, turbo, preview"):
         find_engine("sora", SETTINGS)
 
 

@@ -276,6 +276,25 @@ def test_stable_video_diffusion_makes_a_video_through_the_queue(tmp_path: Path, 
         assert stack.wait_for(again, timeout=120)["receipt"]["output_sha256"] == body["receipt"]["output_sha256"]
 
 
+def test_turbo_makes_a_video_when_a_task_asks_for_it(tmp_path: Path, tiny_svd: Path) -> None:
+    from tests.worker.tiny_svd import build_tiny_turbo  # torch takes seconds to import
+
+    file = build_tiny_turbo(tmp_path / "models")
+    cache = {"HF_HOME": str(tmp_path / "models"), "HF_HUB_OFFLINE": "1"}
+    with running_stack(tmp_path, "gpu", ENGINE="svd-xt", MODEL_ID=str(tiny_svd), **cache) as stack:
+        fields = {"engine": "turbo", "width": 128, "height": 64, "num_frames": 5, "seed": 11, "max_guidance_scale": 2}
+        task_id = stack.upload(CAT, **fields)
+        body = stack.wait_for(task_id, timeout=120)
+        assert body["status"] == "finished", body["error"]
+        assert body["warnings"] == ["max_guidance_scale is not used by the engine turbo"]
+        assert frames_of(stack.video(task_id)) == (5, 128, 64, 7.0)
+        receipt = body["receipt"]
+        assert (receipt["engine"], receipt["model"]) == ("turbo", str(tiny_svd))
+        assert receipt["parameters"]["num_inference_steps"] == 4
+        unet = {"model": "wangfuyun/AnimateLCM-SVD-xt", "name": file.name, "revision": file.parent.name}
+        assert receipt["unet"] == unet
+
+
 def test_missing_weights_are_said_in_one_line_and_shown(tmp_path: Path) -> None:
     with running_stack(tmp_path, "cpu", "gpu", ENGINE="auto", MODEL_ID=str(tmp_path / "nowhere")) as stack:
 

@@ -9,9 +9,13 @@ from diffusers import (
     StableVideoDiffusionPipeline,
     UNetSpatioTemporalConditionModel,
 )
+from huggingface_hub.file_download import repo_folder_name
+from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from bench.random_svd import SCHEDULER
+from core.config import Settings
+from core.engines import known_engines
 
 
 def build_tiny_svd(folder: Path, variant: str | None = None) -> Path:
@@ -27,6 +31,19 @@ def build_tiny_svd(folder: Path, variant: str | None = None) -> Path:
         )
     pipeline.save_pretrained(folder, safe_serialization=True, variant=variant)
     return folder
+
+
+def build_tiny_turbo(home: Path) -> Path:
+    """Saves the one file that `turbo` needs beside a model, of a tiny UNet with other weights than the model's, where
+    the hub's cache under HF_HOME keeps it."""
+    file = known_engines(Settings(_env_file=None))["turbo"].unet
+    assert file
+    folder = home / "hub" / repo_folder_name(repo_id=file.model, repo_type="model") / "snapshots" / file.revision
+    folder.mkdir(parents=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        save_file(tiny_unet().state_dict(), folder / file.name)
+    return folder / file.name
 
 
 def tiny_unet() -> UNetSpatioTemporalConditionModel:

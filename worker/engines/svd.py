@@ -23,6 +23,8 @@ from worker.svd.compile_cache import keep_compiled
 from worker.svd.weights import advice, fetch, first_line, quieten_libraries
 
 if TYPE_CHECKING:
+    import torch
+
     from worker.svd.speedups import SpeedUp
 
 log = structlog.get_logger(__name__)
@@ -59,7 +61,7 @@ class Svd(Renderer):
         quieten_libraries()
         self.device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
         try:
-            self.hold(fetch(str(self.engine.model), self.engine.revision, dtype).to(self.device))
+            self.hold(self.fetch(dtype).to(self.device))
         except GpuLost:  # not even to unload can be done on it by this process
             raise
         except torch.AcceleratorError as exc:
@@ -67,6 +69,10 @@ class Svd(Renderer):
         except Exception as exc:  # whatever a library raises, the operator gets one line that says what to do
             self.unload()
             raise EngineUnavailable(advice(exc, self.engine, self.settings)) from exc
+
+    def fetch(self, dtype: "torch.dtype") -> Any:
+        """The pipeline, on the CPU. Raises whatever a library does."""
+        return fetch(str(self.engine.model), self.engine.revision, dtype)
 
     def hold(self, pipeline: Any, speed_ups: "tuple[SpeedUp, ...] | None" = None) -> None:
         """Render with `pipeline` where it is, changed by `speed_ups`, or where None are named by all that pay there."""

@@ -29,6 +29,8 @@ class Conditions:
     """(1, num_frames, 1, 1, 1), rising from the first frame to the last; None where nothing is guided."""
     noise: torch.Tensor
     """(1, num_frames, 4, height / 8, width / 8), of standard deviation 1."""
+    seed: torch.Generator
+    """On the CPU, for noise that comes later."""
 
 
 def keep_encoder_in_float32(pipeline: Any) -> None:
@@ -57,6 +59,7 @@ def read_conditions(pipeline: Any, picture: Image.Image, clip: Clip) -> Conditio
         time_ids=time_ids.to(unet.device).repeat(2 if guided else 1, 1),
         guidance_scale=rising(clip, embedding) if guided else None,
         noise=randn_tensor(shape, seed, unet.device, embedding.dtype),
+        seed=seed,
     )
 
 

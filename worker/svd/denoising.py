@@ -1,5 +1,8 @@
 """The loop from noise to a clip's latents."""
 
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -9,7 +12,7 @@ from core.spec import Clip
 from worker.attempt import Attempt
 from worker.svd.conditioning import Conditions
 from worker.svd.deep_cache import forget_features
-from worker.svd.latents import Emerging
+from worker.svd.latents import show_emerging
 from worker.svd.pace import Pace
 from worker.svd.prediction import Exact, Fast
 
@@ -24,16 +27,23 @@ def denoise(
     """
     unet, scheduler = pipeline.unet, pipeline.scheduler
     scheduler.set_timesteps(clip.num_inference_steps, device="cpu")
-    pace, emerging = Pace(attempt, len(scheduler.timesteps), unet.device), Emerging(attempt, clip.fps)
-    predict = Fast(unet, known, len(scheduler.timesteps), approximation) if approximation else Exact(unet, known)
+    steps = len(scheduler.timesteps)
+    pace, take_step = Pace(attempt, steps, unet.device), seeded(scheduler.step, known.seed)
+    predict = Fast(unet, known, steps, approximation) if approximation else Exact(unet, known)
     latents: torch.Tensor = known.noise * scheduler.init_noise_sigma
     on_device = [timestep.clone() for timestep in scheduler.timesteps.to(unet.device)]
     try:
         for step, timestep in enumerate(scheduler.timesteps):
             scaled = scheduler.scale_model_input(latents, timestep)
-            latents = scheduler.step(predict(scaled, on_device[step]), timestep, latents).prev_sample
+            stepped = take_step(predict(scaled, on_device[step]), timestep, latents)
+            latents = stepped.prev_sample
             pace.queued()
-            emerging.step_queued(scheduler, step, latents, pace.last)
+            show_emerging(stepped, pace.last, attempt, clip.fps)
     finally:
         forget_features(unet)
     return latents
+
+
+def seeded(step: Callable[..., Any], seed: torch.Generator) -> Callable[..., Any]:
+    """A scheduler's step, with the seed where it draws noise."""
+    return partial(step, generator=seed) if "generator" in signature(step).parameters else step

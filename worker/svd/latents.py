@@ -28,27 +28,19 @@ TO_RGB = np.array(
 )
 
 
-class Emerging:
-    """Shows the clip as it would come out if the model were right already. Whoever denoises pays for a reference to the
-    latents; all the rest is done where the picture is wanted, and waits for the device there."""
+def show_emerging(stepped: Any, done: "torch.cuda.Event | None", attempt: Attempt, fps: int) -> None:
+    """What the scheduler took for the whole clip in the step that gave `stepped`; on a GPU there once `done` passed.
 
-    def __init__(self, attempt: Attempt, fps: int) -> None:
-        self.attempt, self.fps = attempt, fps
-        self._before: torch.Tensor | None = None
-
-    def step_queued(self, scheduler: Any, step: int, latents: "torch.Tensor", done: "torch.cuda.Event | None") -> None:
-        """`latents` are what this step makes, on a GPU only once `done` has passed."""
-        before, self._before = self._before, latents
-        sigmas = getattr(scheduler, "sigmas", None)  # not every scheduler has them
-        if before is not None and sigmas is not None:
-            self.attempt.show(partial(picture, before, latents, sigmas[step : step + 2], done, self.fps))
+    Whoever denoises pays for a reference; all the rest is done where the picture is wanted, and waits for the device
+    there.
+    """
+    predicted = getattr(stepped, "pred_original_sample", None)  # not every scheduler tells
+    if predicted is not None:
+        attempt.show(partial(picture, predicted, done, fps))
 
 
-def picture(
-    before: "torch.Tensor", after: "torch.Tensor", sigmas: "torch.Tensor", done: "torch.cuda.Event | None", fps: int
-) -> bytes:
-    sigma, next_sigma = sigmas.tolist()
-    return small_webp(to_rgb(predict(on_cpu(before, done), on_cpu(after, done), sigma, next_sigma)), fps)
+def picture(predicted: "torch.Tensor", done: "torch.cuda.Event | None", fps: int) -> bytes:
+    return small_webp(to_rgb(on_cpu(predicted, done)), fps)
 
 
 def on_cpu(latents: "torch.Tensor", done: "torch.cuda.Event | None") -> Floats:
@@ -61,12 +53,6 @@ def on_cpu(latents: "torch.Tensor", done: "torch.cuda.Event | None") -> Floats:
         with torch.cuda.stream(torch.cuda.Stream(latents.device)):  # beside what the device does for the clip
             latents = latents.cpu()
     return latents[0].numpy().astype(np.float32)
-
-
-def predict(before: Floats, after: Floats, sigma: float, next_sigma: float) -> Floats:
-    """What the model took for the clip without noise, when it made `after` of `before`: Euler's step goes from the one
-    towards the other as far as the noise falls."""
-    return (sigma * after - next_sigma * before) / (sigma - next_sigma)
 
 
 def to_rgb(latents: Floats) -> NDArray[np.uint8]:

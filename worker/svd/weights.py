@@ -22,6 +22,7 @@ CLASSES = {
     "vae": r"diffusers\.AutoencoderKLTemporalDecoder",
     "scheduler": r"diffusers\.\w+Scheduler",
 }
+WITH_WEIGHTS = ("image_encoder", "unet", "vae")
 
 
 def quieten_libraries() -> None:
@@ -34,23 +35,26 @@ def quieten_libraries() -> None:
         logging.disable_progress_bar()
 
 
-def fetch(model: str, revision: str | None, dtype: "torch.dtype") -> Any:
-    """The pipeline from a folder, the cache or the hub; never from pickled weights or with code from there."""
+def fetch(model: str, revision: str | None, dtype: "torch.dtype", **given: Any) -> Any:
+    """The pipeline from a folder, the cache or the hub; never from pickled weights or with code from there.
+
+    `given`: parts to take in place of the model's own, whose weights are then neither fetched nor needed.
+    """
     import torch
 
-    check_folder(model)
+    check_folder(model, [part for part in WITH_WEIGHTS if part not in given])
     if dtype == torch.float16:
         try:
-            return load(model, revision, dtype, variant="fp16")
+            return load(model, revision, dtype, variant="fp16", **given)
         except ValueError:
             pass  # no files in half precision: the full ones are cast. Any other reason comes again below.
-    return load(model, revision, dtype, variant=None)
+    return load(model, revision, dtype, variant=None, **given)
 
 
-def load(model: str, revision: str | None, dtype: "torch.dtype", variant: str | None) -> Any:
+def load(model: str, revision: str | None, dtype: "torch.dtype", variant: str | None, **given: Any) -> Any:
     from diffusers import StableVideoDiffusionPipeline
 
-    options = {"variant": variant, "use_safetensors": True, "trust_remote_code": False}
+    options = given | {"variant": variant, "use_safetensors": True, "trust_remote_code": False}
     folder = model
     if not Path(model).is_dir():
         folder = StableVideoDiffusionPipeline.download(model, revision=revision, **options)
@@ -58,14 +62,15 @@ def load(model: str, revision: str | None, dtype: "torch.dtype", variant: str | 
     return StableVideoDiffusionPipeline.from_pretrained(folder, dtype=dtype, **options)
 
 
-def check_folder(model: str) -> None:
-    """Raises EngineUnavailable where `model` is a folder without safetensors, or neither a folder nor a hub's name."""
+def check_folder(model: str, parts: list[str]) -> None:
+    """Raises EngineUnavailable where `model` is a folder without safetensors of one of the `parts`, or neither a folder
+    nor a hub's name."""
     folder = Path(model)
     if not folder.is_dir():
         if model.count("/") != 1 or model.startswith((".", "~")):
             raise EngineUnavailable(f"set MODEL_ID to a folder or a name on Hugging Face: there is no folder {model}")
         return
-    for part in ("image_encoder", "unet", "vae"):
+    for part in parts:
         if not any(folder.glob(f"{part}/*.safetensors")):
             raise EngineUnavailable(f"put safetensors into {folder / part}: other weights (.bin, .ckpt) are not read")
 
@@ -84,30 +89,31 @@ def advice(exc: Exception, engine: Engine, settings: Settings) -> str:
     """One line on what the operator can do about `exc`, which came up while `engine` was loading."""
     import torch
 
-    # MODEL_ID stands for one entry's model; the others' are fixed.
-    elsewhere = ", or set MODEL_ID to a local folder" if engine.model == settings.model_id else ""
+    is_set = engine.model == settings.model_id  # the others are fixed
+    elsewhere = ", or set MODEL_ID to a local folder" if is_set else ""
     for cause in causes(exc):
         if isinstance(cause, (MemoryError, OutOfMemory, torch.OutOfMemoryError)):
             return f"free some memory: {engine.model} needs about {engine.gpu_memory_gb} GB on the GPU"
         if isinstance(cause, KinoraError):
             return cause.message
-        for kinds, line in hub_hints(engine).items():
+        for kinds, line in hub_hints(engine, is_set).items():
             if isinstance(cause, kinds):
                 return line + elsewhere
     return f"check {engine.model}, it does not load: {type(exc).__name__}: {first_line(exc)}"
 
 
-def hub_hints(engine: Engine) -> dict[tuple[type[BaseException], ...], str]:
+def hub_hints(engine: Engine, is_set: bool) -> dict[tuple[type[BaseException], ...], str]:
     """What to do about each way in which Hugging Face gives nothing, the special before the general."""
     import httpx2  # what huggingface_hub speaks HTTP with
     from huggingface_hub import errors
 
+    revised = "set MODEL_REVISION" if is_set else "look for a newer Kinora"
     page = f"https://huggingface.co/{engine.model}"
     absent = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, httpx2.TransportError)
     return {
         (errors.GatedRepoError,): f"accept the licence at {page} and set HF_TOKEN to a token of that account",
         (errors.RepositoryNotFoundError,): f"check the name and HF_TOKEN: {page} is not there for this worker",
-        (errors.RevisionNotFoundError,): f"set MODEL_REVISION: {page} has no revision {engine.revision}",
+        (errors.RevisionNotFoundError,): f"{revised}: {page} has no revision {engine.revision}",
         absent: f"let this worker reach Hugging Face once: {engine.model} is not in its cache (HF_HOME)",
         (errors.HfHubHTTPError,): f"check HF_TOKEN and the licence at {page}: Hugging Face refused",
     }

@@ -35,9 +35,9 @@ class Pictures:
     def get(self, task: Task, clip: Clip, attempt: Attempt) -> Image.Image:
         """Raises what reading and decoding raise."""
         with self._lock:  # it may be on its way
-            ahead, self._ahead = self._ahead, None
-        if ahead and ahead[0] == task.task_id:
-            return ahead[1]
+            if self._ahead and self._ahead[0] == task.task_id:
+                (_, picture), self._ahead = self._ahead, None
+                return picture
         return self._decode(clip, read_input(task, attempt, self.storage))
 
     @contextmanager

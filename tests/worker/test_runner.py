@@ -71,7 +71,7 @@ def test_the_receipt_says_all_that_is_needed_to_make_it_again(kit: Kit) -> None:
     receipt = run(kit).receipt
     assert receipt is not None
     assert set(receipt) == {
-        *("engine", "model", "revision", "parameters", "seed", "device", "libraries"),
+        *("engine", "model", "revision", "parameters", "seed", "device", "libraries", "approximation"),
         *("input_sha256", "output_sha256", "output_bytes", "seconds"),
     }
     assert receipt["parameters"]["seed"] == receipt["seed"] == 1

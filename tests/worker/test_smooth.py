@@ -84,7 +84,7 @@ def test_colours_move_along(tmp_path: Path) -> None:
     assert np.abs(chroma - panned(0)[HEIGHT:]).mean() > 1
 
 
-def test_what_comes_out_from_behind_something_is_taken_from_the_frame_that_shows_it() -> None:
+def test_what_comes_out_from_behind_something_is_there_halfway() -> None:
     """A dark square in front of a wall goes 12 pixels to the right: to its left the first frame hides the wall."""
     wall = seen((100, 80, 420, 272))
 

@@ -24,12 +24,9 @@ Floats = NDArray[np.float32]
 Pair = tuple[NDArray[Any], NDArray[Any]]
 """The same of the first frame and of the second."""
 
-# Motion is looked for in pictures that are reduced to this by a whole number. With 1000 in its place, 1280×720 took
-# half as long again for 0.1 dB more.
-LONGEST_SIDE = 512
-
-# Of DIS's variational refinement, where its preset has 5: they cost a third of its time and changed nothing (0.05 dB).
-REFINEMENTS = 1
+# Motion is looked for in pictures that are reduced to this by a whole number: 1280×720 whole took three times as long,
+# for 0.1 dB more.
+LONGEST_SIDE = 640
 
 # Pixels of a reduced picture. Where the way there and back ends farther from its beginning, what is seen in one frame
 # is hidden in the other, or was found wrongly.
@@ -37,8 +34,6 @@ ASTRAY = 1.5
 
 # Frames of which more than this is astray show two scenes: 98 % was at the cuts of a film, 68 % at most elsewhere.
 CUT = 0.85
-
-LEAST = 0.001  # weight: where neither frame shows a place for certain, time alone decides
 
 
 def versions() -> dict[str, str]:
@@ -85,15 +80,14 @@ class Motion:
         self.frames = first, second
         one, other = self.pictures = reduced(luma(first)), reduced(luma(second))
         self.forward, self.backward = flow_of(one, other), flow_of(other, one)
-        self.astray = astray(self.forward, self.backward), astray(self.backward, self.forward)
-        self.is_cut = min((far > ASTRAY).mean() for far in self.astray) > CUT
+        lost, found = astray(self.forward, self.backward), astray(self.backward, self.forward)
+        self.is_cut = min((lost > ASTRAY).mean(), (found > ASTRAY).mean()) > CUT
 
     def frame(self, moment: float) -> Bytes:
         if self.is_cut:  # nothing lies in between
             return self.frames[moment >= 0.5]
         flow = self.at(moment)
-        weights = self.weights(flow, moment)
-        y, uv = (mixed(pair, flow, weights, moment) for pair in zip(*map(planes, self.frames), strict=True))
+        y, uv = (mixed(pair, flow, moment) for pair in zip(*map(planes, self.frames), strict=True))
         return np.concatenate([y, *cv2.split(uv)], axis=None).reshape(self.frames[0].shape)
 
     def at(self, moment: float) -> Floats:
@@ -106,12 +100,6 @@ class Motion:
     def difference(self, flow: Floats, moment: float) -> Floats:
         apart = cv2.absdiff(*both(self.pictures, flow, moment)).astype(np.float32)
         return np.asarray((cv2.blur(apart, (5, 5)) + 2) ** 4, np.float32)
-
-    def weights(self, flow: Floats, moment: float) -> Pair:
-        """Of the two frames, for each place: the nearer one has more, but what one of them hides is the other's."""
-        hidden, uncovered = (np.clip(far / (2 * ASTRAY) - 0.5, 0, 1) for far in both(self.astray, flow, moment))
-        weights = (1 - moment) * (1 - uncovered) + LEAST, moment * (1 - hidden) + LEAST
-        return cv2.blur(weights[0], (9, 9)), cv2.blur(weights[1], (9, 9))
 
 
 def luma(frame: Bytes) -> Bytes:
@@ -133,17 +121,17 @@ def reduced(plane: Bytes) -> NDArray[Any]:
 def flow_of(one: NDArray[Any], other: NDArray[Any]) -> Floats:
     """Where each pixel of `one` is in `other`, from its place, (height, width, 2)."""
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    search.setVariationalRefinementIterations(REFINEMENTS)
     return np.asarray(search.calc(one, other, None), np.float32)  # type: ignore[call-overload]
 
 
-def mixed(pair: Pair, flow: Floats, weights: Pair, moment: float) -> NDArray[Any]:
-    """The plane at `moment`, of its own size."""
+def mixed(pair: Pair, flow: Floats, moment: float) -> NDArray[Any]:
+    """The plane at `moment`, of its own size: both frames count by their nearness alone. To leave out the one that
+    seems to hide a place came no nearer to the truth: the same PSNR, and 0.002 less SSIM."""
     height, width = pair[0].shape[:2]
     to_its_pixels = np.diag([width / flow.shape[1], height / flow.shape[0]])
     flow = as_floats(cv2.resize(cv2.transform(flow, to_its_pixels), (width, height)))
-    one, other = (cv2.resize(weight, (width, height)) for weight in weights)
-    return cv2.blendLinear(*both(pair, flow, moment, cv2.INTER_CUBIC), one, other)
+    one, other = both(pair, flow, moment, cv2.INTER_CUBIC)
+    return cv2.addWeighted(one, 1 - moment, other, moment, 0)
 
 
 def both(pair: Pair, flow: Floats, moment: float, how: int = cv2.INTER_LINEAR) -> Pair:

@@ -110,8 +110,8 @@ class Clip(BaseModel):
 
     @property
     def smoothed_work(self) -> float:
-        """What smoothing takes, in the same unit: three times what the preview engine takes for as many frames."""
-        return 3.0 * self.width * self.height * self.frames_played
+        """What smoothing takes, in the same unit: four times what the preview engine takes for as many frames."""
+        return 4.0 * self.width * self.height * self.frames_played
 
     @property
     def joined_size(self) -> str:

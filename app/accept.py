@@ -74,7 +74,7 @@ def accept(
         if sizing and given.size:
             clip, unused = resolve(sizing.settle(given.size), engine, services.settings)
         task = replace(
-            new_task(caller.owner, clip, engine, [*warnings, *changed, *unused]),
+            new_task(caller.owner, clip, engine, smoothing_queue(engine, workers), [*warnings, *changed, *unused]),
             input_sha256=given.sha256,
             stored_bytes=given.stored_bytes,
             callback=callback,
@@ -117,14 +117,17 @@ def limits(settings: Settings) -> tuple[Bounds, Quota]:
     return Bounds(settings.max_waiting, settings.max_waiting_per_queue), quota
 
 
-def new_task(owner: str, clip: Clip, engine: Engine, warnings: list[str]) -> NewTask:
-    """A task of one step, or of two where the clip is to be joined to what it continues."""
+def new_task(owner: str, clip: Clip, engine: Engine, smoothing: str, warnings: list[str]) -> NewTask:
+    """A task of one step, of another in the queue `smoothing` where its motion is to be smooth, and of a last one where
+    it is to be joined to what it continues."""
     task_id = new_id()
     steps = [NewStep("clip", engine.queue, clip.model_dump(), size=clip.size, work=clip.work)]
+    if clip.smooth_fps:
+        size, work = clip.smoothed_size, clip.smoothed_work
+        steps.append(NewStep("smooth", smoothing, clip.model_dump(), needs=(0,), size=size, work=work))
     if clip.continues is not None:
-        steps.append(
-            NewStep("join", engine.queue, clip.model_dump(), needs=(0,), size=clip.joined_size, work=clip.joined_work)
-        )
+        size, work, last = clip.joined_size, clip.joined_work, len(steps) - 1
+        steps.append(NewStep("join", engine.queue, clip.model_dump(), needs=(last,), size=size, work=work))
     return NewTask(
         task_id=task_id,
         owner=owner,
@@ -135,6 +138,12 @@ def new_task(owner: str, clip: Clip, engine: Engine, warnings: list[str]) -> New
         warnings=warnings,
         steps=steps,
     )
+
+
+def smoothing_queue(engine: Engine, workers: list[Worker]) -> str:
+    """Where motion is smoothed: by a worker that has no GPU to keep waiting, where there is one. Elsewhere the
+    engine's own do it, beside their next clip."""
+    return "cpu" if any(worker.serves("cpu") for worker in workers) else engine.queue
 
 
 def require_disk_space(settings: Settings) -> None:

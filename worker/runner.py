@@ -30,13 +30,14 @@ from worker.renderers import Renderers
 from worker.screening import Screening
 from worker.steps.clip import make_clip
 from worker.steps.join import join_clips
+from worker.steps.smooth import smooth_clip
 from worker.steps.verb import Work, made
 from worker.tail import Tail
 from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
-VERBS = {"clip": make_clip, "join": join_clips}
+VERBS = {"clip": make_clip, "smooth": smooth_clip, "join": join_clips}
 
 
 @dataclass(eq=False)

@@ -26,7 +26,9 @@ class TaskError(BaseModel):
 
 class CurrentStep(BaseModel):
     verb: str = Field(examples=["clip"])
-    phase: str | None = Field(description="load, encode_image, denoise, decode, render, encode_video, join or store")
+    phase: str | None = Field(
+        description="load, encode_image, denoise, decode, render, encode_video, smooth, join or store"
+    )
     number: Annotated[int, Field(description="Which of the task's steps this is, from 1")]
     of: int
     attempt: int

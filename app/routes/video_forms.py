@@ -23,7 +23,10 @@ OPENAI_MODEL = re.compile(r"sora-2(-pro)?(-\d{4}-\d\d-\d\d)?")
 OPENAI_SIZES = ("720x1280", "1280x720", "1024x1792", "1792x1024")
 OPENAI_LENGTHS = (4, 8, 12, 16, 20)
 IN_EXTRA_PARAMS = re.compile(r"extra_params\[(\w+)\]")
-NOT_MADE_HERE = ("enable_frame_interpolation", "enable_upscaling")
+NOT_MADE_HERE = {
+    "enable_frame_interpolation": "give smooth_fps instead",
+    "enable_upscaling": "no engine here does that",
+}
 PICTURES = (
     "input_reference",
     "input_reference_image_url",
@@ -55,7 +58,9 @@ class VideoForm(ClipRequest):
     negative_prompt: Annotated[str | None, Field(max_length=4000, description="No engine here reads it")] = None
     guidance_scale: Annotated[float | None, Field(description="Another name for `max_guidance_scale`")] = None
     n: Annotated[int | None, Field(ge=1, le=1, description="How many videos: one a request")] = None
-    enable_frame_interpolation: Annotated[bool | None, Field(description="Not made here: `false` is accepted")] = None
+    enable_frame_interpolation: Annotated[
+        bool | None, Field(description="`false` is accepted; `smooth_fps` says how many frames a second it should be")
+    ] = None
     enable_upscaling: Annotated[bool | None, Field(description="Not made here: `false` is accepted")] = None
     extra_params: Annotated[
         str | None, Field(description="More of these fields, as a JSON object or the text of one")
@@ -136,9 +141,9 @@ def id_in(form: ContinueForm) -> str:
 
 def request_in(form: VideoForm, settings: Settings) -> ClipRequest:
     """Raises InvalidParameter."""
-    for name in NOT_MADE_HERE:
+    for name, why in NOT_MADE_HERE.items():
         if getattr(form, name):
-            raise InvalidParameter(f"{name} must be false: no engine here does that", param=name)
+            raise InvalidParameter(f"{name} must be false: {why}", param=name)
     for names in (("model", "engine"), ("guidance_scale", "max_guidance_scale"), ("size", "width"), ("size", "height")):
         only_one(form, *names)
     meant = {"engine": engine_in(form, settings), "max_guidance_scale": form.guidance_scale}

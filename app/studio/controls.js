@@ -1,7 +1,7 @@
 /** One control for one parameter, built from its limit in GET /engines. */
 
 import { keys, make } from "./elements.js";
-import { choice, label } from "./words.js";
+import { choice, label, unset } from "./words.js";
 
 const DRAGGABLE = 1e5; // values; more than that is no matter for a slider
 
@@ -25,10 +25,10 @@ function chooser(name, { choices }, chosen, choose) {
 function number(name, limit, value, set) {
   const bounds = { min: limit.minimum, max: limit.maximum, step: stepOf(limit) };
   const id = `field-${name}`;
-  const exact = make("input", { type: "number", id, name, ...bounds, value: value ?? "", placeholder: "drawn" });
-  exact.required = value !== undefined;
+  const exact = make("input", { type: "number", id, name, ...bounds, value: value ?? "", placeholder: unset(name) ?? "" });
+  exact.required = !unset(name);
   const head = [make("label", { htmlFor: id }, label(name)), exact];
-  const parts = limit.maximum - limit.minimum < DRAGGABLE ? [...head, slider(name, bounds, exact)] : head;
+  const parts = exact.required && limit.maximum - limit.minimum < DRAGGABLE ? [...head, slider(name, bounds, exact)] : head;
   exact.addEventListener("input", () => set(exact.value === "" ? undefined : Number(exact.value)));
   return make("div", { className: "number" }, ...parts);
 }

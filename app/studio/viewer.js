@@ -46,7 +46,7 @@ export class Viewer {
     const figure = this.progress.show(task, words);
     this.#say(words, [figure, left(task.eta_seconds)].filter(Boolean).join(" · "));
     document.title = isFinal(task) ? "Kinora" : `${figure || "…"} Kinora`;
-    this.#edge([task.engine, `${params.width} × ${params.height}`, `${params.num_frames} frames`, `${params.fps} a second`, `seed ${params.seed}`]);
+    this.#edge([task.engine, `${params.width} × ${params.height}`, `${params.num_frames} frames`, `${params.smooth_fps ?? params.fps} a second`, `seed ${params.seed}`]);
     this.#shape(picture, params);
     this.#picture(task, picture);
     this.#details(task, curl);

@@ -5,6 +5,7 @@ const LABELS = {
   motion_bucket_id: "Motion",
   num_frames: "Frames",
   fps: "Frames a second",
+  smooth_fps: "Frames a second, smoothed",
   fit: "Where the shapes differ",
   quality: "Compression (1 is the best picture)",
   seed: "Seed",
@@ -23,11 +24,15 @@ const PHASES = {
   decode: "Developing the frames",
   render: "Making the frames",
   encode_video: "Writing the video",
+  smooth: "Smoothing the motion",
   join: "Joining the two parts",
   store: "Putting it away",
 };
 
 const CHOICES = { cover: "crop", contain: "black bars" };
+
+// What a parameter without a value means.
+const UNSET = { seed: "drawn", smooth_fps: "off" };
 
 const STATES = { queued: "waiting", started: "running" };
 
@@ -36,6 +41,7 @@ const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 export const label = (name) => LABELS[name] ?? capital(plain(name));
 export const state = (name) => STATES[name] ?? name;
+export const unset = (name) => UNSET[name];
 export const choice = (name) => CHOICES[name] ?? plain(name);
 
 /** @param {object} task as GET /status has it */

@@ -179,6 +179,28 @@ def test_a_task_for_an_engine_that_still_loads_is_accepted(client: TestClient, s
     upload(client, engine="svd-xt")
 
 
+@pytest.mark.parametrize(
+    ("workers", "queue"),
+    [(["gpu"], "gpu"), (["gpu", "cpu"], "cpu"), ([], "gpu")],
+    ids=["beside the next clip where only a GPU's worker is", "without a GPU where one is", "where nobody is yet"],
+)
+def test_motion_is_smoothed_by_whom_it_costs_least(
+    client: TestClient, services: Services, workers: list[str], queue: str
+) -> None:
+    for name in workers:
+        services.ledger.report_worker(worker_that_says(name, name, {"gpu": "svd-xt", "cpu": "preview"}[name], None))
+    task, (clip, smooth) = services.ledger.task_with_steps(upload(client, engine="svd-xt", smooth_fps=30))
+    assert (clip.verb, clip.queue, smooth.verb, smooth.queue) == ("clip", "gpu", "smooth", queue)
+    assert task.params["smooth_fps"] == 30
+    assert smooth.waits_for == 1
+    assert (smooth.size, 0 < smooth.work < clip.work) == ("1024x576x25 to 103", True)
+
+
+def test_who_asks_for_no_smooth_motion_gets_one_step_as_before(client: TestClient, services: Services) -> None:
+    task, (clip,) = services.ledger.task_with_steps(upload(client, engine="svd-xt"))
+    assert (clip.verb, "smooth_fps" in task.params) == ("clip", False)
+
+
 def repeat(client: TestClient, key: str, data: bytes = CAT, **fields: object):
     return client.post("/generate", files={"file": data}, data=fields, headers={"Idempotency-Key": key})
 

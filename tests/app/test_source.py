@@ -21,7 +21,7 @@ from app.source import Extension, Remix
 from core.errors import InvalidParameter, NotReady, TaskGone, TaskNotFound
 from core.spec import Clip, ClipRequest
 from core.task import Claim, Status
-from tests.app.conftest import CAT, VIDEO, png
+from tests.app.conftest import CAT, VIDEO, png, upload
 from tests.servers import wait_until
 
 TEXT = base64.b64encode(CAT).decode()
@@ -245,6 +245,31 @@ def test_an_extension_is_two_steps_over_the_video_before(services: Services, mad
     second = services.ledger.claim(join.step_id, "w", 60)
     assert second is not None
     assert [(step.artifacts, step.receipt) for step in second.needs] == [({"video": "somewhere"}, {"seed": 1})]
+
+
+def test_an_extension_of_a_smooth_video_is_smooth_and_its_frames_count_as_they_play(
+    services: Services, client: TestClient
+) -> None:
+    task_id = upload(client, engine="svd", smooth_fps=30)
+    _, steps = services.ledger.task_with_steps(task_id)
+    for step in steps:
+        taken = services.ledger.claim(step.step_id, "w1", 60)
+        assert taken is not None
+        finish_with(services, taken)
+    extended_id = again(services, Extension(services.ledger.task(task_id)), seconds=1)
+    _, (clip, smooth, join) = services.ledger.task_with_steps(extended_id)
+    assert (clip.verb, smooth.verb, join.verb) == ("clip", "smooth", "join")
+    settled = Clip.model_validate(join.params)
+    played_before = 13 * 30 // 7 + 1
+    assert (settled.continues, settled.num_frames, settled.smooth_fps) == (played_before, 8, 30)
+    assert settled.frames_in_all == played_before + 7 * 30 // 7
+    with pytest.raises(InvalidParameter, match="smooth_fps must be 30, as in the video that goes on; got 24"):
+        again(services, Extension(services.ledger.task(task_id)), smooth_fps=24)
+
+
+def test_what_is_not_smooth_goes_on_as_it_is(services: Services, made: str) -> None:
+    with pytest.raises(InvalidParameter, match="smooth_fps must be left out, as in the video that goes on; got 30"):
+        again(services, Extension(services.ledger.task(made)), smooth_fps=30)
 
 
 def test_an_extension_may_be_remixed_and_extended(services: Services, made: str) -> None:

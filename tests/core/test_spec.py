@@ -83,6 +83,37 @@ def test_an_unknown_choice_lists_the_choices() -> None:
         find_engine("sora", SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("asked", "frames", "seconds"),
+    [
+        ({"smooth_fps": 30}, 103, 103 / 30),
+        ({"smooth_fps": 14}, 49, 3.5),
+        ({"smooth_fps": 8}, 28, 3.5),
+        ({"smooth_fps": 30, "fps": 29, "num_frames": 2}, 2, 2 / 30),
+        ({"smooth_fps": 2, "fps": 1, "num_frames": 25}, 49, 24.5),
+    ],
+)
+def test_a_smoothed_clip_plays_from_its_first_frame_to_its_last(
+    asked: dict[str, int], frames: int, seconds: float
+) -> None:
+    clip, _ = resolved("svd-xt", **asked)
+    assert (clip.frames_played, clip.frames_in_all, clip.plays_fps) == (frames, frames, asked["smooth_fps"])
+    assert clip.seconds_in_all == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("asked", [{"smooth_fps": 7}, {"smooth_fps": 12, "fps": 24}, {"smooth_fps": 30, "fps": 30}])
+def test_smooth_motion_needs_more_frames_a_second_than_are_rendered(asked: dict[str, int]) -> None:
+    with pytest.raises(InvalidParameter, match=f"more than fps, which is {asked.get('fps', 7)}, and at most 30") as no:
+        resolved("svd-xt", **asked)
+    assert no.value.param == "smooth_fps"
+
+
+def test_the_preview_engine_renders_any_rate_and_smooths_none() -> None:
+    clip, warnings = resolved("preview", smooth_fps=30)
+    assert (clip.smooth_fps, clip.frames_played) == (None, clip.num_frames)
+    assert warnings == ["smooth_fps is not used by the engine preview"]
+
+
 def test_guidance_that_falls_from_first_to_last_frame_is_refused() -> None:
     with pytest.raises(InvalidParameter) as caught:
         resolved("svd-xt", min_guidance_scale=4, max_guidance_scale=2)

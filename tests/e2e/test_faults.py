@@ -18,9 +18,12 @@ import sqlalchemy as sa
 from chaos.faults import catch, caught, set_trap
 from chaos.points import POINTS
 from chaos.service import WORKERS, Service
+from core.endpoints import FINAL_EVENTS
 from core.ledger import Ledger
+from core.spec import Clip
+from core.storage import Storage
 from core.tables import attempts, events, steps
-from core.task import FINAL
+from core.task import FINAL, Callback, NewStep, NewTask, new_id
 from tests.conftest import SAMPLES
 from tests.receiver import Receiver, receiving
 from tests.servers import PostgresServer, RedisServer, wait_until
@@ -187,6 +190,28 @@ def test_a_video_that_goes_on_is_joined_though_a_worker_dies_before_the_joining_
     assert service.wait_for(task_id)["status"] == "finished"
     assert outcomes(ledger, task_id) == ["finished", "lost", "finished"]
     assert service.video(task_id)
+
+
+def test_smoothing_goes_on_elsewhere_where_a_worker_dies_in_it(
+    service: Service, ledger: Ledger, receiver: Receiver
+) -> None:
+    """The clip is not made again. The preview engine's, whose tasks have no such step unless one is put there."""
+    task_id = new_id()
+    clip = Clip(engine="preview", width=320, height=180, num_frames=9, fps=7, seed=1, fit="cover", quality=18)
+    params = clip.model_copy(update={"smooth_fps": 30}).model_dump()
+    steps = [NewStep("clip", "cpu", params), NewStep("smooth", "cpu", params, needs=(0,))]
+    told = Callback(receiver.url, list(FINAL_EVENTS))
+    task = NewTask(task_id, "", "preview", params, f"tasks/{task_id}/input", "0" * 64, [], steps, told)
+    Storage(f"file://{service.folder}/data/storage").put(task.input_key, CAT.read_bytes())
+    trap = set_trap(POINT["step finished, next not rung for"], signal.SIGKILL, service)
+    ledger.create(task)
+    assert caught(trap) is not None
+    trap = set_trap(POINT["video stored, thumbnail not"], signal.SIGKILL, service)
+    assert caught(trap) is not None, "of the smoothing: there is no other step"
+    assert service.wait_for(task_id)["status"] == "finished"
+    assert outcomes(ledger, task_id) == ["finished", "lost", "finished"]
+    assert service.video(task_id)
+    require_one_end(ledger, receiver, task_id)
 
 
 def full(redis: RedisServer) -> None:

@@ -274,6 +274,10 @@ def test_stable_video_diffusion_makes_a_video_through_the_queue(tmp_path: Path, 
         assert set(body["receipt"]["seconds"]) == {"load", "encode_image", "denoise", "decode", "encode_video", "store"}
         again = stack.upload(CAT, **fields)
         assert stack.wait_for(again, timeout=120)["receipt"]["output_sha256"] == body["receipt"]["output_sha256"]
+        smooth = stack.wait_for(stack.upload(CAT, **fields, smooth_fps=30), timeout=120)
+        assert smooth["status"] == "finished", smooth["error"]
+        assert frames_of(stack.video(smooth["task_id"])) == (4 * 30 // 7 + 1, 128, 64, 30.0)
+        assert smooth["receipt"]["smoothing"]["method"] == "optical flow (DIS)"
 
 
 def test_turbo_makes_a_video_when_a_task_asks_for_it(tmp_path: Path, tiny_svd: Path) -> None:

@@ -46,15 +46,30 @@ def encode_mp4(
     is called after each frame and may raise to stop. Equal frames give equal bytes. Raises EncodingFailed; what lies
     at `path` is then no video.
     """
-    count, (width, height) = len(frames), size_of(frames[0])
+    encode_each(frames, size_of(frames[0]), fps, quality, path, lambda done: advance(done, len(frames)))
+
+
+def encode_each(
+    frames: Iterable[NDArray[np.uint8]],
+    size: tuple[int, int],
+    fps: int,
+    quality: int,
+    path: Path,
+    after: Callable[[int], None],
+) -> int:
+    """The same of frames that come one by one; returns how many. `after(done)` is called behind each and may raise to
+    stop."""
+    width, height = size
     if width % 2 or height % 2:
         raise EncodingFailed(f"yuv420p needs even sides; got {width}×{height}")
+    done = 0
     with created_mp4(path) as container:
         stream = add_stream(container, width, height, fps, quality)
         for done, frame in enumerate(in_bt709(frames, width, height, fps), 1):
             container.mux(stream.encode(frame))
-            advance(done, count)
+            after(done)
         container.mux(stream.encode(None))
+    return done
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import EncodingFailed
-from worker.media.mp4 import add_stream, created_mp4, in_bt709
+from worker.media.mp4 import created_mp4, encode_each
 from worker.media.yuv import shown
 
 
@@ -20,6 +20,16 @@ def frames_of(path: Path, indices: Container[int] | None = None) -> Iterator[NDA
             for index, frame in enumerate(container.decode(video=0)):
                 if indices is None or index in indices:
                     yield shown(frame)
+    except av.FFmpegError as error:
+        raise unreadable(error) from error
+
+
+def stored_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """Each frame as worker/media/yuv.py has it. Raises EncodingFailed where the file is no video."""
+    try:
+        with av.open(path, format="mp4") as container:
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray().astype(np.uint8)
     except av.FFmpegError as error:
         raise unreadable(error) from error
 
@@ -84,13 +94,5 @@ def encode_again(parts: Sequence[Path], path: Path, quality: int, check: Callabl
     with av.open(parts[0], format="mp4") as container:
         source = container.streams.video[0]
         width, height, fps = source.width, source.height, round(source.average_rate or 1)
-    frames = chain.from_iterable(map(frames_of, parts))
-    with created_mp4(path) as joined:
-        stream = add_stream(joined, width, height, fps, quality)
-        count = 0
-        for frame in in_bt709(frames, width, height, fps):
-            check()
-            joined.mux(stream.encode(frame))
-            count += 1
-        joined.mux(stream.encode(None))
-    return count
+    frames = chain.from_iterable(map(stored_frames, parts))
+    return encode_each(frames, (width, height), fps, quality, path, lambda done: check())

@@ -1,10 +1,13 @@
-"""What a step made, into storage."""
+"""What a step made, into storage, and out of it for the next one."""
 
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
+from core.errors import ArtifactNotFound, InputMissing
 from core.storage import Storage, artifact_key
-from core.task import Claim
+from core.task import Claim, Step
 from worker.attempt import Attempt
+from worker.media.mp4 import first_frame_jpeg, spritesheet_jpeg, tile_indices
+from worker.media.video import frames_of
 
 
 def store(files: dict[str, bytes], claim: Claim, attempt: Attempt, storage: Storage) -> dict[str, str]:
@@ -16,3 +19,21 @@ def store(files: dict[str, bytes], claim: Claim, attempt: Attempt, storage: Stor
         artifacts[PurePath(name).stem] = key
         attempt.keep_trying(lambda key=key, data=data: storage.put(key, data))  # type: ignore[misc]
     return artifacts
+
+
+def files_of(video: Path, count: int) -> dict[str, bytes]:
+    """A video of `count` frames, and what shows it."""
+    tiles = list(frames_of(video, tile_indices(count)))
+    return {
+        "video.mp4": video.read_bytes(),
+        "thumbnail.jpg": first_frame_jpeg(tiles),
+        "spritesheet.jpg": spritesheet_jpeg(tiles),
+    }
+
+
+def read_clip(made: Step, attempt: Attempt, storage: Storage) -> bytes:
+    """The video of an earlier step. Raises InputMissing, Stopped."""
+    try:
+        return attempt.keep_trying(lambda: storage.read(made.artifacts["video"]))
+    except ArtifactNotFound as error:
+        raise InputMissing(f"what the step {made.verb} made is no longer in the storage") from error

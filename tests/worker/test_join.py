@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -44,6 +45,17 @@ def test_what_was_encoded_alike_is_copied_frame_for_frame(parts: list[Path], tmp
     frames = list(frames_of(joined))
     apart = [frame for part in parts for frame in frames_of(part)]
     assert all(np.array_equal(*pair) for pair in zip(frames, apart, strict=True))
+
+
+def test_frames_keep_their_distance_where_the_parts_meet(tmp_path: Path) -> None:
+    """73 frames at 30 a second last no whole number of milliseconds."""
+    part, joined = tmp_path / "part.mp4", tmp_path / "joined.mp4"
+    encode_mp4(moving(73, 64, 64), 30, 18, part)
+    join_mp4([part, part, part], joined, 18, lambda: None)
+    with av.open(joined) as container:
+        times = sorted(packet.pts for packet in container.demux(video=0) if packet.pts is not None)
+        assert len(times) == 3 * 73
+        assert {after - before for before, after in itertools.pairwise(times)} == {times[1] - times[0]}
 
 
 def test_what_was_encoded_otherwise_is_encoded_anew(parts: list[Path], tmp_path: Path) -> None:

@@ -71,13 +71,15 @@ def header_of(path: Path) -> tuple[int, int, bytes]:
 
 
 def copy_packets(parts: Sequence[Path], path: Path, check: Callable[[], None]) -> int:
-    count = begin = 0
+    count = 0
     with created_mp4(path) as joined:
         stream = None
         for part in parts:
             with av.open(part, format="mp4") as container:
                 source = container.streams.video[0]
                 stream = stream or joined.add_stream_from_template(source)
+                # Not source.duration, which an MP4 may have in whole milliseconds only.
+                begin = round(count / (rate_of(source) * (source.time_base or 1)))
                 for packet in container.demux(source):
                     if packet.dts is None:  # the end
                         continue
@@ -86,13 +88,17 @@ def copy_packets(parts: Sequence[Path], path: Path, check: Callable[[], None]) -
                     packet.stream = stream
                     joined.mux(packet)
                     count += 1
-                begin += source.duration or 0
     return count
 
 
 def encode_again(parts: Sequence[Path], path: Path, quality: int, check: Callable[[], None]) -> int:
     with av.open(parts[0], format="mp4") as container:
         source = container.streams.video[0]
-        width, height, fps = source.width, source.height, round(source.average_rate or 1)
+        width, height, fps = source.width, source.height, rate_of(source)
     frames = chain.from_iterable(map(stored_frames, parts))
     return encode_each(frames, (width, height), fps, quality, path, lambda done: check())
+
+
+def rate_of(source: av.VideoStream) -> int:
+    """Frames a second: a whole number in all that is made here."""
+    return round(source.average_rate or 1)

@@ -22,6 +22,7 @@ from core.errors import (
     TaskExists,
     TooMuch,
 )
+from core.parts import parts
 from core.spec import Clip, ClipRequest, in_its_length, in_its_shape, resolve
 from core.speeds import Kind
 from core.storage import input_key
@@ -118,16 +119,7 @@ def limits(settings: Settings) -> tuple[Bounds, Quota]:
 
 
 def new_task(owner: str, clip: Clip, engine: Engine, smoothing: str, warnings: list[str]) -> NewTask:
-    """A task of one step, of another in the queue `smoothing` where its motion is to be smooth, and of a last one where
-    it is to be joined to what it continues."""
     task_id = new_id()
-    steps = [NewStep("clip", engine.queue, clip.model_dump(), size=clip.size, work=clip.work)]
-    if clip.smooth_fps:
-        size, work = clip.smoothed_size, clip.smoothed_work
-        steps.append(NewStep("smooth", smoothing, clip.model_dump(), needs=(0,), size=size, work=work))
-    if clip.continues is not None:
-        size, work, last = clip.joined_size, clip.joined_work, len(steps) - 1
-        steps.append(NewStep("join", engine.queue, clip.model_dump(), needs=(last,), size=size, work=work))
     return NewTask(
         task_id=task_id,
         owner=owner,
@@ -136,8 +128,31 @@ def new_task(owner: str, clip: Clip, engine: Engine, smoothing: str, warnings: l
         input_key=input_key(task_id),
         input_sha256="",
         warnings=warnings,
-        steps=steps,
+        steps=steps_of(clip, engine, smoothing),
     )
+
+
+def steps_of(clip: Clip, engine: Engine, smoothing: str) -> list[NewStep]:
+    """A clip of one pass or of several, joined; smoothed in the queue `smoothing` where that was asked for; joined to
+    what it continues. Each step needs the one before it, a join all that it joins."""
+    made: list[NewStep] = []
+    for part in parts(clip, engine.frames_at_once):
+        needs = (len(made) - 1,) if made else ()
+        made.append(NewStep("clip", engine.queue, part.model_dump(), needs, size=part.size, work=part.work))
+    to_join = tuple(range(len(made)))
+    if clip.smooth_fps:
+        if len(to_join) > 1:
+            made.append(join(clip.model_copy(update={"continues": None}), engine, to_join))
+        size, work, last = clip.smoothed_size, clip.smoothed_work, len(made) - 1
+        made.append(NewStep("smooth", smoothing, clip.model_dump(), (last,), size=size, work=work))
+        to_join = (last + 1,)
+    if len(to_join) > 1 or clip.continues is not None:
+        made.append(join(clip, engine, to_join))
+    return made
+
+
+def join(clip: Clip, engine: Engine, to_join: tuple[int, ...]) -> NewStep:
+    return NewStep("join", engine.queue, clip.model_dump(), to_join, size=clip.joined_size, work=clip.joined_work)
 
 
 def smoothing_queue(engine: Engine, workers: list[Worker]) -> str:

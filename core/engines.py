@@ -88,6 +88,8 @@ class Engine:
     """Too slow to be chosen by `ENGINE=auto` without a GPU."""
     approximation: Approximation | None = None
     """What its profile `fast` is, where it has one."""
+    frames_at_once: int | None = None
+    """Where it can go on from its own last frames: how many it makes in one go. More are made in several."""
     max_video_pixels: int | None = None
     """The most pixels of all frames together, where frames are held in memory at 3 bytes each."""
 
@@ -99,7 +101,7 @@ COMMON_DEFAULTS: dict[str, Any] = {"fit": "cover", "quality": 18}
 SVD_LIMITS: dict[str, Limit] = COMMON_LIMITS | {
     "width": Range(64, 1024, 64),
     "height": Range(64, 1024, 64),
-    "num_frames": Range(2, 25),
+    "num_frames": Range(2, 601),  # 20 s at 30 a second, and the one that an extended video shares
     "fps": Range(1, 30),
     "smooth_fps": SMOOTH_FPS,
     "num_inference_steps": Range(1, 50),
@@ -146,6 +148,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
             limits=SVD_LIMITS,
             defaults=SVD_DEFAULTS,
             approximation=SVD_FAST,
+            frames_at_once=25,
         ),
         Engine(
             name="svd",
@@ -160,6 +163,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
             limits=SVD_LIMITS,
             defaults=SVD_DEFAULTS | {"num_frames": 14},
             approximation=SVD_FAST,
+            frames_at_once=25,
         ),
         Engine(
             name="turbo",
@@ -176,6 +180,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
             ),
             gpu_memory_gb=16,
             needs_cuda=True,
+            frames_at_once=25,
             limits=TURBO_LIMITS | {"num_inference_steps": Range(4, 8)},
             defaults=TURBO_DEFAULTS | {"num_inference_steps": 4},
         ),

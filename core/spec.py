@@ -14,6 +14,10 @@ from core.errors import InvalidParameter
 OPERATOR_DEFAULTS = {"width": "video_width", "height": "video_height", "num_frames": "video_frames", "fps": "video_fps"}
 
 LONGEST_SECONDS = 120  # of a video that is extended
+LONGEST_CLIP = 20  # seconds, where an engine makes it in several passes
+
+# Of the usual frames a second: a clip plays as slowly as this before it takes another pass.
+SLOWEST = 0.8
 
 
 class ClipRequest(BaseModel):
@@ -50,6 +54,22 @@ class ClipRequest(BaseModel):
     quality: Annotated[int | None, Field(description="x264's crf: 1 is the best, 51 the worst")] = None
 
 
+class Part(BaseModel):
+    """One of the passes in which a long clip is made (core/parts.py)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    """From 0."""
+    of: int
+    num_frames: int
+    """That it adds to the video."""
+
+    @property
+    def is_last(self) -> bool:
+        return self.number == self.of - 1
+
+
 class Clip(BaseModel):
     """A clip with every parameter settled; None where the engine has no such parameter."""
 
@@ -75,6 +95,9 @@ class Clip(BaseModel):
     motion: str | None = None
     continues: int | None = None
     """How many frames come before it: those of the video whose last frame is its first."""
+
+    part: Part | None = None
+    """Of a longer clip; `num_frames` are then those of the pass."""
 
     @property
     def plays_fps(self) -> int:
@@ -147,7 +170,9 @@ def resolve(
     if request.seconds is not None:
         for name in ("width", "height", "fps"):
             check_limit(name, values, engine)
-        warnings += set_length(values, request, engine, overlap=0 if continues is None else 1)
+        # A smooth clip plays from its first frame to its last, and no longer.
+        shared = continues is not None or values.get("smooth_fps") is not None
+        warnings += set_length(values, request, engine, overlap=int(shared))
     values.setdefault("seed", secrets.randbelow(int(SEED.high) + 1))
     check_limits(values, engine)
     clip = Clip(engine=engine.name, prompt=request.prompt, continues=continues, **values)
@@ -160,24 +185,27 @@ def resolve(
 
 def set_length(values: dict[str, Any], request: ClipRequest, engine: Engine, overlap: int) -> list[str]:
     """Sets `num_frames` so that the clip plays for `request.seconds`, to the nearest frame, beside `overlap` frames
-    that are there before. Where the engine cannot make so many, and no `fps` was asked for, it plays slower, with a
-    warning. Raises InvalidParameter."""
-    usual, frames = values["fps"], frames_allowed(values, engine)
-    # More are too many even at one frame a second; and their frames might be infinite.
-    seconds = min(request.seconds or 0.0, frames.high + 1)
+    that take no time of it. Where these are too many, or a few too many for one pass, and no `fps` was asked for, it
+    plays slower, with a warning. Raises InvalidParameter."""
     if request.num_frames is not None:
         raise InvalidParameter("give seconds or num_frames, not both", param="seconds")
+    usual, frames = values["fps"], frames_allowed(values, engine)
     lowest = request.fps or cast(Range, engine.limits["fps"]).low
-    most = frames.high - overlap
-    if round(seconds * usual) > most:
-        values["fps"] = max(int(lowest), math.floor(most / seconds))
+    at_once = (engine.frames_at_once or frames.high) - overlap
+    longest = LONGEST_CLIP if engine.frames_at_once else at_once / lowest
+    # More are too many even at one frame a second; and their frames might be infinite.
+    seconds = min(request.seconds or 0.0, frames.high + 1)
+    fitting = math.floor(at_once / seconds)
+    if round(seconds * usual) > at_once and fitting >= (SLOWEST * usual if engine.frames_at_once else lowest):
+        values["fps"] = request.fps or fitting
     values["num_frames"] = round(seconds * values["fps"]) + overlap
-    if values["num_frames"] not in frames:
-        allowed = Range(round((frames.low - overlap) / usual, 2), round(most / lowest, 2))
+    if values["num_frames"] not in frames or seconds > longest:
+        allowed = Range(round((frames.low - overlap) / usual, 2), round(longest, 2))
         raise InvalidParameter(f"seconds must be {allowed}; got {request.seconds:g}", param="seconds")
     if values["fps"] == usual:
         return []
-    return [f"fps is {values['fps']} instead of {usual}: the engine {engine.name} makes at most {frames.high:g} frames"]
+    most = f"{at_once + overlap:g} frames at once"
+    return [f"fps is {values['fps']} instead of {usual}: the engine {engine.name} makes {most}"]
 
 
 def in_its_shape(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[str]]:
@@ -200,13 +228,13 @@ def in_its_length(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, li
     as it can, and a warning."""
     if request.seconds is None or request.fps is None:
         return request, []
-    frames = frames_allowed({"width": request.width, "height": request.height}, engine)
-    most = frames.high - 1
+    size_and_rate = {"width": request.width, "height": request.height, "fps": request.fps}
+    most = frames_allowed(size_and_rate, engine).high - 1
     if request.seconds * request.fps < most + 0.5:
         return request, []
     warning = f"it goes on for {most / request.fps:.3g} s instead of {request.seconds:g}: "
-    warning += f"the engine {engine.name} makes at most {frames.high:g} frames at a time"
-    return request.model_copy(update={"seconds": None, "num_frames": int(frames.high)}), [warning]
+    warning += f"the engine {engine.name} makes at most {most + 1:g} frames at a time"
+    return request.model_copy(update={"seconds": None, "num_frames": int(most + 1)}), [warning]
 
 
 def nearest(pixels: float, allowed: Range) -> int:
@@ -233,8 +261,8 @@ def check_limits(values: dict[str, Any], engine: Engine) -> None:
         check_limit(name, values, engine)
     frames = frames_allowed(values, engine)
     if values["num_frames"] not in frames:
-        size = f"{values['width']}×{values['height']}"
-        message = f"num_frames must be {frames} at {size}; got {values['num_frames']}"
+        at = f"{values['fps']} fps" if engine.frames_at_once else f"{values['width']}×{values['height']}"
+        message = f"num_frames must be {frames} at {at}; got {values['num_frames']}"
         raise InvalidParameter(message, param="num_frames")
     fps, smooth_fps = values["fps"], values.get("smooth_fps")
     if smooth_fps is not None and smooth_fps <= fps:
@@ -252,8 +280,10 @@ def check_limit(name: str, values: dict[str, Any], engine: Engine) -> None:
 
 
 def frames_allowed(values: dict[str, Any], engine: Engine) -> Range:
-    """Of the size in `values`, which is allowed."""
+    """Of the size and rate in `values`, which are allowed."""
     frames = cast(Range, engine.limits["num_frames"])
-    if not engine.max_video_pixels:
-        return frames
-    return Range(frames.low, min(frames.high, engine.max_video_pixels // (values["width"] * values["height"])))
+    if engine.frames_at_once:
+        return Range(frames.low, min(frames.high, max(engine.frames_at_once, LONGEST_CLIP * values["fps"] + 1)))
+    if engine.max_video_pixels:
+        return Range(frames.low, min(frames.high, engine.max_video_pixels // (values["width"] * values["height"])))
+    return frames

@@ -305,18 +305,28 @@ def test_an_extension_tells_the_length_of_the_whole(client: TestClient, services
     assert [step.verb for step in steps] == ["clip", "join"]
 
 
-def test_openais_lengths_extend_any_video(client: TestClient, services: Services) -> None:
+@pytest.mark.parametrize(
+    ("parameters", "asked", "seconds", "warning"),
+    [
+        ({"model": "svd-xt"}, "20", "23.57", None),
+        ({"model": "preview", "width": 1920, "height": 1920, "fps": 30}, "4", "4", "3.17 s instead of 4"),
+    ],
+)
+def test_openais_lengths_extend_any_video(
+    client: TestClient, services: Services, parameters: dict[str, Any], asked: str, seconds: str, warning: str | None
+) -> None:
     """By as much as the engine can, since its clients know no others."""
-    first = create(client, model="svd-xt")["id"]
+    first = create(client, **parameters)["id"]
     _, (step,) = services.ledger.task_with_steps(first)
     taken = services.ledger.claim(step.step_id, "w1", 60)
     assert taken is not None
     services.storage.put("tasks/made", VIDEO)
     services.ledger.finish(taken, {"video": "tasks/made"}, {"output_sha256": "0" * 64}, {})
-    longer = client.post("/v1/videos/extensions", json={"video": {"id": first}, "seconds": "4"}).json()
-    assert longer["seconds"] == "7"
-    assert any("3.43 s instead of 4" in warning for warning in longer["warnings"])
-    other = client.post("/v1/videos/extensions", json={"video": {"id": first}, "seconds": "5"})
+    longer = client.post("/v1/videos/extensions", json={"video": {"id": first}, "seconds": asked}).json()
+    assert longer["seconds"] == seconds
+    shortened = [said for said in longer["warnings"] if "instead of" in said]
+    assert [warning in said for said in shortened] == [True] if warning else not shortened
+    other = client.post("/v1/videos/extensions", json={"video": {"id": first}, "seconds": "21"})
     assert refused(other) == (422, "invalid_parameter", "seconds")
 
 

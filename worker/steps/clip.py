@@ -12,10 +12,11 @@ from core.task import Claim
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
+from worker.media.seam import Colours, Seam, as_png, connect, from_png
 from worker.pictures import Pictures
 from worker.receipt import write_receipt
 from worker.renderers import Renderers
-from worker.steps.store import store
+from worker.steps.store import read_made, store
 from worker.steps.verb import Work
 
 # x264's crf of a clip that is to be smoothed, if it should not be better still: 53 dB from what was rendered, and 2 MB
@@ -33,25 +34,41 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rende
         renderer = renderers.get(clip.engine)
         attempt.shares |= {name: renderer.share * share for name, share in renderer.phases.items()}
         attempt.shares["encode_video"] = 1 - LOAD - STORE - renderer.share
-        picture = pictures.get(claim.task, clip, attempt)
+        before = _pass_before(claim, attempt, storage)
+        picture = Image.fromarray(before.frames[0]) if before else pictures.get(claim.task, clip, attempt)
     frames, clip = _render(renderer, picture, clip, attempt)
-    if clip.continues and not clip.smooth_fps:
-        frames = frames[1:]  # it is the last one of the video that goes on
-    quality = min(clip.quality, PASSED_ON) if clip.smooth_fps else clip.quality
     versions = renderer.versions()  # before the next step may want another engine
     del picture
     yield
     with attempt.phase("encode_video"), scratch_folder("clip") as folder:
+        after = None
+        if clip.part:
+            frames, after = connect(frames, clip.part, before)
+        if clip.continues and not clip.smooth_fps and not before:
+            frames = frames[1:]  # it is the last one of the video that goes on
+        quality = min(clip.quality, PASSED_ON) if clip.smooth_fps else clip.quality
         path = folder / "video.mp4"
         encode_mp4(frames, clip.fps, quality, path, attempt.advance)
         video = path.read_bytes()
         thumbnail = first_frame_jpeg(frames)
         spritesheet = spritesheet_jpeg([frames[index] for index in tile_indices(len(frames))])
+        files = {"video.mp4": video, "thumbnail.jpg": thumbnail, "spritesheet.jpg": spritesheet}
+        if after:
+            files["after.png"] = as_png(after.frames)
     del frames  # storing may have to wait, and another clip's are there already
     with attempt.phase("store"):
-        files = {"video.mp4": video, "thumbnail.jpg": thumbnail, "spritesheet.jpg": spritesheet}
         artifacts = store(files, claim, attempt, storage)
-    return artifacts, write_receipt(renderer, versions, clip, attempt, claim.task.input_sha256, video)
+    receipt = write_receipt(renderer, versions, clip, attempt, claim.task.input_sha256, video)
+    return artifacts, receipt | ({"colours": after.colours._asdict()} if after else {})
+
+
+def _pass_before(claim: Claim, attempt: Attempt, storage: Storage) -> Seam | None:
+    """How the pass before this one ended, in a long clip."""
+    if not claim.needs:
+        return None
+    (made,) = claim.needs
+    colours = Colours(**(made.receipt or {})["colours"])
+    return Seam(from_png(read_made(made, "after", attempt, storage)), colours)
 
 
 def _render(renderer: Renderer, picture: Image.Image, clip: Clip, attempt: Attempt) -> tuple[Frames, Clip]:

@@ -1,4 +1,6 @@
-"""The verb `join`: the video that a task continues, and the clip that continues it, into one MP4."""
+"""The verb `join`: the passes of a long clip, and the video that a task continues before them, into one MP4."""
+
+from typing import Any
 
 from core.scratch import scratch_folder
 from core.spec import Clip
@@ -9,23 +11,33 @@ from worker.media.video import join_mp4
 from worker.pictures import Pictures, read_input
 from worker.receipt import carried_on
 from worker.renderers import Renderers
-from worker.steps.store import files_of, read_clip, store
+from worker.steps.store import files_of, read_made, store
 from worker.steps.verb import Work
 
 
 def join_clips(claim: Claim, attempt: Attempt, storage: Storage, renderers: Renderers, pictures: Pictures) -> Work:
-    """Its receipt is that of the clip, and what it is part of."""
+    """Its receipt is that of the first clip, and what it is part of."""
     yield  # at once: no engine is needed for any of it
-    clip, (made,) = Clip.model_validate(claim.step.params), claim.needs
+    clip = Clip.model_validate(claim.step.params)
     attempt.shares = {"load": 0.1, "join": 0.8, "store": 0.1}
     with attempt.phase("load"):
-        before = read_input(claim.task, attempt, storage)
-        after = read_clip(made, attempt, storage)
+        videos = [read_input(claim.task, attempt, storage)] if clip.continues is not None else []
+        videos += [read_made(made, "video", attempt, storage) for made in claim.needs]
     with attempt.phase("join"), scratch_folder("join") as folder:
-        parts, joined = [folder / "before.mp4", folder / "after.mp4"], folder / "video.mp4"
-        for part, data in zip(parts, (before, after), strict=True):
+        parts, joined = [folder / f"{number}.mp4" for number in range(len(videos))], folder / "video.mp4"
+        for part, data in zip(parts, videos, strict=True):
             part.write_bytes(data)
         files = files_of(joined, join_mp4(parts, joined, clip.quality, attempt.check))
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
-    return artifacts, carried_on(made, claim, attempt, files["video.mp4"])
+    receipt = carried_on(claim.needs[0], claim, attempt, files["video.mp4"])
+    return artifacts, receipt | passes(claim, clip)
+
+
+def passes(claim: Claim, clip: Clip) -> dict[str, Any]:
+    """What to say of a clip that was made in several."""
+    if len(claim.needs) == 1:
+        return {}
+    known = ("seed", "seconds", "output_sha256")
+    each = [{name: (made.receipt or {}).get(name) for name in known} for made in claim.needs]
+    return {"parameters": clip.model_dump(exclude_none=True, exclude={"engine"}), "seed": clip.seed, "passes": each}

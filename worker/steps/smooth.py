@@ -13,7 +13,7 @@ from worker.media.video import stored_frames
 from worker.pictures import Pictures
 from worker.receipt import carried_on
 from worker.renderers import Renderers
-from worker.steps.store import files_of, read_clip, store
+from worker.steps.store import files_of, read_made, store
 from worker.steps.verb import Work
 
 
@@ -24,7 +24,7 @@ def smooth_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Ren
     attempt.shares = {"load": 0.02, "smooth": 0.96, "store": 0.02}
     count = clip.frames_played - bool(clip.continues)
     with attempt.phase("load"):
-        rendered = read_clip(made, attempt, storage)
+        rendered = read_made(made, "video", attempt, storage)
     with attempt.phase("smooth"), scratch_folder("smooth") as folder:
         before, after = folder / "clip.mp4", folder / "video.mp4"
         before.write_bytes(rendered)

@@ -31,9 +31,9 @@ def files_of(video: Path, count: int) -> dict[str, bytes]:
     }
 
 
-def read_clip(made: Step, attempt: Attempt, storage: Storage) -> bytes:
-    """The video of an earlier step. Raises InputMissing, Stopped."""
+def read_made(made: Step, name: str, attempt: Attempt, storage: Storage) -> bytes:
+    """An artifact of an earlier step. Raises InputMissing, Stopped."""
     try:
-        return attempt.keep_trying(lambda: storage.read(made.artifacts["video"]))
+        return attempt.keep_trying(lambda: storage.read(made.artifacts[name]))
     except ArtifactNotFound as error:
         raise InputMissing(f"what the step {made.verb} made is no longer in the storage") from error

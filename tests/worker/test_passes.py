@@ -1,0 +1,129 @@
+"""A long clip through its steps: passes, each from the end of the one before, and their join."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.accept import steps_of
+from core.errors import StorageUnavailable
+from core.spec import Clip
+from core.task import NewTask, Status, Task, new_id
+from tests.conftest import SAMPLES
+from tests.worker.test_runner import do
+from worker.attempt import Attempt
+from worker.engines.preview import Preview
+from worker.media.video import frames_of
+from worker.runner import Kit
+
+AT_ONCE = 10
+TURN = 2  # pixels a frame
+LIGHTER = 4  # a pass, than the picture it begins with
+
+Frames = NDArray[np.uint8]
+
+
+class Model:
+    """A stand-in: the picture turns around its own edge, and comes out lighter."""
+
+    def __init__(self) -> None:
+        self.made: list[Frames] = []
+        self.fails_at: int | None = None
+
+    def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
+        with attempt.phase("render"):
+            if len(self.made) == self.fails_at:
+                self.fails_at = None
+                raise StorageUnavailable("for once")
+            first = np.asarray(picture.resize((clip.width, clip.height))).astype(int) + LIGHTER
+            turned = [np.roll(first, TURN * number, axis=1) for number in range(clip.num_frames)]
+            self.made.append(np.stack(turned).clip(0, 255).astype(np.uint8))
+            return self.made[-1]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Model:
+    model = Model()
+    monkeypatch.setattr(Preview, "render", lambda self, *given: model.render(*given))
+    return model
+
+
+def make(kit: Kit, num_frames: int = 26, before: Path | None = None) -> Task:
+    """`before`: a video that goes on."""
+    engine = replace(kit.renderers.preferred, frames_at_once=AT_ONCE)
+    wanted = {"engine": "preview", "num_frames": num_frames, "width": 128, "height": 64, "seed": 3, "quality": 4}
+    clip = Clip.model_validate(engine.defaults | wanted | {"continues": before and len(list(frames_of(before)))})
+    task_id = new_id()
+    steps = steps_of(clip, engine, "cpu")
+    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
+    kit.storage.put(task.input_key, (before or SAMPLES / "cat.jpg").read_bytes())
+    ready = kit.ledger.create(task)
+    while ready:  # as the bell would ring
+        do(ready[0].step_id, kit)
+        ready = kit.ledger.steps_to_wake(0)
+    return kit.ledger.task(task_id)
+
+
+def video_of(task: Task, kit: Kit) -> Frames:
+    assert task.status == Status.FINISHED, task.error
+    path = kit.settings.data_dir / "video.mp4"
+    path.write_bytes(kit.storage.read(task.artifacts["video"]))
+    return np.stack(list(frames_of(path)))
+
+
+def turn(one: Frames, other: Frames) -> int:
+    """By how many pixels, from 0 to 5."""
+    apart = [np.abs(np.roll(one, pixels, axis=1).astype(int) - other).mean() for pixels in range(6)]
+    return int(np.argmin(apart))
+
+
+def test_motion_goes_on_over_all_passes(kit: Kit, model: Model) -> None:
+    video = video_of(make(kit), kit)
+    assert len(video) == 26
+    assert [len(frames) for frames in model.made] == [AT_ONCE] * 5
+    assert {turn(*pair) for pair in pairwise(video)} == {TURN}
+
+
+def test_a_long_clip_keeps_the_colours_that_it_began_with(kit: Kit, model: Model) -> None:
+    means = video_of(make(kit), kit).mean(axis=(1, 2, 3))
+    assert np.ptp(means) < 2, "each of five passes is lighter by 4"
+
+
+def test_a_pass_that_fails_is_made_again_alone(kit: Kit, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    undisturbed = make(kit)
+    model.made.clear()
+    model.fails_at = 2
+    task = make(kit)
+    assert (len(model.made), model.fails_at) == (5, None)
+    assert [len(video_of(each, kit)) for each in (undisturbed, task)] == [26, 26]
+    first, second = (each.receipt or {} for each in (undisturbed, task))
+    assert second["output_sha256"] == first["output_sha256"]
+
+
+def test_a_video_goes_on_for_several_passes(kit: Kit, model: Model, tmp_path: Path) -> None:
+    before = tmp_path / "before.mp4"
+    before.write_bytes(kit.storage.read(make(kit, AT_ONCE).artifacts["video"]))
+    video = video_of(make(kit, before=before), kit)
+    assert len(video) == AT_ONCE + 26 - 1
+    assert {turn(*pair) for pair in pairwise(video)} == {TURN}
+
+
+def test_the_receipt_tells_of_every_pass(kit: Kit, model: Model) -> None:
+    receipt = make(kit).receipt
+    assert receipt
+    assert receipt["parameters"]["num_frames"] == 26
+    assert [each["seed"] for each in receipt["passes"]] == [3, 4, 5, 6, 7]
+    assert all({"seconds", "output_sha256"} <= set(each) for each in receipt["passes"])
+    assert "part" not in receipt["parameters"]
+
+
+def test_a_clip_of_no_more_than_one_pass_is_one_step(kit: Kit, model: Model) -> None:
+    task = make(kit, AT_ONCE)
+    assert len(model.made) == 1
+    assert task.receipt
+    assert "passes" not in task.receipt

@@ -166,7 +166,7 @@ def test_colours_are_those_of_optical_flow(kit: Kit, tmp_path: Path) -> None:
     """Where nothing moves, no frame differs from the one before it, whether it was there or was worked out."""
     video = tmp_path / "video.mp4"
     kit.renderers.rife = rife_of(saying(), tmp_path)
-    task = begin(kit)
+    task = begin(kit, width=64, height=64)
     kit.storage.put(task.input_key, picture())
     for _ in range(2):
         do(kit.ledger.steps_to_wake(0)[0].step_id, kit)
@@ -179,7 +179,7 @@ def test_colours_are_those_of_optical_flow(kit: Kit, tmp_path: Path) -> None:
 @pytest.mark.parametrize("by_rife", [True, False])
 def test_rife_has_the_engines_place_and_optical_flow_goes_beside_it(kit: Kit, rife: Rife, by_rife: bool) -> None:
     kit.renderers.rife = rife if by_rife else None
-    task = begin(kit)
+    task = begin(kit, width=64, height=64)
     kit.storage.put(task.input_key, picture())
     do(kit.ledger.steps_to_wake(0)[0].step_id, kit)
     claim = kit.ledger.claim(kit.ledger.steps_to_wake(0)[0].step_id, "w1", 60)

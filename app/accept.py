@@ -74,8 +74,9 @@ def accept(
         given = gather(source, services, caller.owner)
         if sizing and given.size:
             clip, unused = resolve(sizing.settle(given.size), engine, services.settings)
+        smoothing = smoothing_queue(engine, workers, services.settings)
         task = replace(
-            new_task(caller.owner, clip, engine, smoothing_queue(engine, workers), [*warnings, *changed, *unused]),
+            new_task(caller.owner, clip, engine, smoothing, [*warnings, *changed, *unused]),
             input_sha256=given.sha256,
             stored_bytes=given.stored_bytes,
             callback=callback,
@@ -133,7 +134,7 @@ def new_task(owner: str, clip: Clip, engine: Engine, smoothing: str, warnings: l
 
 
 def steps_of(clip: Clip, engine: Engine, smoothing: str) -> list[NewStep]:
-    """A clip of one pass or of several, joined; smoothed in the queue `smoothing` where that was asked for; joined to
+    """A clip of one part or of several, joined; smoothed in the queue `smoothing` where that was asked for; joined to
     what it continues. Each step needs the one before it, a join all that it joins."""
     made: list[NewStep] = []
     for part in parts(clip, engine.frames_at_once):
@@ -155,10 +156,11 @@ def join(clip: Clip, engine: Engine, to_join: tuple[int, ...]) -> NewStep:
     return NewStep("join", engine.queue, clip.model_dump(), to_join, size=clip.joined_size, work=clip.joined_work)
 
 
-def smoothing_queue(engine: Engine, workers: list[Worker]) -> str:
-    """Where motion is smoothed: by a worker that has no GPU to keep waiting, where there is one. Elsewhere the
-    engine's own do it, beside their next clip."""
-    return "cpu" if any(worker.serves("cpu") for worker in workers) else engine.queue
+def smoothing_queue(engine: Engine, workers: list[Worker], settings: Settings) -> str:
+    """Where motion is smoothed. With RIFE, by the engine's own workers, which have what it takes. Else by a worker that
+    has no GPU to keep waiting, where there is one; elsewhere the engine's own do it, beside their next clip."""
+    on_cpu = not settings.rife_weights and any(worker.serves("cpu") for worker in workers)
+    return "cpu" if on_cpu else engine.queue
 
 
 def require_disk_space(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Frames in between: ours against ffmpeg's minterpolate, for time and for error on frames that were left out.
 
     scripts/bench smooth [--runs 3]
+    RIFE_WEIGHTS=flownet.pkl scripts/bench smooth      with a row for RIFE
 
 Every second frame of a video is taken out, worked out again from those that are left, and compared with what it was:
 PSNR and SSIM of its brightness. Each tool reads the same lossless MP4 and writes raw frames. Cold is a whole process,
@@ -22,7 +23,7 @@ from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import cv2
@@ -42,6 +43,9 @@ from worker.media.mp4 import created_mp4, encode_each, encode_mp4, in_bt709
 from worker.media.smooth import smoothed
 from worker.media.video import stored_frames
 from worker.media.yuv import size_of
+
+if TYPE_CHECKING:
+    from worker.rife.rife import Rife
 
 ROOT = Path(__file__).parents[1]
 RATE = 10  # of what is left, so that all of it is twice as many; how fast it plays changes nothing
@@ -90,8 +94,9 @@ def lossless(frames: Frames, path: Path) -> None:
 # The tools
 
 
-def kinora(video: Path, out: Path, fps: int, smooth_fps: int) -> list[str]:
-    return [sys.executable, "-m", "bench.smooth", "--make", str(video), str(out), str(fps), str(smooth_fps)]
+def kinora(video: Path, out: Path, fps: int, smooth_fps: int, weights: Path | None = None) -> list[str]:
+    command = [sys.executable, "-m", "bench.smooth", "--make", str(video), str(out), str(fps), str(smooth_fps)]
+    return [*command, str(weights)] if weights else command
 
 
 def minterpolate(options: str, video: Path, out: Path, smooth_fps: int) -> list[str]:
@@ -101,26 +106,39 @@ def minterpolate(options: str, video: Path, out: Path, smooth_fps: int) -> list[
     return [str(rivals.ffmpeg()), "-v", "error", "-y", "-i", str(video), *filters, *raw, str(out)]
 
 
-def make(video: str, out: str, fps: str, smooth_fps: str) -> None:
+def make(video: str, out: str, fps: str, smooth_fps: str, weights: str = "") -> None:
     """What a worker does between two MP4s; or raw frames, one after another. Prints the seconds."""
+    find_motion = loaded(Path(weights)).motion if weights else None
     path, rate, begun = Path(out), int(smooth_fps), time.perf_counter()
-    with closing(smoothed(stored_frames(Path(video)), int(fps), rate)) as frames:
+    with closing(smoothed(stored_frames(Path(video)), int(fps), rate, find_motion)) as frames:
+        first = next(frames)
+        frames, size = chain([first], frames), size_of(first)
         if path.suffix == ".mp4":
-            first = next(frames)
-            encode_each(chain([first], frames), size_of(first), rate, CRF, path, lambda done: None)
+            encode_each(frames, size, rate, CRF, path, lambda done: None)
         else:
             with path.open("wb") as file:
-                for frame in frames:
-                    file.write(frame.tobytes())
+                for frame in in_bt709(frames, *size, rate):
+                    file.write(frame.to_ndarray().tobytes())
     print(json.dumps([time.perf_counter() - begun]))
+
+
+def loaded(weights: Path) -> "Rife":
+    import torch
+
+    from worker.rife.rife import Rife
+
+    return Rife(weights, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def commands(video: Path, folder: Path, fps: int, smooth_fps: int, ending: str) -> dict[str, tuple[list[str], Path]]:
     """What makes more frames of `video`, and where."""
     path = folder / f"more{ending or '.nut'}"
     found = {name: (minterpolate(options, video, path, smooth_fps), path) for name, options in FILTERS.items()}
-    own = folder / f"own{ending or '.raw'}"
-    return {"Kinora": (kinora(video, own, fps, smooth_fps), own)} | found
+    own, rife = (folder / f"{name}{ending or '.raw'}" for name in ("own", "rife"))
+    ours = {"Kinora": (kinora(video, own, fps, smooth_fps), own)}
+    if weights := Settings().rife_weights:
+        ours["Kinora, RIFE"] = kinora(video, rife, fps, smooth_fps, weights), rife
+    return ours | found
 
 
 # Time and error
@@ -202,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="turns of which the median counts (%(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the figures (%(default)s)")
-    parser.add_argument("--make", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--make", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.make:
         make(*given.make)

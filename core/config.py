@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     engine: str = "auto"
     model_id: str = SVD_XT
     model_revision: str = Field(default=SVD_XT_REVISION, pattern=r"^[0-9a-f]{40}$")
+    rife_weights: Path | None = None
     video_width: int | None = None
     video_height: int | None = None
     video_frames: int | None = None

@@ -1,14 +1,14 @@
-"""The passes in which an engine makes a clip of more frames than it can at once: each goes on from the one before."""
+"""The parts of a clip of more frames than its engine can make at once: each goes on from the one before."""
 
 from core.engines import SEED
 from core.spec import Clip, Part
 
 OVERLAP = 5
-"""Frames that two passes both make, the first of them being what the second goes on from: there they are blended."""
+"""Frames that two parts both make, the first of them being what the second goes on from: there they are blended."""
 
 
 def parts(clip: Clip, frames_at_once: int | None) -> list[Clip]:
-    """The clip itself where one pass will do. Every pass makes `frames_at_once`, the shape that is compiled; the
+    """The clip itself where one part will do. Every part makes `frames_at_once`, the shape that is compiled; the
     last one gives as many of them as are wanted."""
     if frames_at_once is None or clip.num_frames <= frames_at_once:
         return [clip]

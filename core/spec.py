@@ -14,9 +14,9 @@ from core.errors import InvalidParameter
 OPERATOR_DEFAULTS = {"width": "video_width", "height": "video_height", "num_frames": "video_frames", "fps": "video_fps"}
 
 LONGEST_SECONDS = 120  # of a video that is extended
-LONGEST_CLIP = 20  # seconds, where an engine makes it in several passes
+LONGEST_CLIP = 20  # seconds, where an engine makes it in several parts
 
-# Of the usual frames a second: a clip plays as slowly as this before it takes another pass.
+# Of the usual frames a second: a clip plays as slowly as this before it takes another part.
 SLOWEST = 0.8
 
 
@@ -55,7 +55,7 @@ class ClipRequest(BaseModel):
 
 
 class Part(BaseModel):
-    """One of the passes in which a long clip is made (core/parts.py)."""
+    """One of the parts in which a long clip is made (core/parts.py)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -97,7 +97,7 @@ class Clip(BaseModel):
     """How many frames come before it: those of the video whose last frame is its first."""
 
     part: Part | None = None
-    """Of a longer clip; `num_frames` are then those of the pass."""
+    """Of a longer clip; `num_frames` are then those of the part."""
 
     @property
     def plays_fps(self) -> int:
@@ -185,7 +185,7 @@ def resolve(
 
 def set_length(values: dict[str, Any], request: ClipRequest, engine: Engine, overlap: int) -> list[str]:
     """Sets `num_frames` so that the clip plays for `request.seconds`, to the nearest frame, beside `overlap` frames
-    that take no time of it. Where these are too many, or a few too many for one pass, and no `fps` was asked for, it
+    that take no time of it. Where these are too many, or a few too many for one part, and no `fps` was asked for, it
     plays slower, with a warning. Raises InvalidParameter."""
     if request.num_frames is not None:
         raise InvalidParameter("give seconds or num_frames, not both", param="seconds")

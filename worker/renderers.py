@@ -2,7 +2,7 @@
 
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -11,6 +11,9 @@ from core.engines import Engine, find_engine, known_engines
 from core.errors import EngineUnavailable, GpuLost
 from worker.engines.base import Renderer, create_renderer
 from worker.gpu import Gpu
+
+if TYPE_CHECKING:
+    from worker.rife.rife import Rife
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +26,8 @@ class Renderers:
         self.engines = {name: engine for name, engine in known_engines(settings).items() if engine.queue == queue}
         self.loaded: Renderer | None = None
         self.load_seconds = 0.0
+        self.rife: Rife | None = None
+        """What smooths motion here, beside whichever engine is loaded; None: optical flow does."""
         self._newest: Renderer | None = None
         self._gpu: Gpu | None = None
         if any(engine.needs_cuda for engine in self.engines.values()):
@@ -49,17 +54,27 @@ class Renderers:
         return self._gpu.uuid if self._gpu else None
 
     def preload(self) -> None:
-        """Load the preferred engine, where there are GPUs on one of its own. Raises EngineUnavailable, GpuLost."""
+        """Load the preferred engine, where there are GPUs on one of its own, and RIFE where its weights are configured.
+        Raises EngineUnavailable, GpuLost."""
         try:
             if self._gpu:
                 self._gpu.hold()
             self.get(self.preferred.name)
+            self._load_rife()
         except (EngineUnavailable, GpuLost) as error:
             self._reasons = dict.fromkeys(self.engines, error.message)  # this worker takes no work at all
             raise
         finally:
             self._loading = False
         self._reasons.clear()
+
+    def _load_rife(self) -> None:
+        """Where an engine's clips can be smoothed: those have torch, which the others need not."""
+        weights = self.settings.rife_weights
+        if weights and any("smooth_fps" in engine.limits for engine in self.engines.values()):
+            from worker.rife.rife import Rife
+
+            self.rife = Rife(weights, self.device)
 
     def get(self, name: str) -> Renderer:
         """The renderer, loaded, in place of the one loaded before. Raises EngineUnavailable."""

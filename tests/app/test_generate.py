@@ -2,6 +2,7 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,6 +195,14 @@ def test_motion_is_smoothed_by_whom_it_costs_least(
     assert task.params["smooth_fps"] == 30
     assert smooth.waits_for == 1
     assert (smooth.size, 0 < smooth.work < clip.work) == ("1024x576x25 to 103", True)
+
+
+def test_with_rife_motion_is_smoothed_where_the_engine_runs(settings: Settings) -> None:
+    with TestClient(create_app(settings.model_copy(update={"rife_weights": Path("flownet.pkl")}))) as client:
+        services = client.app.state.services
+        services.ledger.report_worker(worker_that_says("cpu", "cpu", "preview", None))
+        _, (_, smooth) = services.ledger.task_with_steps(upload(client, engine="svd-xt", smooth_fps=30))
+        assert smooth.queue == "gpu"
 
 
 def test_who_asks_for_no_smooth_motion_gets_one_step_as_before(client: TestClient, services: Services) -> None:

@@ -1,4 +1,4 @@
-"""The passes of a long clip add up to what was asked for, and each has frames enough to go over into the next."""
+"""The parts of a long clip add up to what was asked for, and each has frames enough to go over into the next."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -154,7 +154,7 @@ def test_every_engines_defaults_are_within_its_own_limits() -> None:
     [
         ("svd-xt", {"seconds": 2}, 14, 7),
         ("svd-xt", {"seconds": 3.5}, 24, 7),  # 24.5 frames: the nearest even one
-        ("svd-xt", {"seconds": 4}, 24, 6),  # rather than another pass for three frames
+        ("svd-xt", {"seconds": 4}, 24, 6),  # rather than another part for three frames
         ("svd-xt", {"seconds": 4, "fps": 7}, 28, 7),
         ("svd-xt", {"seconds": 5}, 35, 7),
         ("svd-xt", {"seconds": 20}, 140, 7),

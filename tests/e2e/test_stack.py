@@ -288,7 +288,7 @@ def test_a_clip_of_more_frames_than_a_model_makes_at_once_is_made_in_passes(tmp_
         assert long["status"] == "finished", long["error"]
         assert not long["warnings"]
         assert long["receipt"]["parameters"]["num_frames"] == 27
-        assert [each["seed"] for each in long["receipt"]["passes"]] == [11, 12]
+        assert [each["seed"] for each in long["receipt"]["parts"]] == [11, 12]
         assert frames_of(stack.video(task_id)) == (53, 64, 64, 18.0)
 
 

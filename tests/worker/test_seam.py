@@ -1,4 +1,4 @@
-"""Where two passes of a long clip meet."""
+"""Where two parts of a long clip meet."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_the_next_pass_begins_with_the_frame_it_goes_on_from_and_fades_in() -> N
 
 
 def test_colours_that_drift_from_pass_to_pass_are_held() -> None:
-    """Each pass comes out lighter and harder than what it went on from, as a model does it."""
+    """Each part comes out lighter and harder than what it went on from, as a model does it."""
     first = colours_of(frames())
     mean, deviation = first.mean[0], first.deviation[0]
     seam, light, free = None, [], mean
@@ -54,7 +54,7 @@ def test_colours_that_drift_from_pass_to_pass_are_held() -> None:
     assert free - mean == 30
     assert max(abs(np.array(each.mean) - light[0].mean).max() for each in light) < 1
     assert max(abs(np.array(each.deviation) / light[0].deviation - 1).max() for each in light) < 0.03
-    assert deviation < light[0].deviation[0]  # the first pass is the measure, as it came
+    assert deviation < light[0].deviation[0]  # the first part is the measure, as it came
 
 
 @pytest.mark.parametrize(("offset", "moved"), [(10.0, 10.0), (60.0, 24.0)])

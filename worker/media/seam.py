@@ -1,4 +1,4 @@
-"""Where one pass of a long clip goes over into the next: colours held, frames blended, the last ones handed on."""
+"""Where one part of a long clip goes over into the next: colours held, frames blended, the last ones handed on."""
 
 import io
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from core.spec import Part
 
 Bytes = NDArray[np.uint8]
 
-# How much of the light and of the contrast may be given back in a pass: what the first one showed is a measure for
+# How much of the light and of the contrast may be given back in a part: what the first one showed is a measure for
 # drift, not for where the camera goes.
 LARGEST_SHIFT = 24.0  # of 255
 CONTRAST = (0.8, 1.25)
@@ -20,23 +20,23 @@ EVERY = 4  # pixels and lines: enough to know a mean by
 
 
 class Colours(NamedTuple):
-    """Mean and standard deviation of red, green and blue over all pixels of a pass, 0 to 255."""
+    """Mean and standard deviation of red, green and blue over all pixels of a part, 0 to 255."""
 
     mean: list[float]
     deviation: list[float]
 
 
 class Seam(NamedTuple):
-    """The end of a pass, which the next one goes on from."""
+    """The end of a part, which the next one goes on from."""
 
     frames: Bytes
     """(OVERLAP, height, width, 3), which both make."""
     colours: Colours
-    """Of the first pass of all."""
+    """Of the first part of all."""
 
 
 def connect(frames: Bytes, part: Part, before: Seam | None) -> tuple[Bytes, Seam | None]:
-    """What this pass adds to the video, and how it ends; None: it is the last one."""
+    """What this part adds to the video, and how it ends; None: it is the last one."""
     colours = before.colours if before else colours_of(frames)
     if before:
         frames = hold(frames, colours)
@@ -52,7 +52,7 @@ def colours_of(frames: Bytes) -> Colours:
 
 
 def hold(frames: Bytes, first: Colours) -> Bytes:
-    """`frames` with the colours of the first pass."""
+    """`frames` with the colours of the first part."""
     mean, deviation = (np.array(values) for values in colours_of(frames))
     gain = np.clip(np.array(first.deviation) / np.maximum(deviation, 1), *CONTRAST)
     shift = np.clip(np.array(first.mean) - mean, -LARGEST_SHIFT, LARGEST_SHIFT)
@@ -62,8 +62,8 @@ def hold(frames: Bytes, first: Colours) -> Bytes:
 
 
 def blend(frames: Bytes, before: Bytes) -> None:
-    """In place: the first of `frames` fade in over `before`, the last frames of the pass before. The very first is
-    `before`'s own, which this pass went on from."""
+    """In place: the first of `frames` fade in over `before`, the last frames of the part before. The very first is
+    `before`'s own, which this part went on from."""
     for index, (old, new) in enumerate(zip(before, frames, strict=False)):
         share = index / OVERLAP
         new[...] = ((1 - share) * old + share * new).round()

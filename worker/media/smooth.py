@@ -1,12 +1,13 @@
 """Frames in between those that there are, worked out on the CPU from the motion between them: optical flow in both
-directions, by OpenCV's DIS (Kroeger and others, "Fast Optical Flow using Dense Inverse Search", 2016).
+directions, by OpenCV's DIS (Kroeger and others, "Fast Optical Flow using Dense Inverse Search", 2016). worker/rife/
+draws them otherwise, and has the rest from here.
 
 Frames are as worker/media/yuv.py has them. Few are in memory at a time, however many there are.
 """
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import chain, pairwise
@@ -36,19 +37,28 @@ ASTRAY = 1.5
 CUT = 0.85
 
 
+def receipt() -> dict[str, Any]:
+    """How frames are made here, for whoever wants the same again."""
+    return {"method": "optical flow (DIS)", "libraries": versions()}
+
+
 def versions() -> dict[str, str]:
     return {"opencv": cv2.__version__, "numpy": np.__version__, "av": av.__version__}
 
 
-def smoothed(frames: Iterable[Bytes], fps: int, smooth_fps: int) -> Generator[Bytes]:
+def smoothed(
+    frames: Iterable[Bytes], fps: int, smooth_fps: int, find_motion: "FindMotion | None" = None
+) -> Generator[Bytes]:
     """`frames`, `fps` of them a second, as `smooth_fps` a second: the one at each multiple of 1 / smooth_fps seconds,
-    up to the last. Where there is one at that very moment, it is that one itself."""
+    up to the last. Where there is one at that very moment, it is that one itself.
+
+    The others are drawn by what `find_motion` makes of two frames, and may then be sRGB; None: by `Motion`."""
     cv2.setNumThreads(1)  # the threads are ours, one for each pair: how many there are changes nothing in the frames
     threads = min(8, os.cpu_count() or 1)
     pool, waiting = ThreadPoolExecutor(threads, "smooth"), deque[Future[list[Bytes]]]()
     try:
         for index, (first, second) in enumerate(pairwise(chain(frames, [None]))):
-            waiting.append(pool.submit(between, first, second, moments(index, fps, smooth_fps)))
+            waiting.append(pool.submit(between, first, second, moments(index, fps, smooth_fps), find_motion))
             if len(waiting) > threads:
                 yield from waiting.popleft().result()
         while waiting:
@@ -63,12 +73,14 @@ def moments(index: int, fps: int, smooth_fps: int) -> list[float]:
     return [(place * fps - index * smooth_fps) / smooth_fps for place in range(begin, end)]
 
 
-def between(first: Bytes | None, second: Bytes | None, moments: list[float]) -> list[Bytes]:
+def between(
+    first: Bytes | None, second: Bytes | None, moments: list[float], find_motion: "FindMotion | None" = None
+) -> list[Bytes]:
     """The frames at these moments. Without a second one there is only the first, at moment 0."""
     assert first is not None  # noqa: S101 - None is only ever behind the last frame
     if second is None:
         return [first for moment in moments if moment == 0]
-    motion = Motion(first, second)
+    motion = (find_motion or Motion)(first, second)
     return [first if moment == 0 else motion.frame(moment) for moment in moments]
 
 
@@ -86,6 +98,9 @@ class Motion:
     def frame(self, moment: float) -> Bytes:
         if self.is_cut:  # nothing lies in between
             return self.frames[moment >= 0.5]
+        return self.drawn(moment)
+
+    def drawn(self, moment: float) -> Bytes:
         flow = self.at(moment)
         y, uv = (mixed(pair, flow, moment) for pair in zip(*map(planes, self.frames), strict=True))
         return np.concatenate([y, *cv2.split(uv)], axis=None).reshape(self.frames[0].shape)
@@ -100,6 +115,9 @@ class Motion:
     def difference(self, flow: Floats, moment: float) -> Floats:
         apart = cv2.absdiff(*both(self.pictures, flow, moment)).astype(np.float32)
         return np.asarray((cv2.blur(apart, (5, 5)) + 2) ** 4, np.float32)
+
+
+FindMotion = Callable[[Bytes, Bytes], Motion]
 
 
 def luma(frame: Bytes) -> Bytes:

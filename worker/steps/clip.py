@@ -34,7 +34,7 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rende
         renderer = renderers.get(clip.engine)
         attempt.shares |= {name: renderer.share * share for name, share in renderer.phases.items()}
         attempt.shares["encode_video"] = 1 - LOAD - STORE - renderer.share
-        before = _pass_before(claim, attempt, storage)
+        before = _part_before(claim, attempt, storage)
         picture = Image.fromarray(before.frames[0]) if before else pictures.get(claim.task, clip, attempt)
     frames, clip = _render(renderer, picture, clip, attempt)
     versions = renderer.versions()  # before the next step may want another engine
@@ -62,8 +62,8 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rende
     return artifacts, receipt | ({"colours": after.colours._asdict()} if after else {})
 
 
-def _pass_before(claim: Claim, attempt: Attempt, storage: Storage) -> Seam | None:
-    """How the pass before this one ended, in a long clip."""
+def _part_before(claim: Claim, attempt: Attempt, storage: Storage) -> Seam | None:
+    """How the part before this one ended, in a long clip."""
     if not claim.needs:
         return None
     (made,) = claim.needs

@@ -1,4 +1,4 @@
-"""The verb `join`: the passes of a long clip, and the video that a task continues before them, into one MP4."""
+"""The verb `join`: the parts of a long clip, and the video that a task continues before them, into one MP4."""
 
 from typing import Any
 
@@ -24,20 +24,20 @@ def join_clips(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rend
         videos = [read_input(claim.task, attempt, storage)] if clip.continues is not None else []
         videos += [read_made(made, "video", attempt, storage) for made in claim.needs]
     with attempt.phase("join"), scratch_folder("join") as folder:
-        parts, joined = [folder / f"{number}.mp4" for number in range(len(videos))], folder / "video.mp4"
-        for part, data in zip(parts, videos, strict=True):
-            part.write_bytes(data)
-        files = files_of(joined, join_mp4(parts, joined, clip.quality, attempt.check))
+        paths, joined = [folder / f"{number}.mp4" for number in range(len(videos))], folder / "video.mp4"
+        for path, data in zip(paths, videos, strict=True):
+            path.write_bytes(data)
+        files = files_of(joined, join_mp4(paths, joined, clip.quality, attempt.check))
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
     receipt = carried_on(claim.needs[0], claim, attempt, files["video.mp4"])
-    return artifacts, receipt | passes(claim, clip)
+    return artifacts, receipt | of_parts(claim, clip)
 
 
-def passes(claim: Claim, clip: Clip) -> dict[str, Any]:
-    """What to say of a clip that was made in several."""
+def of_parts(claim: Claim, clip: Clip) -> dict[str, Any]:
+    """What to say of a clip that was made in several parts."""
     if len(claim.needs) == 1:
         return {}
     known = ("seed", "seconds", "output_sha256")
     each = [{name: (made.receipt or {}).get(name) for name in known} for made in claim.needs]
-    return {"parameters": clip.model_dump(exclude_none=True, exclude={"engine"}), "seed": clip.seed, "passes": each}
+    return {"parameters": clip.model_dump(exclude_none=True, exclude={"engine"}), "seed": clip.seed, "parts": each}

@@ -8,7 +8,7 @@ from core.storage import Storage
 from core.task import Claim
 from worker.attempt import Attempt
 from worker.media.mp4 import encode_each
-from worker.media.smooth import smoothed, versions
+from worker.media.smooth import receipt, smoothed
 from worker.media.video import stored_frames
 from worker.pictures import Pictures
 from worker.receipt import carried_on
@@ -19,7 +19,9 @@ from worker.steps.verb import Work
 
 def smooth_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Renderers, pictures: Pictures) -> Work:
     """Its receipt is that of the clip, and how it was smoothed."""
-    yield  # at once: no engine is needed for any of it
+    rife = renderers.rife
+    if not rife:
+        yield  # at once: no engine is needed for any of it
     clip, (made,) = Clip.model_validate(claim.step.params), claim.needs
     attempt.shares = {"load": 0.02, "smooth": 0.96, "store": 0.02}
     count = clip.frames_played - bool(clip.continues)
@@ -28,13 +30,16 @@ def smooth_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Ren
     with attempt.phase("smooth"), scratch_folder("smooth") as folder:
         before, after = folder / "clip.mp4", folder / "video.mp4"
         before.write_bytes(rendered)
-        with closing(smoothed(stored_frames(before), clip.fps, clip.plays_fps)) as frames:
+        find_motion = rife.motion if rife else None
+        with closing(smoothed(stored_frames(before), clip.fps, clip.plays_fps, find_motion)) as frames:
             if clip.continues:
                 next(frames)  # it is the last one of the video that goes on
             size = clip.width, clip.height
             encode_each(frames, size, clip.plays_fps, clip.quality, after, lambda done: attempt.advance(done, count))
         files = files_of(after, count)
+    if rife:
+        yield  # not before: the GPU has no memory, nor time, for the next clip beside it
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
-    smoothing = {"method": "optical flow (DIS)", "libraries": versions()}
+    smoothing = rife.receipt() if rife else receipt()
     return artifacts, carried_on(made, claim, attempt, files["video.mp4"]) | {"smoothing": smoothing}

@@ -1,4 +1,4 @@
-"""A long clip through its steps: passes, each from the end of the one before, and their join."""
+"""A long clip through its steps: parts, each from the end of the one before, and their join."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -22,7 +22,7 @@ from worker.runner import Kit
 
 AT_ONCE = 10
 TURN = 2  # pixels a frame
-LIGHTER = 4  # a pass, than the picture it begins with
+LIGHTER = 4  # a part, than the picture it begins with
 
 Frames = NDArray[np.uint8]
 
@@ -90,7 +90,7 @@ def test_motion_goes_on_over_all_passes(kit: Kit, model: Model) -> None:
 
 def test_a_long_clip_keeps_the_colours_that_it_began_with(kit: Kit, model: Model) -> None:
     means = video_of(make(kit), kit).mean(axis=(1, 2, 3))
-    assert np.ptp(means) < 2, "each of five passes is lighter by 4"
+    assert np.ptp(means) < 2, "each of five parts is lighter by 4"
 
 
 def test_a_pass_that_fails_is_made_again_alone(kit: Kit, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +117,8 @@ def test_the_receipt_tells_of_every_pass(kit: Kit, model: Model) -> None:
     receipt = make(kit).receipt
     assert receipt
     assert receipt["parameters"]["num_frames"] == 26
-    assert [each["seed"] for each in receipt["passes"]] == [3, 4, 5, 6, 7]
-    assert all({"seconds", "output_sha256"} <= set(each) for each in receipt["passes"])
+    assert [each["seed"] for each in receipt["parts"]] == [3, 4, 5, 6, 7]
+    assert all({"seconds", "output_sha256"} <= set(each) for each in receipt["parts"])
     assert "part" not in receipt["parameters"]
 
 
@@ -126,4 +126,4 @@ def test_a_clip_of_no_more_than_one_pass_is_one_step(kit: Kit, model: Model) -> 
     task = make(kit, AT_ONCE)
     assert len(model.made) == 1
     assert task.receipt
-    assert "passes" not in task.receipt
+    assert "parts" not in task.receipt

@@ -2,6 +2,7 @@
 
 import { control } from "./controls.js";
 import { keys, make } from "./elements.js";
+import { framesPlayed, secondsPlayed } from "./length.js";
 import { recallPicture, rememberPicture } from "./memory.js";
 import { look, watchForPictures } from "./picture.js";
 import { ask, stubborn } from "./service.js";
@@ -145,8 +146,9 @@ export class Maker extends EventTarget {
   }
 
   #showSum() {
-    const { width, height, num_frames: frames, fps } = this.settings.values;
-    document.querySelector("#sum").textContent = `${width} × ${height}, ${frames} frames, ${duration(frames / fps)}`;
+    const clip = this.settings.values;
+    const size = `${clip.width} × ${clip.height}`;
+    document.querySelector("#sum").textContent = `${size}, ${framesPlayed(clip)} frames, ${duration(secondsPlayed(clip))}`;
   }
 
   #pointAt(field, text) {

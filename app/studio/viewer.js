@@ -3,6 +3,7 @@
 import { layOut, place } from "./crop.js";
 import { make } from "./elements.js";
 import { isFinal } from "./follow.js";
+import { framesPlayed } from "./length.js";
 import { Progress } from "./progress.js";
 import { receiptRows } from "./receipt.js";
 import { here, send } from "./service.js";
@@ -46,7 +47,9 @@ export class Viewer {
     const figure = this.progress.show(task, words);
     this.#say(words, [figure, left(task.eta_seconds)].filter(Boolean).join(" · "));
     document.title = isFinal(task) ? "Kinora" : `${figure || "…"} Kinora`;
-    this.#edge([task.engine, `${params.width} × ${params.height}`, `${params.num_frames} frames`, `${params.smooth_fps ?? params.fps} a second`, `seed ${params.seed}`]);
+    const rate = `${params.smooth_fps ?? params.fps} a second`;
+    const made = [task.engine, ...(task.approximate ? ["approximate"] : []), `${params.width} × ${params.height}`];
+    this.#edge([...made, `${framesPlayed(params)} frames`, rate, `seed ${params.seed}`]);
     this.#shape(picture, params);
     this.#picture(task, picture);
     this.#details(task, curl);

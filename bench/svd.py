@@ -273,17 +273,18 @@ def described(case: Case) -> str:
     return f"{case.num_frames} frames of {case.width}×{case.height}, {case.num_inference_steps} steps, guided"
 
 
-def compare_quality(case: Case, out: Path) -> None:
+def compare_quality(case: Case, runs: int, out: Path) -> None:
     pipeline = build_pipeline(DEVICE, reduced=not ON_GPU_NOW)
     picture = Image.open(PICTURE).convert("RGB")
-    rows = svd_quality.measure(pipeline, picture, case)
-    title = f"Stable Video Diffusion XT, RANDOM WEIGHTS: {described(case)}"
+    rows = svd_quality.measure(pipeline, picture, case, runs)
+    title = f"Stable Video Diffusion XT, {'' if ON_GPU_NOW else 'REDUCED, '}RANDOM WEIGHTS: {described(case)}"
     print(f"{title}\nThe exact clip of the same seed is the measure. {REDUCED if not ON_GPU_NOW else ''}")
     print_table(rows)
     where = machine("torch", "diffusers", "scikit-image")
     name = f"svd-quality-{slug(where)}"
-    print(write(name, {"case": asdict(case), "machine": where, "random_weights": True, "figures": rows}, out))
-    svd_quality.draw(rows, title, out / f"{name}.svg")
+    case_and_machine = {"case": asdict(case) | {"runs": runs}, "machine": where, "random_weights": True}
+    print(write(name, case_and_machine | {"figures": rows}, out))
+    svd_quality.draw(rows, title, out / f"{name}.svg", on_gpu=ON_GPU_NOW)
 
 
 def slug(where: dict[str, Any]) -> str:
@@ -297,7 +298,7 @@ def main() -> None:
     case = Case(width, height, given.frames or usual.num_frames, given.steps or usual.num_inference_steps)
     quieten_libraries()
     if given.quality:
-        compare_quality(case, given.out)
+        compare_quality(case, given.runs, given.out)
         return
     results = compare_all(case, given.runs, given.compile)
     results["process_peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB

@@ -19,7 +19,7 @@ from tests.conftest import SAMPLES
 from worker.attempt import Attempt, Stopped
 from worker.engines.svd import Svd
 from worker.svd.deep_cache import Kept, forget_features, keep_deep_features, set_shallow
-from worker.svd.fp8 import Fp8Convolution, Fp8Linear, use_fp8
+from worker.svd.fp8 import Fp8Convolution, Fp8Linear, scaled, use_fp8
 from worker.svd.weights import fetch
 
 # diffusers' scheduler, with NumPy 2.
@@ -179,3 +179,12 @@ def test_every_layer_whose_sides_fit_is_in_eight_bits(tiny_svd: Path) -> None:
     assert not any(isinstance(module, nn.Linear) and module.weight.shape[0] % 16 == 0 for module in modules)
     found = asked(pipeline.unet)
     assert 0.001 < (found - exact).norm() / exact.norm() < 0.2
+
+
+def test_eight_bits_of_nothing_are_nothing() -> None:
+    """The picture that an unguided sample does not know is all zeros, and in float16 their scale would be too."""
+    linear = nn.Linear(32, 16, dtype=torch.float16)
+    numbers, scale = scaled(torch.zeros(4, 32, dtype=torch.float16))
+    assert scale.isfinite().all()
+    assert not numbers.float().any()
+    assert torch.equal(Fp8Linear(linear)(torch.zeros(4, 32, dtype=torch.float16)), linear.bias.expand(4, 16))

@@ -25,7 +25,7 @@ def has_fp8(device: torch.device) -> bool:
 def scaled(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`rows` (n, k) as eight-bit numbers, and the scale of each, (n, 1)."""
     scale = (rows.abs().amax(dim=1, keepdim=True).float() / LARGEST).clamp(min=1e-12)
-    return (rows / scale.to(rows.dtype)).clamp(-LARGEST, LARGEST).to(E4M3), scale
+    return (rows.float() / scale).clamp(-LARGEST, LARGEST).to(E4M3), scale
 
 
 class Fp8Product(nn.Module):

@@ -92,8 +92,8 @@ def stop_if_armed(armed: Path) -> None:
         armed.rename(mine)
         how = int(mine.read_text())
         mine.unlink()
-        armed.with_name("caught").write_text(str(os.getpid()))
         with WRITES:  # to this very thread: sent to the process, another one is told, and this one goes on meanwhile
+            armed.with_name("caught").write_text(str(os.getpid()))
             signal.pthread_kill(threading.get_ident(), how)
 
 

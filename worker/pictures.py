@@ -57,13 +57,17 @@ class Pictures:
             try:
                 found = ledger.first_waiting(queue, "clip")
                 if found and found[0].step_id != looked_at:
-                    looked_at = found[0].step_id
-                    self._read_ahead(found[1], Clip.model_validate(found[0].params), ended.is_set)
+                    step, task = found
+                    looked_at = step.step_id
+                    if not step.position:  # a later part of a long clip has its picture from the one before
+                        self._read_ahead(task, Clip.model_validate(step.params), ended.is_set)
             except Exception as error:
                 log.debug("not_read_ahead", reason=str(error))
             ended.wait(LOOK_SECONDS)
 
     def _read_ahead(self, task: Task, clip: Clip, is_late: Callable[[], bool]) -> None:
+        if self._ahead and self._ahead[0] == task.task_id:
+            return
         data = self.storage.read(task.input_key)
         with self._lock:
             if not is_late():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from app.deps import Services
 from core.errors import LedgerUnavailable
 from core.speeds import Pace, kind_of
-from core.task import Status, Step, Task
+from core.task import Status, Step, Task, Worker
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,10 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     waits = step.status != Status.STARTED
     ahead = ledger.ahead_of(step) if waits else []
     position = len(ahead) + 1 if waits else None
-    workers = [worker.worker_id for worker in ledger.workers() if worker.serves(step.queue)]
-    if len(own) < len(left) or (waits and not workers):
+    everyone = ledger.workers()
+    workers = [worker.worker_id for worker in everyone if worker.serves(step.queue)]
+    to_be_served = {each.queue for each in (left if waits else left[1:])}
+    if len(own) < len(left) or any(not serves(everyone, queue) for queue in to_be_served):
         return Outlook(position, None)
     # Who was never measured takes as long as this one, for want of anything better.
     first, *later = own
@@ -40,7 +42,12 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     ends = forecast(workers, under_way, waiting)
     by_step = dict(zip([found.step_id for found in running], ends, strict=False))
     mine = ends[-1] if waits else by_step.get(step.step_id, 0.0)  # it has just ended
+    # What has begun goes on: a later step is the next one of its queue.
     return Outlook(position, round(mine + sum(pace.seconds for pace in later), 2))
+
+
+def serves(workers: list[Worker], queue: str) -> bool:
+    return any(worker.serves(queue) for worker in workers)
 
 
 Line = tuple[float, float]

@@ -78,7 +78,7 @@ class Ledger(Reader):
                 quotas.check(tx, task.owner, quota)
             if bounds:
                 one_at_a_time(tx, BOUNDS_LOCK)
-                quotas.check_bounds(tx, {step.queue for step in task.steps}, bounds)
+                quotas.check_bounds(tx, {step.queue for step in task.steps if not step.needs}, bounds)
             ready = self._add_steps(tx, task.task_id, task.steps, [])
             tx.execute(statements.INSERT_EVENT, {"task_id": task.task_id, "kind": Status.QUEUED})
             tallies.add(tx, Count("tasks_created", task.engine))
@@ -143,7 +143,7 @@ class Ledger(Reader):
                 return None
             begun = {"step_id": step_id, "attempt": row.attempt, "worker_id": worker_id, "started_at": row.started_at}
             tx.execute(attempts.insert(), begun)
-            waited = max(0.0, row.started_at - row.queued_at)
+            waited = max(0.0, row.started_at - row.not_before)
             if task.status == Status.QUEUED:
                 task = self._move_task(tx, task, Status.STARTED, started_at=row.started_at)
                 tallies.add(tx, Duration("task_waiting_seconds", task.engine, waited))

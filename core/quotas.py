@@ -38,7 +38,7 @@ def check(tx: sa.Connection, owner: str, quota: Quota, more: int = 0) -> None:
 
 
 def check_bounds(tx: sa.Connection, queues: set[str], bounds: Bounds) -> None:
-    """Raises QueueFull where one more waiting task, with steps for these queues, would be one too many."""
+    """Raises QueueFull where one more waiting task, which begins in these queues, would be one too many."""
     waiting = {row.queue: row.waiting for row in tx.execute(statements.WAITING_STEPS)}
     if sum(waiting.values()) >= bounds.waiting:
         raise QueueFull(f"{bounds.waiting} tasks wait, and no more may")

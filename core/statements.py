@@ -50,7 +50,7 @@ END_ATTEMPT = attempts.update().where(attempts.c.step_id == STEP, attempts.c.att
 RELEASE_DEPENDANTS = (
     steps.update()
     .where(steps.c.step_id.in_(sa.select(needs.c.step_id).where(needs.c.needed_id == STEP)))
-    .values(waits_for=steps.c.waits_for - 1, queued_at=now(), not_before=now())
+    .values(waits_for=steps.c.waits_for - 1, not_before=now())  # its place in the queue is the task's
     .returning(steps.c.step_id, steps.c.queue, steps.c.waits_for)
 )
 NEEDED_STEPS = (
@@ -66,7 +66,7 @@ LOST_ATTEMPTS = (
 )
 WAITING_STEPS = (
     sa.select(steps.c.queue, sa.func.count().label("waiting"))
-    .where(steps.c.status == Status.QUEUED)
+    .where(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
     .group_by(steps.c.queue)
 )
 OPEN_STEPS = (

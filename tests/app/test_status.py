@@ -78,6 +78,20 @@ def test_the_eta_counts_what_runs_what_waits_and_who_works(
     assert client.get(f"/status/{last}").json()["eta_seconds"] == pytest.approx(10 + 10, abs=0.5)
 
 
+def test_there_is_no_eta_where_nobody_does_a_later_step(client: TestClient, services: Services) -> None:
+    for queue, engine in (("gpu", "svd-xt"), ("cpu", "preview")):
+        services.ledger.report_worker(worker_that_says(queue, queue, engine, None))
+    smooth = {"engine": "svd-xt", "smooth_fps": 30}
+    for step in services.ledger.task_with_steps(upload(client, **smooth))[1]:
+        taken = services.ledger.claim(step.step_id, "w1", 60)
+        assert taken is not None
+        services.ledger.finish(replace(taken, started_at=taken.started_at - 10), {}, {}, {})
+    task_id = upload(client, **smooth)
+    assert client.get(f"/status/{task_id}").json()["eta_seconds"]
+    services.ledger.sign_off_worker(worker_that_says("cpu", "cpu", "preview", None).worker_id)
+    assert client.get(f"/status/{task_id}").json()["eta_seconds"] is None
+
+
 @pytest.mark.usefixtures("measured")
 def test_the_eta_of_a_running_task_goes_down(
     client: TestClient, services: Services, claim: Callable[[str], Claim]

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import QueueFull, QuotaExceeded
 from core.ledger import Ledger
-from core.task import Bounds, NewTask, Quota
+from core.task import Bounds, NewStep, NewTask, Quota
 from tests.conftest import new_task
 
 
@@ -115,6 +115,18 @@ def test_what_would_be_refused_is_known_before_and_nothing_else_is(
         ledger.check_room("", "cpu", bounds, quota)
     if bounds.waiting_per_queue == 2:
         ledger.check_room(owner, "gpu", bounds, quota)
+
+
+def test_a_step_whose_turn_has_not_come_takes_no_place(ledger: Ledger, owner: str) -> None:
+    """Nor does the queue that it will come to refuse the task."""
+    bounds = Bounds(1000, 2)
+    both = [NewStep("clip", "gpu", {}), NewStep("smooth", "cpu", {}, needs=(0,))]
+    for _ in range(2):
+        ledger.create(replace(task_of(owner), steps=both), None, bounds)
+    for _ in range(2):
+        ledger.create(task_of(owner), None, bounds)
+    with pytest.raises(QueueFull, match="the queue gpu"):
+        ledger.create(replace(task_of(owner), steps=both), None, bounds)
 
 
 def test_a_task_that_has_not_ended_does_not_expire(ledger: Ledger, owner: str) -> None:

@@ -250,6 +250,22 @@ def test_a_step_that_is_handed_over_is_rung_for_and_uses_up_no_attempt(
     assert kit.ledger.task(task_id).status == Status.FINISHED
 
 
+def test_a_task_that_has_begun_goes_on_before_another_one_begins(kit: Kit) -> None:
+    task_id = new_id()
+    clip, _ = resolve(ClipRequest(width=64, height=64, num_frames=2, seed=1), kit.renderers.preferred, kit.settings)
+    steps = [NewStep("clip", "cpu", clip.model_dump()), NewStep("smooth", "cpu", clip.model_dump(), needs=(0,))]
+    kit.storage.put(f"tasks/{task_id}/input", picture())
+    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
+    ((first, _),) = kit.ledger.create(task)
+    _, other = enqueue(kit, picture())
+    kit.queue.wake(other, "cpu")
+    do(first, kit)
+    _, (_, smooth) = kit.ledger.task_with_steps(task_id)
+    jobs = [entry.decode() for entry in kit.queue.redis.lrange("rq:queue:cpu", 0, -1)]
+    assert jobs == [smooth.step_id, other]
+    assert kit.ledger.ahead_of(smooth) == []
+
+
 def test_a_worker_leaves_after_its_steps_or_with_too_much_memory(kit: Kit) -> None:
     run(kit)
     assert reason_to_leave(kit) is None

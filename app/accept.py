@@ -62,12 +62,15 @@ def accept(
     if key and (made := services.ledger.task_made_with(key)):
         return made
     check_there(source, services)
+    names_profile = request.profile is not None
     request = as_before(source, request)
     workers = services.ledger.workers()
     engine = choose_engine(services, request.engine or services.settings.engine, workers)
     before = frames_before(source)
     request, changed = adapted(request, engine, before) if nearest else (request, [])
     clip, unused = resolve(request, engine, services.settings, before)
+    if clip.profile == "fast" and not names_profile:
+        changed.append("profile is fast, as in the video that goes on: an approximation")
     require_disk_space(services.settings)
     try:
         services.ledger.check_room(caller.owner, engine.queue, *limits(services.settings))

@@ -8,7 +8,9 @@ from app.source import Extension, Remix, Source
 from core.errors import InvalidParameter, TaskNotFound
 from core.spec import Clip, ClipRequest
 
-SAME_IN_ONE_VIDEO = ("engine", "width", "height", "fps", "smooth_fps", "quality")
+SAME_IN_ONE_VIDEO = ("engine", "width", "height", "fps", "smooth_fps", "quality", "profile")
+
+WHERE_NOTHING_WAS_SAID = {"profile": "exact"}
 
 
 def remixed_from(source: Source) -> str | None:
@@ -37,23 +39,28 @@ def check_there(source: Source, services: Services) -> None:
 
 
 def as_before(source: Source, request: ClipRequest) -> ClipRequest:
-    """Filled up with what the earlier task was made with, but for its seed. Raises InvalidParameter for what cannot
-    change in the middle of a video."""
+    """Filled up with what the earlier task was made with, but for its seed; an approximation only where it is part of
+    one. Raises InvalidParameter for what cannot change in the middle of a video."""
     if not isinstance(source, (Remix, Extension)):
         return request
     asked, before = request.model_dump(exclude_none=True), source.task.params
-    if frames_before(source) is not None:
+    goes_on = frames_before(source) is not None
+    if goes_on:
         check_unchanged(asked, before)
     if asked.get("engine", before["engine"]) != before["engine"]:  # which has other limits
         return request
-    replaced = {"seed", "num_frames"} if "seconds" in asked else {"seed"}
+    replaced = {"seed"}
+    if "seconds" in asked:
+        replaced.add("num_frames")
+    if not goes_on:
+        replaced |= {"profile", "smooth_fps"} if "fps" in asked else {"profile"}
     kept = {name: before[name] for name in ClipRequest.model_fields if name in before and name not in replaced}
     return ClipRequest(**kept | asked)
 
 
 def check_unchanged(asked: dict[str, Any], before: dict[str, Any]) -> None:
     for name in SAME_IN_ONE_VIDEO:
-        was = before.get(name)
+        was = before.get(name) or WHERE_NOTHING_WAS_SAID.get(name)
         if asked.get(name, was) != was:
             message = (
                 f"{name} must be {'left out' if was is None else was}, as in the video that goes on; got {asked[name]}"

@@ -206,6 +206,18 @@ def test_a_remix_has_the_same_input_and_another_seed(services: Services, client:
     assert services.storage.read(remixed.input_key)[:3] == b"\xff\xd8\xff", "it has a copy of its own"
 
 
+def test_a_remix_is_no_approximation_unless_it_asks_for_one(services: Services, client: TestClient) -> None:
+    before = services.ledger.task(upload(client, engine="svd-xt", profile="fast"))
+    exact, fast = again(services, Remix(before)), again(services, Remix(before), profile="fast")
+    assert [client.get(f"/status/{each}").json()["approximate"] for each in (exact, fast)] == [False, True]
+
+
+def test_a_remix_that_names_a_rate_is_as_smooth_as_it_says(services: Services, client: TestClient) -> None:
+    before = services.ledger.task(upload(client, engine="svd-xt", smooth_fps=30))
+    rates = [services.ledger.task(again(services, Remix(before), **asked)).params for asked in ({}, {"fps": 30})]
+    assert [(params["fps"], params.get("smooth_fps")) for params in rates] == [(7, 30), (30, None)]
+
+
 def test_a_remix_may_be_made_by_another_engine(services: Services, client: TestClient, finished: str) -> None:
     before = services.ledger.task(finished)
     remixed = services.ledger.task(again(services, Remix(before), engine="svd"))
@@ -267,6 +279,19 @@ def test_an_extension_of_a_smooth_video_is_smooth_and_its_frames_count_as_they_p
         again(services, Extension(services.ledger.task(task_id)), smooth_fps=24)
 
 
+def test_a_video_is_approximate_as_a_whole_or_not_at_all(services: Services, client: TestClient) -> None:
+    task_id = upload(client, engine="svd", profile="fast")
+    _, (step,) = services.ledger.task_with_steps(task_id)
+    taken = services.ledger.claim(step.step_id, "w1", 60)
+    assert taken is not None
+    finish_with(services, taken)
+    extension = client.post("/v1/videos/extensions", json={"video": {"id": task_id}, "seconds": "1"}).json()
+    assert "profile is fast, as in the video that goes on: an approximation" in extension["warnings"]
+    assert client.get(f"/status/{extension['id']}").json()["approximate"]
+    with pytest.raises(InvalidParameter, match="profile must be fast, as in the video that goes on; got exact"):
+        again(services, Extension(services.ledger.task(task_id)), profile="exact")
+
+
 def test_what_is_not_smooth_goes_on_as_it_is(services: Services, made: str) -> None:
     with pytest.raises(InvalidParameter, match="smooth_fps must be left out, as in the video that goes on; got 30"):
         again(services, Extension(services.ledger.task(made)), smooth_fps=30)
@@ -285,7 +310,8 @@ def test_an_extension_may_be_remixed_and_extended(services: Services, made: str)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("width", 640), ("height", 640), ("fps", 25), ("quality", 30), ("engine", "svd")]
+    ("name", "value"),
+    [("width", 640), ("height", 640), ("fps", 25), ("quality", 30), ("engine", "svd"), ("profile", "fast")],
 )
 def test_what_must_not_change_in_one_video_is_refused(services: Services, made: str, name: str, value: object) -> None:
     with pytest.raises(InvalidParameter, match="as in the video that goes on") as refused:

@@ -101,9 +101,16 @@ def test_a_smoothed_clip_plays_from_its_first_frame_to_its_last(
     assert clip.seconds_in_all == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("asked", [{"smooth_fps": 7}, {"smooth_fps": 12, "fps": 24}, {"smooth_fps": 30, "fps": 30}])
-def test_smooth_motion_needs_more_frames_a_second_than_are_rendered(asked: dict[str, int]) -> None:
-    with pytest.raises(InvalidParameter, match=f"more than fps, which is {asked.get('fps', 7)}, and at most 30") as no:
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        ({"smooth_fps": 7}, "more than fps and at most 30 where fps is 7; got 7"),
+        ({"smooth_fps": 12, "fps": 24}, "more than fps and at most 30 where fps is 24; got 12"),
+        ({"smooth_fps": 30, "fps": 30}, "left out where fps is 30; got 30"),
+    ],
+)
+def test_smooth_motion_needs_more_frames_a_second_than_are_rendered(asked: dict[str, int], allowed: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"smooth_fps must be {allowed}") as no:
         resolved("svd-xt", **asked)
     assert no.value.param == "smooth_fps"
 

@@ -274,6 +274,10 @@ def test_stable_video_diffusion_makes_a_video_through_the_queue(tmp_path: Path, 
         assert set(body["receipt"]["seconds"]) == {"load", "encode_image", "denoise", "decode", "encode_video", "store"}
         again = stack.upload(CAT, **fields)
         assert stack.wait_for(again, timeout=120)["receipt"]["output_sha256"] == body["receipt"]["output_sha256"]
+        fast = stack.wait_for(stack.upload(CAT, **fields, profile="fast"), timeout=120)
+        assert (body["approximate"], body["receipt"]["approximation"]) == (False, None)
+        assert (fast["approximate"], fast["receipt"]["approximation"]["full_every"]) == (True, 3)
+        assert fast["receipt"]["output_sha256"] != body["receipt"]["output_sha256"]
         smooth = stack.wait_for(stack.upload(CAT, **fields, smooth_fps=30), timeout=120)
         assert smooth["status"] == "finished", smooth["error"]
         assert frames_of(stack.video(smooth["task_id"])) == (4 * 30 // 7 + 1, 128, 64, 30.0)

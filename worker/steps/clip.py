@@ -49,16 +49,16 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rende
         quality = min(clip.quality, PASSED_ON) if clip.smooth_fps else clip.quality
         path = folder / "video.mp4"
         encode_mp4(frames, clip.fps, quality, path, attempt.advance)
-        video = path.read_bytes()
-        thumbnail = first_frame_jpeg(frames)
-        spritesheet = spritesheet_jpeg([frames[index] for index in tile_indices(len(frames))])
-        files = {"video.mp4": video, "thumbnail.jpg": thumbnail, "spritesheet.jpg": spritesheet}
+        files = {"video.mp4": path.read_bytes()}
         if after:
             files["after.png"] = as_png(after.frames)
+        if not (clip.part or clip.smooth_fps or clip.continues):  # else a later step shows the whole
+            files["thumbnail.jpg"] = first_frame_jpeg(frames)
+            files["spritesheet.jpg"] = spritesheet_jpeg([frames[index] for index in tile_indices(len(frames))])
     del frames  # storing may have to wait, and another clip's are there already
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
-    receipt = write_receipt(renderer, versions, clip, attempt, claim.task.input_sha256, video)
+    receipt = write_receipt(renderer, versions, clip, attempt, claim.task.input_sha256, files["video.mp4"])
     return artifacts, receipt | ({"colours": after.colours._asdict()} if after else {})
 
 

@@ -4,6 +4,7 @@
     scripts/bench svd --size 576x320 --frames 14 --steps 10
     scripts/bench svd --compile        # without a GPU: torch.compile as well, for which a CPU needs half an hour
     scripts/bench svd --quality        # instead: what each way to do less work costs, beside the exact clip
+    scripts/bench svd --batch          # instead: whether clips that share a step are more of them an hour
 
 Nothing is downloaded: speed does not depend on what the weights say. Each way makes the same clip of the same noise on
 models of its own. Without a GPU they take turns, so that what slows the machine slows them all, and a REDUCED model
@@ -42,7 +43,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from bench import svd_quality  # noqa: E402
+from bench import svd_batch, svd_quality  # noqa: E402
 from bench.flops import count  # noqa: E402
 from bench.kernels import time_by_class  # noqa: E402
 from bench.previews import Watching  # noqa: E402
@@ -191,6 +192,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5, help="clips of which the median counts (%(default)s)")
     parser.add_argument("--compile", action="store_true", default=ON_GPU_NOW, help="what a GPU does anyway")
     parser.add_argument("--quality", action="store_true", help="instead: what each way to do less work costs")
+    parser.add_argument("--batch", action="store_true", help="instead: whether clips gain by sharing a step")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the figures (%(default)s)")
     return parser.parse_args()
 
@@ -287,6 +289,16 @@ def compare_quality(case: Case, runs: int, out: Path) -> None:
     svd_quality.draw(rows, title, out / f"{name}.svg", on_gpu=ON_GPU_NOW)
 
 
+def compare_batches(case: Case, runs: int, out: Path) -> None:
+    rows = svd_batch.measure(build_pipeline(DEVICE, reduced=not ON_GPU_NOW), case, runs)
+    print(f"one guided step, {case.num_frames} frames of {case.width}×{case.height}, random weights")
+    print(f"{'' if ON_GPU_NOW else f'REDUCED: {REDUCED}. GPU: NOT MEASURED, there is none here.'}")
+    print_table(rows)
+    where = machine("torch", "diffusers")
+    case_and_machine = {"case": asdict(case) | {"runs": runs}, "machine": where}
+    print(write(f"svd-batch-{slug(where)}", case_and_machine | {"figures": rows}, out))
+
+
 def slug(where: dict[str, Any]) -> str:
     return re.sub(r"\W+", "-", where["gpu"]).lower() if where["gpu"] else "cpu"
 
@@ -299,6 +311,9 @@ def main() -> None:
     quieten_libraries()
     if given.quality:
         compare_quality(case, given.runs, given.out)
+        return
+    if given.batch:
+        compare_batches(case, given.runs, given.out)
         return
     results = compare_all(case, given.runs, given.compile)
     results["process_peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB

@@ -332,8 +332,8 @@ def test_a_model_too_large_for_the_device_is_said_before_it_takes_work(
     tiny_svd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = raises(torch.OutOfMemoryError("CUDA out of memory."))
-    monkeypatch.setattr(diffusers.StableVideoDiffusionPipeline, "to", full)
-    assert reason(tiny_svd) == f"free some memory: {tiny_svd} needs about 16 GB on the GPU"
+    monkeypatch.setattr("worker.svd.frames.place", full)
+    assert reason(tiny_svd) == f"free some memory: {tiny_svd} needs about 8 GB on the GPU"
 
 
 def test_a_model_that_is_not_cached_offline_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

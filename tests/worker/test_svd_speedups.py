@@ -388,6 +388,17 @@ def test_the_fast_profile_runs_compiled_in_each_kind_of_step(
     assert np.abs(frames - expected).max() <= 1
 
 
+def test_a_memory_plan_that_is_not_compiled_leaves_what_is(
+    compiled: tuple[Svd, list[str]], photo: Image.Image, expected: Callable[[str], np.ndarray]
+) -> None:
+    engine, runs = compiled
+    for plan, steps in ((None, 2), ("12 GB", 0), ("8 GB", 0), (None, 2)):
+        runs.clear()
+        frames = engine.render(photo, clip_of(engine, memory_plan=plan), Attempt())
+        assert len(runs) == steps + 2, plan  # frames are decoded by the same program
+        assert np.abs(frames - 255 * expected("guided")).max() < 0.5 + 255 * AGREES, plan
+
+
 def test_where_nothing_can_be_compiled_clips_are_rendered_without(
     tiny_svd: Path,
     photo: Image.Image,

@@ -1,6 +1,7 @@
 """Memory plans: that each needs what it says, makes the same clip, and is taken where it fits."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -307,6 +308,16 @@ def test_an_engine_whose_default_clip_cannot_fit_takes_no_work(tiny_svd: Path, m
         "free some of the GPU's memory, or ask for less by VIDEO_WIDTH, VIDEO_HEIGHT or VIDEO_FRAMES: "
         "25 frames of 1024×576 need 6.3 GB of the GPU's memory, and 2.0 are free for it; a smaller size would need less"
     )
+
+
+def test_of_a_long_default_clip_only_a_part_must_fit(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(_env_file=None, model_id=str(tiny_svd), video_width=64, video_height=64, video_frames=60)
+    engine = Svd(replace(find_engine("svd-xt", settings), frames_at_once=2), settings)
+    tried: list[int] = []
+    monkeypatch.setattr("worker.engines.svd.Svd.render", lambda _, __, clip, ___: tried.append(clip.num_frames))
+    monkeypatch.setattr("worker.engines.svd.SMALL", {})  # tries the default clip itself
+    engine.hold(fetch(str(tiny_svd), None, torch.float32))
+    assert tried == [2]
 
 
 @pytest.mark.parametrize(("fraction", "free"), [(1.0, 15 + 3 - 2), (0.5, 12 - 2)])

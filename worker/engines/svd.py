@@ -16,6 +16,7 @@ from PIL import Image
 from core.config import Settings
 from core.engines import Engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
+from core.parts import parts
 from core.spec import Clip, ClipRequest, resolve
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
@@ -121,9 +122,9 @@ class Svd(Renderer):
             raise EngineUnavailable(f"{less}: {error.message}") from error
 
     def _usual_clip(self) -> Clip:
-        """What a request gets that says nothing else."""
+        """What a request gets that says nothing else, or of a longer one a part."""
         clip, _ = resolve(ClipRequest(engine=self.engine.name, seed=0), self.engine, self.settings)
-        return clip
+        return parts(clip, self.engine.frames_at_once)[0]
 
     def _compile(self) -> None:
         """By rendering. Where that cannot be, every clip is rendered without."""

@@ -5,6 +5,7 @@
     scripts/bench svd --compile        # without a GPU: torch.compile as well, for which a CPU needs half an hour
     scripts/bench svd --quality        # instead: what each way to do less work costs, beside the exact clip
     scripts/bench svd --batch          # instead: whether clips that share a step are more of them an hour
+    scripts/bench svd --memory         # instead: how much of a GPU's memory each memory plan needs
 
 Nothing is downloaded: speed does not depend on what the weights say. Each way makes the same clip of the same noise on
 models of its own. Without a GPU they take turns, so that what slows the machine slows them all, and a REDUCED model
@@ -43,7 +44,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from bench import svd_batch, svd_quality  # noqa: E402
+from bench import svd_batch, svd_memory, svd_quality  # noqa: E402
 from bench.flops import count  # noqa: E402
 from bench.kernels import time_by_class  # noqa: E402
 from bench.previews import Watching  # noqa: E402
@@ -193,6 +194,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", default=ON_GPU_NOW, help="what a GPU does anyway")
     parser.add_argument("--quality", action="store_true", help="instead: what each way to do less work costs")
     parser.add_argument("--batch", action="store_true", help="instead: whether clips gain by sharing a step")
+    parser.add_argument("--memory", action="store_true", help="instead: what each memory plan needs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the figures (%(default)s)")
     return parser.parse_args()
 
@@ -299,6 +301,16 @@ def compare_batches(case: Case, runs: int, out: Path) -> None:
     print(write(f"svd-batch-{slug(where)}", case_and_machine | {"figures": rows}, out))
 
 
+def compare_plans(out: Path) -> None:
+    rows = svd_memory.measure()
+    print("Stable Video Diffusion XT, 25 frames of 1024×576, guided: GB of the GPU's memory in each phase, as counted")
+    if not ON_GPU_NOW:
+        print("GPU: NOT MEASURED, there is none here.")
+    print_table(rows)
+    where = machine("torch", "diffusers")
+    print(write("svd-memory", {"machine": where, "plans": svd_memory.plans(), "figures_gb": rows}, out))
+
+
 def slug(where: dict[str, Any]) -> str:
     return re.sub(r"\W+", "-", where["gpu"]).lower() if where["gpu"] else "cpu"
 
@@ -314,6 +326,9 @@ def main() -> None:
         return
     if given.batch:
         compare_batches(case, given.runs, given.out)
+        return
+    if given.memory:
+        compare_plans(given.out)
         return
     results = compare_all(case, given.runs, given.compile)
     results["process_peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB

@@ -84,6 +84,7 @@ class Engine:
     unet: UnetFile | None = None
     """What stands in place of the model's own UNet."""
     gpu_memory_gb: float | None = None
+    """Of the smallest card that it runs on."""
     needs_cuda: bool = False
     """Too slow to be chosen by `ENGINE=auto` without a GPU."""
     approximation: Approximation | None = None
@@ -122,7 +123,6 @@ SVD_DEFAULTS: dict[str, Any] = COMMON_DEFAULTS | {
     "noise_aug_strength": 0.02,
     "min_guidance_scale": 1.0,
     "max_guidance_scale": 3.0,
-    "decode_chunk_size": 8,
     "profile": "exact",
 }
 SVD_FAST = Approximation(full_every=3, fresh_layers=1, guided_part=1.0)
@@ -143,7 +143,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
             licence="Stability AI Community License",
             model=settings.model_id,
             revision=settings.model_revision,
-            gpu_memory_gb=16,
+            gpu_memory_gb=8,
             needs_cuda=True,
             limits=SVD_LIMITS,
             defaults=SVD_DEFAULTS,
@@ -158,7 +158,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
             licence="Stability AI Community License",
             model="stabilityai/stable-video-diffusion-img2vid",
             revision="9cf024d5bfa8f56622af86c884f26a52f6676f2e",
-            gpu_memory_gb=16,
+            gpu_memory_gb=8,
             needs_cuda=True,
             limits=SVD_LIMITS,
             defaults=SVD_DEFAULTS | {"num_frames": 14},
@@ -178,7 +178,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
                 name="AnimateLCM-SVD-xt.safetensors",
                 revision="ceaa884185c3ed436e1bb1193e119ee4df4d29af",
             ),
-            gpu_memory_gb=16,
+            gpu_memory_gb=8,
             needs_cuda=True,
             frames_at_once=25,
             limits=TURBO_LIMITS | {"num_inference_steps": Range(4, 8)},

@@ -96,6 +96,8 @@ class Clip(BaseModel):
     decode_chunk_size: int | None = None
     profile: str | None = None
     motion: str | None = None
+    memory_plan: str | None = None
+    """By which plan of worker/svd/memory.py; open until a worker has it."""
     continues: int | None = None
     """How many frames come before it: those of the video whose last frame is its first."""
 

@@ -26,7 +26,7 @@ def write_receipt(
         "engine": renderer.engine.name,
         "model": renderer.engine.model,
         "revision": renderer.engine.revision,
-        "parameters": clip.model_dump(exclude_none=True, exclude={"engine"}),
+        "parameters": clip.model_dump(exclude_none=True, exclude={"engine", "memory_plan"}),
         "approximation": approximation and asdict(approximation),
         "seed": clip.seed,
         "device": renderer.device,
@@ -35,6 +35,7 @@ def write_receipt(
         "output_sha256": hashlib.sha256(video).hexdigest(),
         "output_bytes": len(video),
         "seconds": {name: round(seconds, 4) for name, seconds in attempt.seconds.items()},
+        **({"memory_plan": clip.memory_plan} if clip.memory_plan else {}),
         **({"unet": asdict(renderer.engine.unet)} if renderer.engine.unet else {}),
     }
 

@@ -92,14 +92,15 @@ class Renderers:
         return renderer
 
     def report(self) -> dict[str, dict[str, Any]]:
-        """For each engine whether it can run here, whether it is loaded, and if it cannot run, why."""
-        held = self.loaded.engine.name if self.loaded else None
+        """For each engine whether it can run here, or why not; whether it is loaded, and how that fits the GPU."""
+        held = self.loaded
         return {
             name: {
                 "ready": not self._loading and name not in self._reasons,
                 "loading": self._loading,
-                "loaded": name == held,
+                "loaded": held is not None and name == held.engine.name,
                 "reason": self._reasons.get(name),
+                **(held.memory() if held and name == held.engine.name else {}),
             }
             for name in self.engines
         }

@@ -32,7 +32,7 @@ const PHASES = {
 const CHOICES = { cover: "crop", contain: "black bars" };
 
 // What a parameter without a value means.
-const UNSET = { seed: "drawn", smooth_fps: "off" };
+const UNSET = { seed: "drawn", smooth_fps: "off", decode_chunk_size: "by memory" };
 
 const STATES = { queued: "waiting", started: "running" };
 

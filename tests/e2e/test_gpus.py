@@ -53,7 +53,9 @@ def test_one_worker_too_many_says_so_and_takes_over_where_a_gpu_falls_free(tmp_p
             other.kill()
             stack.wait_until_ready()
             assert gpus(stack) == [FIRST]
-            assert stack.wait_for(stack.upload(SAMPLES / "cat.jpg", **SMALL))["status"] == "finished"
+            task = stack.wait_for(stack.upload(SAMPLES / "cat.jpg", **SMALL))
+            assert task["status"] == "finished"
+            assert task["receipt"]["parameters"]["decode_chunk_size"] == 2  # it was left to the engine
         finally:
             stack.stop()
 

@@ -1,15 +1,39 @@
 from collections.abc import Iterator
 
 import pytest
+from PIL import Image
 
 from core.config import Settings
 from core.ledger import Ledger
 from core.queue import StepQueue
 from core.storage import Storage
+from tests.conftest import SAMPLES
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
 from worker.renderers import Renderers
 from worker.runner import Kit
+
+SVD_MARKS = [
+    pytest.mark.usefixtures("one_thread"),
+    # diffusers' Euler scheduler gives a tensor to np.array, and torch 2.13's __array__ has no `copy` yet.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
+"""For tests that render with a tiny checkpoint."""
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """So small a model gains nothing from a second thread, and on a busy machine the two wait for each other."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    return Image.open(SAMPLES / "cat.jpg").convert("RGB")
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from core.config import Settings
 from core.engines import find_engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
 from core.spec import Clip
+from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt, Stopped
 from worker.engines.svd import Svd, fetch
 from worker.media.fit import fit_picture
@@ -30,8 +31,9 @@ from worker.svd.latents import show_emerging, to_rgb
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-# diffusers' Euler scheduler gives a tensor to np.array, and torch 2.13's __array__ has no `copy` yet.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+from tests.worker.tiny_svd import load_stock  # noqa: E402 - where torch is
+
+pytestmark = SVD_MARKS
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,20 +71,6 @@ def reason(model: Path | str) -> str:
     return caught.value.message
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a model gains nothing from a second thread, and on a busy machine the two wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photo() -> Image.Image:
-    return Image.open(ROOT / "samples" / "cat.jpg").convert("RGB")
-
-
 @pytest.fixture(scope="module")
 def svd(tiny_svd: Path) -> Svd:
     engine = create_svd(tiny_svd)
@@ -92,10 +80,7 @@ def svd(tiny_svd: Path) -> Svd:
 
 @pytest.fixture(scope="module")
 def stock(tiny_svd: Path, svd: Svd) -> Any:
-    """diffusers' pipeline, loaded as its own documentation says."""
-    pipeline = diffusers.StableVideoDiffusionPipeline.from_pretrained(tiny_svd, dtype=svd.pipeline.dtype)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(svd.device)
+    return load_stock(tiny_svd, svd.pipeline.dtype).to(svd.device)
 
 
 @pytest.fixture(scope="module")
@@ -347,8 +332,8 @@ def test_a_model_too_large_for_the_device_is_said_before_it_takes_work(
     tiny_svd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = raises(torch.OutOfMemoryError("CUDA out of memory."))
-    monkeypatch.setattr(diffusers.StableVideoDiffusionPipeline, "to", full)
-    assert reason(tiny_svd) == f"free some memory: {tiny_svd} needs about 16 GB on the GPU"
+    monkeypatch.setattr("worker.svd.frames.place", full)
+    assert reason(tiny_svd) == f"free some memory: {tiny_svd} needs about 8 GB on the GPU"
 
 
 def test_a_model_that_is_not_cached_offline_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """The profile `fast`: what it leaves out, that nothing else changes, and that nobody gets it who did not ask."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,30 +14,16 @@ from torch.utils._pytree import tree_flatten
 from core.config import Settings
 from core.engines import Approximation, find_engine, known_engines
 from core.spec import Clip, ClipRequest, resolve
-from tests.conftest import SAMPLES
+from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt, Stopped
 from worker.engines.svd import Svd
 from worker.svd.deep_cache import Kept, forget_features, keep_deep_features, set_shallow
 from worker.svd.fp8 import Fp8Convolution, Fp8Linear, scaled, use_fp8
 from worker.svd.weights import fetch
 
-# diffusers' scheduler, with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+pytestmark = SVD_MARKS
 
 SMALL = {"width": 32, "height": 32, "num_frames": 2, "num_inference_steps": 6, "decode_chunk_size": 3, "seed": 7}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photo() -> Image.Image:
-    return Image.open(SAMPLES / "cat.jpg").convert("RGB")
 
 
 def engine_with(model: Path, approximation: Approximation | None) -> Svd:

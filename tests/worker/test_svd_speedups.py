@@ -18,7 +18,7 @@ from core.config import Settings
 from core.engines import Range, find_engine
 from core.errors import GpuLost
 from core.spec import Clip
-from tests.conftest import SAMPLES
+from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt
 from worker.engines.svd import Svd
 from worker.media.fit import fit_picture
@@ -41,7 +41,9 @@ from diffusers.models.attention_processor import Attention  # noqa: E402 - where
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+from tests.worker.tiny_svd import load_stock  # noqa: E402 - where torch is
+
+pytestmark = SVD_MARKS
 
 ROOT = Path(__file__).parents[2]
 AGREES = 1e-4
@@ -84,26 +86,9 @@ def clip_of(engine: Svd, **changes: Any) -> Clip:
     return Clip(engine="svd-xt", **engine.engine.defaults | {"seed": 7} | changes)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a model gains nothing from a second thread, and on a busy machine the two wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photo() -> Image.Image:
-    return Image.open(SAMPLES / "cat.jpg").convert("RGB")
-
-
 @pytest.fixture(scope="module")
 def stock(tiny_svd: Path) -> Any:
-    """diffusers' pipeline, loaded as its own documentation says."""
-    pipeline = diffusers.StableVideoDiffusionPipeline.from_pretrained(tiny_svd, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return load_stock(tiny_svd)
 
 
 NAMED = {"width", "height", "num_frames", "num_inference_steps", "min_guidance_scale", "max_guidance_scale", "fps"}
@@ -401,6 +386,17 @@ def test_the_fast_profile_runs_compiled_in_each_kind_of_step(
     frames = engine.render(photo, clip, Attempt())
     assert len(runs) == 7 + 2
     assert np.abs(frames - expected).max() <= 1
+
+
+def test_a_memory_plan_that_is_not_compiled_leaves_what_is(
+    compiled: tuple[Svd, list[str]], photo: Image.Image, expected: Callable[[str], np.ndarray]
+) -> None:
+    engine, runs = compiled
+    for plan, steps in ((None, 2), ("12 GB", 0), ("8 GB", 0), (None, 2)):
+        runs.clear()
+        frames = engine.render(photo, clip_of(engine, memory_plan=plan), Attempt())
+        assert len(runs) == steps + 2, plan  # frames are decoded by the same program
+        assert np.abs(frames - 255 * expected("guided")).max() < 0.5 + 255 * AGREES, plan
 
 
 def test_where_nothing_can_be_compiled_clips_are_rendered_without(

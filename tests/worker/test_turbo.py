@@ -1,7 +1,6 @@
 """The engine `turbo` on a tiny checkpoint: against diffusers' own pipeline, and files that it must not take."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from core.config import Settings
 from core.engines import find_engine
 from core.errors import EngineUnavailable
 from core.spec import Clip
-from tests.conftest import SAMPLES
+from tests.worker.conftest import SVD_MARKS
 from tests.worker.test_hostile_weights import WRITERS
 from tests.worker.test_svd import Shown
 from tests.worker.test_svd_speedups import AGREES, NAMED, Seen, Waits
@@ -29,10 +28,10 @@ diffusers = pytest.importorskip("diffusers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402 - where torch is
 
-from tests.worker.tiny_svd import build_tiny_turbo  # noqa: E402
+from tests.worker.tiny_svd import build_tiny_turbo, load_stock  # noqa: E402
 from worker.svd.consistency import ConsistencyScheduler  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+pytestmark = SVD_MARKS
 
 SMALL = {"width": 32, "height": 32, "num_frames": 4, "decode_chunk_size": 3, "seed": 7}
 CLIPS = {
@@ -43,20 +42,6 @@ CLIPS = {
     "tall, many frames": {"width": 32, "height": 64, "num_frames": 7, "fps": 20, "motion_bucket_id": 255},
     "noisy": {"noise_aug_strength": 1.0},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a model gains nothing from a second thread, and on a busy machine the two wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def photo() -> Image.Image:
-    return Image.open(SAMPLES / "cat.jpg").convert("RGB")
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +87,8 @@ def reason(model: Path | str) -> str:
 @pytest.fixture(scope="module")
 def stock(tiny_svd: Path, cached: Path) -> Any:
     """diffusers' pipeline, with the UNet's file read as those who use it do."""
-    pipeline = diffusers.StableVideoDiffusionPipeline.from_pretrained(tiny_svd, dtype=torch.float32)
+    pipeline = load_stock(tiny_svd)
     pipeline.unet.load_state_dict(load_file(cached))
-    pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 

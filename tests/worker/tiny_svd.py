@@ -1,6 +1,7 @@
 """A tiny Stable Video Diffusion checkpoint: the real classes, a real folder, random weights, about 5 MB."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -44,6 +45,13 @@ def build_tiny_turbo(home: Path) -> Path:
         torch.manual_seed(1)
         save_file(tiny_unet().state_dict(), folder / file.name)
     return folder / file.name
+
+
+def load_stock(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """diffusers' pipeline, loaded as its own documentation says."""
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(folder, dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def tiny_unet() -> UNetSpatioTemporalConditionModel:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,14 @@ class Renderer(ABC):
 
         Raises EngineUnavailable with one line that says what to do.
         """
+
+    def memory(self) -> dict[str, Any]:
+        """Where it needs a GPU's memory, how much was free for it, and by which plan its default clip is made in it."""
+        return {}
+
+    def settle(self, clip: Clip) -> Clip:
+        """`clip` with what it leaves open as it will be rendered here. Raises OutOfMemory where it cannot be."""
+        return clip
 
     @abstractmethod
     def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:

@@ -16,6 +16,7 @@ from PIL import Image
 from core.config import Settings
 from core.engines import Engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
+from core.parts import parts
 from core.spec import Clip, ClipRequest, resolve
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
@@ -39,7 +40,13 @@ class Svd(Renderer):
     def __init__(self, engine: Engine, settings: Settings) -> None:
         super().__init__(engine, settings)
         self.compiled = False
-        """For the clip that a request gets which says nothing else; other shapes run as they are."""
+        """For the default clip; other shapes run as they are."""
+        self.budget: int | None = None
+        """Bytes of the GPU's memory without any weights; None on the CPU."""
+        self.weights: dict[str, int] = {}
+        """Bytes of those of each phase."""
+        self.plan: str | None = None
+        """Of the default clip."""
         self._pipeline: Any = None
 
     @property
@@ -61,7 +68,7 @@ class Svd(Renderer):
         quieten_libraries()
         self.device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
         try:
-            self.hold(self.fetch(dtype).to(self.device))
+            self.hold(self.fetch(dtype), device=self.device)
         except GpuLost:  # not even to unload can be done on it by this process
             raise
         except torch.AcceleratorError as exc:
@@ -74,22 +81,50 @@ class Svd(Renderer):
         """The pipeline, on the CPU. Raises whatever a library does."""
         return fetch(str(self.engine.model), self.engine.revision, dtype)
 
-    def hold(self, pipeline: Any, speed_ups: "tuple[SpeedUp, ...] | None" = None) -> None:
-        """Render with `pipeline` where it is, changed by `speed_ups`, or where None are named by all that pay there."""
+    def hold(self, pipeline: Any, speed_ups: "tuple[SpeedUp, ...] | None" = None, device: str | None = None) -> None:
+        """Render with `pipeline` on `device`, or where it is; changed by `speed_ups`, or where None are named by all
+        that pay there. Raises EngineUnavailable where its default clip does not fit."""
         from worker.svd.conditioning import keep_encoder_in_float32
         from worker.svd.deep_cache import keep_deep_features
+        from worker.svd.feed_forward import part_feed_forwards
+        from worker.svd.memory import ON_CPU, PLANS
         from worker.svd.speedups import COMPILED, worth_it
 
-        self._pipeline, self.device = pipeline, pipeline.device.type
+        self._pipeline, self.device = pipeline, device or pipeline.device.type
         speed_ups = worth_it(self.device) if speed_ups is None else speed_ups
-        for change in (keep_encoder_in_float32, *speed_ups):
-            change(pipeline)
+        compiling = [change for change in speed_ups if change in COMPILED]
+        for change in (keep_encoder_in_float32, part_feed_forwards, *speed_ups):
+            if change not in compiling:
+                change(pipeline)
         if self.engine.approximation:
             keep_deep_features(pipeline.unet, self.engine.approximation.fresh_layers)
-        if any(change in COMPILED for change in speed_ups):
+        self._measure()
+        if compiling and PLANS[self.plan or ON_CPU].is_whole:
+            for change in compiling:
+                change(pipeline)
             self._compile()
         if not self.compiled:
             self._try_out(SMALL)  # which loads the GPU's kernels
+
+    def _measure(self) -> None:
+        """How much memory there is, and by which plan the default clip is made in it."""
+        from worker.svd.memory import free_bytes
+        from worker.svd.placing import weights_of
+
+        self.weights = weights_of(self.pipeline)
+        if self.device == "cuda":
+            there = sum(self.weights.values()) if self.pipeline.device.type == "cuda" else 0
+            self.budget = free_bytes() + there
+        try:
+            self.plan = self.settle(self._usual_clip()).memory_plan
+        except OutOfMemory as error:
+            less = "free some of the GPU's memory, or ask for less by VIDEO_WIDTH, VIDEO_HEIGHT or VIDEO_FRAMES"
+            raise EngineUnavailable(f"{less}: {error.message}") from error
+
+    def _usual_clip(self) -> Clip:
+        """What a request gets that says nothing else, or of a longer one a part."""
+        clip, _ = resolve(ClipRequest(engine=self.engine.name, seed=0), self.engine, self.settings)
+        return parts(clip, self.engine.frames_at_once)[0]
 
     def _compile(self) -> None:
         """By rendering. Where that cannot be, every clip is rendered without."""
@@ -109,9 +144,22 @@ class Svd(Renderer):
             compile_no_more()
 
     def _try_out(self, changes: dict[str, Any]) -> None:
-        clip, _ = resolve(ClipRequest(engine=self.engine.name, seed=0), self.engine, self.settings)
-        clip = clip.model_copy(update=changes)
+        clip = self._usual_clip().model_copy(update=changes)
         self.render(Image.new("RGB", (clip.width, clip.height), "gray"), clip, Attempt())
+
+    def memory(self) -> dict[str, Any]:
+        if self.budget is None:
+            return {}
+        from worker.svd.memory import GB
+
+        return {"memory_plan": self.plan, "gpu_free_gb": round(self.budget / GB, 1)}
+
+    def settle(self, clip: Clip) -> Clip:
+        from worker.svd.memory import ON_CPU, fitting, settle
+
+        if clip.memory_plan:
+            return clip
+        return settle(clip, ON_CPU) if self.budget is None else fitting(clip, self.budget, self.weights)
 
     def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
         """Raises Stopped, OutOfMemory, EngineFailed: after each of them the next clip is right. Raises GpuLost."""
@@ -119,9 +167,10 @@ class Svd(Renderer):
 
         from worker.svd.frames import make_frames
 
+        clip = self.settle(clip)
         approximation = self.engine.approximation if clip.profile == "fast" else None
         try:
-            return make_frames(self.pipeline, picture, clip, attempt, approximation)
+            return make_frames(self.pipeline, picture, clip, attempt, approximation, self.device)
         except torch.OutOfMemoryError as exc:
             traceback.clear_frames(exc.__traceback__)  # or its tensors would live for as long as the error is kept
             torch.cuda.empty_cache()

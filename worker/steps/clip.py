@@ -34,6 +34,7 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rende
         renderer = renderers.get(clip.engine)
         attempt.shares |= {name: renderer.share * share for name, share in renderer.phases.items()}
         attempt.shares["encode_video"] = 1 - LOAD - STORE - renderer.share
+        clip = renderer.settle(clip)
         before = _part_before(claim, attempt, storage)
         picture = Image.fromarray(before.frames[0]) if before else pictures.get(claim.task, clip, attempt)
     frames, clip = _render(renderer, picture, clip, attempt)

@@ -44,11 +44,11 @@ def keep_encoder_in_float32(pipeline: Any) -> None:
 
 def read_conditions(pipeline: Any, picture: Image.Image, clip: Clip) -> Conditions:
     """`picture` has the clip's size. Draws from the seed in diffusers' order, on the CPU: the same noise everywhere."""
-    unet, seed = pipeline.unet, torch.Generator("cpu").manual_seed(clip.seed)
-    guided = (clip.max_guidance_scale or 0) > 1
-    pixels = on_device(picture, unet.device)
+    device, seed = pipeline.image_encoder.device, torch.Generator("cpu").manual_seed(clip.seed)
+    guided = is_guided(clip)
+    pixels = on_device(picture, device)
     embedding = embed(pipeline, pixels)
-    noise = randn_tensor(pixels.shape, seed, unet.device, pixels.dtype)
+    noise = randn_tensor(pixels.shape, seed, device, pixels.dtype)
     latents = encode(pipeline.vae, pixels + (clip.noise_aug_strength or 0) * noise).to(embedding.dtype)
     shape = (1, clip.num_frames, *latents.shape[1:])
     fps = clip.fps - 1  # as in training: Stability-AI/generative-models, scripts/sampling/simple_video_sample.py
@@ -56,11 +56,15 @@ def read_conditions(pipeline: Any, picture: Image.Image, clip: Clip) -> Conditio
     return Conditions(
         embedding=with_unguided(embedding, guided),
         image_latents=with_unguided(latents.expand(shape), guided),
-        time_ids=time_ids.to(unet.device).repeat(2 if guided else 1, 1),
+        time_ids=time_ids.to(device).repeat(2 if guided else 1, 1),
         guidance_scale=rising(clip, embedding) if guided else None,
-        noise=randn_tensor(shape, seed, unet.device, embedding.dtype),
+        noise=randn_tensor(shape, seed, device, embedding.dtype),
         seed=seed,
     )
+
+
+def is_guided(clip: Clip) -> bool:
+    return (clip.max_guidance_scale or 0) > 1
 
 
 def on_device(picture: Image.Image, device: torch.device) -> torch.Tensor:

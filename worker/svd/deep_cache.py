@@ -24,6 +24,8 @@ class Kept(nn.Module):
         self.has_cross_attention = getattr(module, "has_cross_attention", False)  # asked of blocks
         self.shallow = False
         self.output: Any = None
+        self.other: Any = None
+        """Of the other sample, where each has a pass of its own."""
 
     @property
     def resnets(self) -> Any:
@@ -71,10 +73,16 @@ def set_shallow(unet: nn.Module, shallow: bool) -> None:
         module.shallow = shallow
 
 
+def exchange_features(unet: nn.Module) -> None:
+    """Between the passes of two samples."""
+    for module in kept_in(unet):
+        module.output, module.other = module.other, module.output
+
+
 def forget_features(unet: nn.Module) -> None:
     """At the end of each clip."""
     for module in kept_in(unet):
-        module.shallow, module.output = False, None
+        module.shallow, module.output, module.other = False, None, None
 
 
 def kept_in(unet: nn.Module) -> Iterator[Kept]:

@@ -18,9 +18,14 @@ from worker.svd.prediction import Exact, Fast
 
 
 def denoise(
-    pipeline: Any, known: Conditions, clip: Clip, attempt: Attempt, approximation: Approximation | None = None
+    pipeline: Any,
+    known: Conditions,
+    clip: Clip,
+    attempt: Attempt,
+    approximation: Approximation | None = None,
+    apart: bool = False,
 ) -> torch.Tensor:
-    """The clip's latents, (1, num_frames, 4, height / 8, width / 8). Raises Stopped.
+    """The clip's latents, (1, num_frames, 4, height / 8, width / 8); its samples `apart`, or at once. Raises Stopped.
 
     Nothing in the loop makes Python wait for the device but Pace: the scheduler keeps its numbers on the CPU, and what
     is guided is known before.
@@ -29,7 +34,7 @@ def denoise(
     scheduler.set_timesteps(clip.num_inference_steps, device="cpu")
     steps = len(scheduler.timesteps)
     pace, take_step = Pace(attempt, steps, unet.device), seeded(scheduler.step, known.seed)
-    predict = Fast(unet, known, steps, approximation) if approximation else Exact(unet, known)
+    predict = Fast(unet, known, steps, approximation, apart) if approximation else Exact(unet, known, apart)
     latents: torch.Tensor = known.noise * scheduler.init_noise_sigma
     on_device = [timestep.clone() for timestep in scheduler.timesteps.to(unet.device)]
     try:

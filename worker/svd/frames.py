@@ -14,21 +14,34 @@ from worker.media.fit import fit_picture
 from worker.svd.conditioning import read_conditions
 from worker.svd.decoding import decode
 from worker.svd.denoising import denoise
+from worker.svd.feed_forward import work_in_parts
+from worker.svd.memory import plan_of
 from worker.svd.pace import wait_for
+from worker.svd.placing import place
 
 
 def make_frames(
-    pipeline: Any, picture: Image.Image, clip: Clip, attempt: Attempt, approximation: Approximation | None = None
+    pipeline: Any,
+    picture: Image.Image,
+    clip: Clip,
+    attempt: Attempt,
+    approximation: Approximation | None = None,
+    device: str = "cpu",
 ) -> NDArray[np.uint8]:
-    """`pipeline` is diffusers' StableVideoDiffusionPipeline. Returns (num_frames, height, width, 3)."""
-    device = pipeline.unet.device
+    """`pipeline` is diffusers' StableVideoDiffusionPipeline, of which `device` gets what the clip's plan wants there.
+    Returns (num_frames, height, width, 3)."""
+    plan = plan_of(clip)
+    work_in_parts(pipeline.unet, plan.in_parts)
     with torch.no_grad():
         with attempt.phase("encode_image"):
+            place(pipeline, "encode_image", device, plan.offloads)
             fitted = fit_picture(picture, clip.width, clip.height, clip.fit)
             conditions = read_conditions(pipeline, fitted, clip)
-            wait_for(device)
+            wait_for(conditions.noise.device)
         with attempt.phase("denoise"):
-            latents = denoise(pipeline, conditions, clip, attempt, approximation)
-            wait_for(device)
+            place(pipeline, "denoise", device, plan.offloads)
+            latents = denoise(pipeline, conditions, clip, attempt, approximation, plan.apart)
+            wait_for(latents.device)
         with attempt.phase("decode"):
+            place(pipeline, "decode", device, plan.offloads)
             return decode(pipeline, latents, clip, attempt)

@@ -8,19 +8,19 @@ import torch
 from core.engines import Approximation
 from worker.svd.conditioning import Conditions
 from worker.svd.cross_attention import fold_in
-from worker.svd.deep_cache import set_shallow
+from worker.svd.deep_cache import exchange_features, set_shallow
 
 
 class Exact:
-    """As diffusers' pipeline works it out, both samples in one pass."""
+    """As diffusers' pipeline works it out, both samples in one pass or `apart`."""
 
-    def __init__(self, unet: Any, known: Conditions) -> None:
-        self.unet, self.known = unet, known
+    def __init__(self, unet: Any, known: Conditions, apart: bool) -> None:
+        self.unet, self.known, self.apart = unet, known, apart
         fold_in(unet, known.embedding)
 
     def __call__(self, scaled: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """`scaled` latents, (1, num_frames, 4, height / 8, width / 8)."""
-        predicted = ask(self.unet, scaled, timestep, self.known)
+        predicted = ask(self.unet, scaled, timestep, self.known, self.apart)
         if self.known.guidance_scale is None:
             return predicted
         without, with_picture = predicted.chunk(2)
@@ -30,8 +30,8 @@ class Exact:
 class Fast:
     """Full and guided steps first and now and then; what they found is used again in the steps between and after."""
 
-    def __init__(self, unet: Any, known: Conditions, steps: int, approximation: Approximation) -> None:
-        self.unet, self.known, self.approximation = unet, known, approximation
+    def __init__(self, unet: Any, known: Conditions, steps: int, approximation: Approximation, apart: bool) -> None:
+        self.unet, self.known, self.approximation, self.apart = unet, known, approximation, apart
         self.guided_steps = round(approximation.guided_part * steps) if known.guidance_scale is not None else 0
         self.step = 0
         self.difference: torch.Tensor | None = None
@@ -45,7 +45,7 @@ class Fast:
         else:
             full = self.step % self.approximation.full_every == 0
         set_shallow(self.unet, not full)
-        predicted = ask(self.unet, scaled, timestep, self.known)
+        predicted = ask(self.unet, scaled, timestep, self.known, self.apart)
         self.step += 1
         if self.known.guidance_scale is not None:
             without, predicted = predicted.chunk(2)
@@ -53,13 +53,26 @@ class Fast:
         return predicted if self.difference is None else predicted + self.difference
 
 
-def ask(unet: Any, scaled: torch.Tensor, timestep: torch.Tensor, known: Conditions) -> torch.Tensor:
+def ask(unet: Any, scaled: torch.Tensor, timestep: torch.Tensor, known: Conditions, apart: bool) -> torch.Tensor:
+    if apart and known.guidance_scale is not None:
+        return ask_each(unet, scaled, timestep, known)
     both = torch.cat([scaled.expand_as(known.image_latents), known.image_latents], dim=2)
     predicted: torch.Tensor = unet(both, timestep, known.embedding, known.time_ids).sample
     return predicted
 
 
-def unguided(known: Conditions) -> Conditions:
-    """Only the sample that knows the picture."""
-    last = {name: getattr(known, name)[-1:] for name in ("embedding", "image_latents", "time_ids")}
-    return replace(known, guidance_scale=None, **last)
+def ask_each(unet: Any, scaled: torch.Tensor, timestep: torch.Tensor, known: Conditions) -> torch.Tensor:
+    """The same, with a pass for either sample: half of the memory, and what the UNet knows of a sample goes with it."""
+    predicted = []
+    for sample in (0, 1):
+        alone = unguided(known, sample)
+        fold_in(unet, alone.embedding)
+        predicted.append(ask(unet, scaled, timestep, alone, True))
+        exchange_features(unet)
+    return torch.cat(predicted)
+
+
+def unguided(known: Conditions, sample: int = -1) -> Conditions:
+    """Only one sample: the last knows the picture."""
+    alone = {name: getattr(known, name).narrow(0, sample, 1) for name in ("embedding", "image_latents", "time_ids")}
+    return replace(known, guidance_scale=None, **alone)

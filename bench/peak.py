@@ -1,0 +1,108 @@
+"""How much memory a phase of Stable Video Diffusion holds at most: counted, on tensors that have shapes and no numbers.
+
+What lives beside the weights is added up as it comes and goes, in Kinora's own loop at full size. Attention counts as
+the flash kernels have it, by its output alone. What a count cannot see: the libraries' workspaces, and the holes that
+an allocator leaves.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bench.random_svd import build_pipeline
+from core.engines import SVD_FAST
+from core.spec import Clip
+from worker.attempt import Attempt
+from worker.svd.conditioning import Conditions, keep_encoder_in_float32, read_conditions
+from worker.svd.decoding import to_bytes
+from worker.svd.deep_cache import keep_deep_features
+from worker.svd.denoising import denoise
+from worker.svd.feed_forward import part_feed_forwards, work_in_parts
+from worker.svd.memory import plan_of
+from worker.svd.placing import MODELS, models_of, tensors_of
+from worker.svd.speedups import ON_GPU
+
+META = torch.device("meta")
+
+
+class Peak(TorchDispatchMode):
+    """The bytes of tensors on META that live at once, but those that were there before."""
+
+    def __init__(self, there: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.there = [tensor.untyped_storage() for tensor in there]
+        self.sizes: dict[int, int] = {storage._cdata: 0 for storage in self.there}
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.device == META:
+                self.count(leaf.untyped_storage())
+        return result
+
+    def count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self.sizes:
+            self.sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self.forget, key)
+
+    def forget(self, key: int) -> None:
+        self.now -= self.sizes.pop(key, 0)
+
+
+def build() -> Any:
+    """Full-size models as the engine holds them on a GPU, without memory."""
+    pipeline = build_pipeline("meta", reduced=False)
+    pipeline.to(torch.float16)
+    for change in (keep_encoder_in_float32, part_feed_forwards, *ON_GPU):
+        change(pipeline)
+    keep_deep_features(pipeline.unet, SVD_FAST.fresh_layers)
+    return pipeline
+
+
+def count(pipeline: Any, clip: Clip) -> dict[str, int]:
+    """Bytes of each phase of `clip`, settled."""
+    given: list[Conditions] = []
+    return {
+        "encode_image": peak(pipeline, lambda: given.append(encode(pipeline, clip))),
+        "denoise": peak(pipeline, lambda: go_through(pipeline, given[0], clip)),
+        "decode": peak(pipeline, lambda: decode_twice(pipeline, clip)),
+    }
+
+
+def encode(pipeline: Any, clip: Clip) -> Conditions:
+    return read_conditions(pipeline, Image.new("RGB", (clip.width, clip.height)), clip)
+
+
+def go_through(pipeline: Any, known: Conditions, clip: Clip) -> None:
+    """Two steps: what the first keeps for the profile `fast` is there in the second, whoever asks for it."""
+    plan = plan_of(clip)
+    work_in_parts(pipeline.unet, plan.in_parts)
+    few = clip.model_copy(update={"num_inference_steps": 2})
+    denoise(pipeline, known, few, Attempt(), None, plan.apart)
+
+
+def decode_twice(pipeline: Any, clip: Clip) -> None:
+    """Since one chunk's frames are still there while the next is decoded."""
+    frames = min(clip.num_frames, clip.decode_chunk_size or clip.num_frames)
+    latents = torch.empty(frames, 4, clip.height // 8, clip.width // 8, dtype=torch.float16, device=META)
+    for _ in range(2):
+        video = pipeline.vae.decode(latents, num_frames=frames).sample
+        pixels = to_bytes(video)  # noqa: F841 - kept until the next
+
+
+def peak(pipeline: Any, work: Callable[[], object]) -> int:
+    there = [tensor for phase in MODELS for model in models_of(pipeline, phase) for tensor in tensors_of(model)]
+    attention = "torch.nn.functional.scaled_dot_product_attention"
+    with torch.no_grad(), patch(attention, lambda query, *_, **__: torch.empty_like(query)), Peak(there) as found:
+        work()
+    return found.most

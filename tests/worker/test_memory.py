@@ -1,0 +1,363 @@
+"""Memory plans: that each needs what it says, makes the same clip, and is taken where it fits."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.config import Settings
+from core.engines import find_engine
+from core.errors import EngineUnavailable, OutOfMemory
+from core.spec import Clip, ClipRequest, resolve
+from core.task import Status
+from tests.worker.conftest import SVD_MARKS
+from tests.worker.test_runner import run
+from worker.attempt import Attempt
+from worker.engines.svd import Svd
+from worker.renderers import Renderers
+from worker.runner import Kit
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from bench.peak import build, count  # noqa: E402 - where torch is
+from tests.worker.test_svd import create_svd, tiny_clip  # noqa: E402
+from tests.worker.test_svd_speedups import AGREES, Seen, hold  # noqa: E402
+from worker.svd import feed_forward, memory, placing  # noqa: E402
+from worker.svd.memory import GB, PLANS, fitting, needed, settle, work_of  # noqa: E402
+from worker.svd.weights import fetch  # noqa: E402
+
+pytestmark = SVD_MARKS
+
+CARDS = {"24 GB": 23.5, "16 GB": 15.5, "12 GB": 11.5, "8 GB": 7.5}
+"""What is free on each, less than its name says."""
+
+
+def native(**changes: Any) -> Clip:
+    settings = Settings(_env_file=None)
+    clip, _ = resolve(ClipRequest(seed=0), find_engine("svd-xt", settings), settings)
+    return clip.model_copy(update=changes)
+
+
+@pytest.fixture(scope="module")
+def full() -> Any:
+    return build()
+
+
+@pytest.fixture(scope="module")
+def weights(full: Any) -> dict[str, int]:
+    return placing.weights_of(full)
+
+
+@pytest.mark.parametrize(
+    ("plan", "changes"),
+    [
+        ("24 GB", {}),
+        ("24 GB", {"width": 576, "height": 320, "num_frames": 14, "max_guidance_scale": 1.0}),
+        ("12 GB", {"num_frames": 14}),
+        ("8 GB", {}),
+        ("8 GB", {"width": 768, "height": 448, "max_guidance_scale": 1.0, "decode_chunk_size": 2}),
+    ],
+)
+def test_a_plan_needs_what_the_models_hold_at_full_size(full: Any, plan: str, changes: dict[str, Any]) -> None:
+    clip = settle(native(**changes), plan)
+    said = work_of(clip)
+    for phase, found in count(full, clip).items():
+        assert found <= said[phase] <= 1.05 * found, phase
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_native_clip_fits_the_card_that_a_plan_is_named_after(plan: str, weights: dict[str, int]) -> None:
+    settled = fitting(native(), int(CARDS[plan] * GB), weights)
+    assert settled.memory_plan == plan
+    assert settled.decode_chunk_size == PLANS[plan].decode_chunk_size
+    assert needed(settled, weights) < CARDS[plan] * GB
+
+
+def test_a_small_clip_is_made_whole_on_a_small_card(weights: dict[str, int]) -> None:
+    small = fitting(native(width=320, height=192, num_frames=14), int(CARDS["8 GB"] * GB), weights)
+    assert small.memory_plan == "24 GB"
+
+
+def test_a_chunk_that_is_asked_for_is_kept(weights: dict[str, int]) -> None:
+    settled = fitting(native(decode_chunk_size=2), int(CARDS["24 GB"] * GB), weights)
+    assert (settled.memory_plan, settled.decode_chunk_size) == ("24 GB", 2)
+
+
+@pytest.mark.parametrize(
+    ("plan", "changes", "chunk"),
+    [
+        ("24 GB", {"num_frames": 14}, 7),
+        ("8 GB", {"num_frames": 14}, 5),
+        ("8 GB", {"num_frames": 6}, 3),
+        ("8 GB", {"width": 1024, "height": 1024}, 2),
+        ("8 GB", {"width": 64, "height": 64}, 5),
+        ("24 GB", {"num_frames": 2}, 2),
+    ],
+)
+def test_chunks_are_even_and_smaller_for_larger_frames(plan: str, changes: dict[str, Any], chunk: int) -> None:
+    assert settle(native(**changes), plan).decode_chunk_size == chunk
+
+
+@pytest.mark.parametrize(
+    ("gb", "changes", "message"),
+    [
+        (
+            7.5,
+            {"decode_chunk_size": 25},
+            "25 frames of 1024×576, 25 decoded at once, need 31.3 GB of the GPU's memory, and 7.5 are free for it; "
+            "decode_chunk_size 5 would fit",
+        ),
+        (
+            6.45,
+            {"width": 1024, "height": 1024},
+            "25 frames of 1024×1024 need 7.7 GB of the GPU's memory, and 6.4 are free for it; num_frames 18 would fit",
+        ),
+        (
+            3.5,
+            {},
+            "25 frames of 1024×576 need 6.4 GB of the GPU's memory, and 3.5 are free for it; num_frames 2 would fit",
+        ),
+        (
+            2.0,
+            {"num_frames": 2},
+            "2 frames of 1024×576 need 3.3 GB of the GPU's memory, and 2.0 are free for it; "
+            "a smaller size would need less",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(
+    gb: float, changes: dict[str, Any], message: str, weights: dict[str, int]
+) -> None:
+    clip, budget = native(**changes), int(gb * GB)
+    with pytest.raises(OutOfMemory) as caught:
+        fitting(clip, budget, weights)
+    assert caught.value.message == message
+    *_, name, value, _, _ = message.split()
+    if name in Clip.model_fields:
+        fitting(clip.model_copy(update={name: int(value)}), budget, weights)
+        with pytest.raises(OutOfMemory):
+            fitting(clip.model_copy(update={name: int(value) + 1}), budget, weights)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_svd: Path) -> Svd:
+    return hold(tiny_svd)
+
+
+@pytest.fixture
+def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_forward, "ROWS", 50)
+
+
+CLIPS: dict[str, dict[str, Any]] = {
+    "guided": {},
+    "unguided": {"max_guidance_scale": 1.0},
+    "fast": {"profile": "fast", "num_inference_steps": 7},
+    "fast, unguided": {"profile": "fast", "num_inference_steps": 4, "max_guidance_scale": 1.0},
+}
+
+
+@pytest.mark.usefixtures("_few_rows")
+@pytest.mark.parametrize("name", CLIPS)
+def test_every_plan_makes_the_same_clip(
+    engine: Svd, photo: Image.Image, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    seen = Seen(engine, monkeypatch)
+    expected = seen.render(photo, memory_plan="24 GB", **CLIPS[name]).astype(int)
+    pixels = seen.pixels
+    for plan in PLANS:
+        frames = seen.render(photo, memory_plan=plan, **CLIPS[name])
+        assert np.abs(seen.pixels - pixels).max() < AGREES, plan
+        assert np.abs(frames - expected).max() <= 1, plan
+    seen.render(photo, memory_plan="24 GB", **CLIPS[name])
+    assert np.array_equal(seen.pixels, pixels)  # nothing is left of the others
+
+
+@pytest.mark.usefixtures("_few_rows")
+def test_the_smallest_plan_shows_the_unet_one_sample_and_its_feed_forwards_a_few_rows(
+    engine: Svd, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples: list[int] = []
+    rows: list[int] = []
+    unet = engine.pipeline.unet
+    hooks = [unet.register_forward_pre_hook(lambda _, given: samples.append(len(given[0])))]
+    for module in unet.modules():
+        if isinstance(module, feed_forward.PartedFeedForward):
+            hooks.append(module.whole.register_forward_pre_hook(lambda _, given: rows.append(len(given[0]))))
+    Seen(engine, monkeypatch).render(photo, memory_plan="8 GB")
+    for hook in hooks:
+        hook.remove()
+    assert samples == [1, 1, 1, 1]  # of two steps
+    assert max(rows) == 50
+
+
+class Model(torch.nn.Linear):  # type: ignore[misc]
+    """Goes to and fro between the CPU and the only other device that torch has everywhere."""
+
+    def __init__(self, moves: list[str]) -> None:
+        super().__init__(1, 1)
+        self.moves = moves
+
+    def to(self, device: str) -> None:
+        self.moves.append(device)
+        for name in ("weight", "bias"):
+            setattr(self, name, torch.nn.Parameter(torch.empty(1, device=device)))
+
+
+@pytest.fixture
+def moves() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def models(moves: list[str]) -> Any:
+    vae = SimpleNamespace(encoder=Model(moves), quant_conv=Model(moves), decoder=Model(moves))
+    return SimpleNamespace(image_encoder=Model(moves), unet=Model(moves), vae=vae)
+
+
+def placed(models: Any) -> list[str]:
+    """The phases whose models are on the device."""
+    there = {phase: placing.models_of(models, phase) for phase in placing.MODELS}
+    return [phase for phase, each in there.items() if all(model.weight.device.type == "meta" for model in each)]
+
+
+def test_a_phase_that_is_alone_finds_its_models_and_no_others_on_the_device(models: Any, moves: list[str]) -> None:
+    for phase in [*placing.MODELS, "encode_image"]:
+        moves.clear()
+        placing.place(models, phase, "meta", alone=True)
+        assert placed(models) == [phase]
+        assert moves == sorted(moves)  # away to the CPU first: both would be too much
+
+
+def test_else_all_models_are_there_and_stay(models: Any, moves: list[str]) -> None:
+    for phase in placing.MODELS:
+        placing.place(models, phase, "meta", alone=False)
+        assert placed(models) == list(placing.MODELS)
+    assert len(moves) == 5
+
+
+def test_a_model_that_was_moved_halfway_is_moved_again(models: Any) -> None:
+    placing.place(models, "denoise", "meta", alone=True)
+    models.unet.bias = torch.nn.Parameter(torch.empty(1))
+    placing.place(models, "denoise", "meta", alone=True)
+    assert models.unet.bias.device.type == "meta"
+
+
+def test_each_phase_is_given_its_models_by_the_clips_plan(
+    engine: Svd, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, bool]] = []
+    monkeypatch.setattr("worker.svd.frames.place", lambda _, phase, __, alone: told.append((phase, alone)))
+    for plan in ("12 GB", "8 GB"):
+        Seen(engine, monkeypatch).render(photo, memory_plan=plan)
+    assert told == [(phase, alone) for alone in (False, True) for phase in placing.MODELS]
+
+
+@pytest.fixture
+def on_card(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Svd]:
+    """An engine with as much memory as the numbers say; it renders on the CPU."""
+
+    def make(gb: float) -> Svd:
+        engine = create_svd(tiny_svd)
+        engine.load()
+        monkeypatch.setattr(memory, "free_bytes", lambda: int(gb * GB))
+        engine.device = "cuda"
+        engine._measure()
+        engine.device = "cpu"
+        return engine
+
+    return make
+
+
+def test_a_clip_that_cannot_fit_is_refused_before_anything_begins(
+    on_card: Callable[[float], Svd], photo: Image.Image
+) -> None:
+    engine, attempt = on_card(7), Attempt()
+    with pytest.raises(OutOfMemory, match="decode_chunk_size 5 would fit"):
+        engine.render(photo, native(decode_chunk_size=25), attempt)
+    assert attempt.seconds == {}
+    assert engine.render(photo, tiny_clip(), Attempt()).shape == (4, 32, 32, 3)
+
+
+def test_health_says_which_plan_and_how_much_memory(on_card: Callable[[float], Svd], settings: Settings) -> None:
+    renderers = Renderers(settings, "gpu")
+    renderers.loaded = on_card(7.04)
+    report = renderers.report()
+    assert report["svd-xt"].items() >= {"loaded": True, "memory_plan": "12 GB", "gpu_free_gb": 7.0}.items()
+    assert "memory_plan" not in report["svd"]
+
+
+def test_on_a_cpu_there_is_nothing_to_say_and_nothing_is_refused(engine: Svd) -> None:
+    assert engine.memory() == {}
+    settled = engine.settle(native(decode_chunk_size=25))
+    assert (settled.memory_plan, settled.decode_chunk_size) == ("16 GB", 25)
+    assert engine.settle(settled) == settled
+
+
+def test_an_engine_whose_default_clip_cannot_fit_takes_no_work(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda: 2 * GB)
+    with pytest.raises(EngineUnavailable) as caught:
+        create_svd(tiny_svd).hold(fetch(str(tiny_svd), None, torch.float32), device="cuda")
+    assert caught.value.message == (
+        "free some of the GPU's memory, or ask for less by VIDEO_WIDTH, VIDEO_HEIGHT or VIDEO_FRAMES: "
+        "25 frames of 1024×576 need 6.3 GB of the GPU's memory, and 2.0 are free for it; a smaller size would need less"
+    )
+
+
+def test_of_a_long_default_clip_only_a_part_must_fit(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(_env_file=None, model_id=str(tiny_svd), video_width=64, video_height=64, video_frames=60)
+    engine = Svd(replace(find_engine("svd-xt", settings), frames_at_once=2), settings)
+    tried: list[int] = []
+    monkeypatch.setattr("worker.engines.svd.Svd.render", lambda _, __, clip, ___: tried.append(clip.num_frames))
+    monkeypatch.setattr("worker.engines.svd.SMALL", {})  # tries the default clip itself
+    engine.hold(fetch(str(tiny_svd), None, torch.float32))
+    assert tried == [2]
+
+
+@pytest.mark.parametrize(("fraction", "free"), [(1.0, 15 + 3 - 2), (0.5, 12 - 2)])
+def test_what_is_free_is_what_torch_may_yet_take_and_gives_out_no_more(
+    monkeypatch: pytest.MonkeyPatch, fraction: float, free: int
+) -> None:
+    answers = {"mem_get_info": (15, 24), "get_per_process_memory_fraction": fraction}
+    answers |= {"memory_reserved": 3, "memory_allocated": 2}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+    assert memory.free_bytes() == free
+
+
+def test_where_memory_wants_it_in_parts_nothing_is_compiled(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker.svd import speedups
+
+    monkeypatch.setattr(memory, "ON_CPU", "12 GB")
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: pytest.fail("compiled"))
+    assert not hold(tiny_svd, speedups.ON_GPU + speedups.COMPILED).compiled
+
+
+def test_a_clip_is_settled_before_it_is_rendered_and_the_receipt_says_how(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"memory_plan": "8 GB", "decode_chunk_size": 5}
+    monkeypatch.setattr("worker.engines.preview.Preview.settle", lambda _, clip: clip.model_copy(update=how))
+    receipt = run(kit).receipt
+    assert receipt is not None
+    assert receipt["memory_plan"] == "8 GB"
+    assert receipt["parameters"]["decode_chunk_size"] == 5
+    assert "memory_plan" not in receipt["parameters"]
+
+
+def test_a_clip_that_is_refused_is_not_tried_with_half_the_chunk(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OutOfMemory("decode_chunk_size 5 would fit")
+
+    monkeypatch.setattr("worker.engines.preview.Preview.settle", refuse)
+    monkeypatch.setattr("worker.engines.preview.Preview.render", lambda *_: pytest.fail("rendered"))
+    task = run(kit, decode_chunk_size=25)
+    assert task.error is not None
+    assert (task.status, task.error.code) == (Status.FAILED, "gpu_out_of_memory")
+    assert task.error.message == "decode_chunk_size 5 would fit"

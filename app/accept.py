@@ -77,9 +77,9 @@ def accept(
         given = gather(source, services, caller.owner)
         if sizing and given.size:
             clip, unused = resolve(sizing.settle(given.size), engine, services.settings)
-        smoothing = smoothing_queue(engine, workers, services.settings)
+        steps = steps_of(clip, engine, smoothing_queue(engine, workers, services.settings), services.settings)
         task = replace(
-            new_task(caller.owner, clip, engine, smoothing, [*warnings, *changed, *unused]),
+            new_task(caller.owner, clip, steps, [*warnings, *changed, *unused]),
             input_sha256=given.sha256,
             stored_bytes=given.stored_bytes,
             callback=callback,
@@ -122,25 +122,25 @@ def limits(settings: Settings) -> tuple[Bounds, Quota]:
     return Bounds(settings.max_waiting, settings.max_waiting_per_queue), quota
 
 
-def new_task(owner: str, clip: Clip, engine: Engine, smoothing: str, warnings: list[str]) -> NewTask:
+def new_task(owner: str, clip: Clip, steps: list[NewStep], warnings: list[str]) -> NewTask:
     task_id = new_id()
     return NewTask(
         task_id=task_id,
         owner=owner,
-        engine=engine.name,
+        engine=clip.engine,
         params=clip.model_dump(exclude_none=True),
         input_key=input_key(task_id),
         input_sha256="",
         warnings=warnings,
-        steps=steps_of(clip, engine, smoothing),
+        steps=steps,
     )
 
 
-def steps_of(clip: Clip, engine: Engine, smoothing: str) -> list[NewStep]:
+def steps_of(clip: Clip, engine: Engine, smoothing: str, settings: Settings) -> list[NewStep]:
     """A clip of one part or of several, joined; smoothed in the queue `smoothing` where that was asked for; joined to
     what it continues. Each step needs the one before it, a join all that it joins."""
     made: list[NewStep] = []
-    for part in parts(clip, engine.frames_at_once):
+    for part in parts(clip, engine, settings):
         needs = (len(made) - 1,) if made else ()
         made.append(NewStep("clip", engine.queue, part.model_dump(), needs, size=part.size, work=part.work))
     to_join = tuple(range(len(made)))

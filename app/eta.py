@@ -42,7 +42,8 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     ends = forecast(workers, under_way, waiting)
     by_step = dict(zip([found.step_id for found in running], ends, strict=False))
     mine = ends[-1] if waits else by_step.get(step.step_id, 0.0)  # it has just ended
-    # What has begun goes on: a later step is the next one of its queue.
+    # A later step is the next one of its queue. That a step of another task may run before it, where a worker has begun
+    # one beside the tail of the step before, is not reckoned with.
     return Outlook(position, round(mine + sum(pace.seconds for pace in later), 2))
 
 

@@ -202,8 +202,10 @@ class Ledger(Reader):
             if more:
                 earlier = list(tx.execute(statements.STEP_IDS, {"task_id": task.task_id}).scalars())
                 ready += self._add_steps(tx, task.task_id, more, earlier)
+            said = [*task.warnings, *warnings]
+            if warnings:
+                tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(warnings=said))
             if tx.execute(statements.OPEN_STEPS, {"task_id": task.task_id}).scalar_one() == 0:
-                said = [*task.warnings, *warnings]
                 self._end_task(tx, task, Status.FINISHED, artifacts=artifacts, receipt=receipt, warnings=said)
             return ready
 

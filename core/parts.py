@@ -1,17 +1,20 @@
 """The parts of a clip of more frames than its engine can make at once: each goes on from the one before."""
 
-from core.engines import SEED
+from core.config import Settings
+from core.engines import SEED, Engine
 from core.spec import Clip, Part
 
 OVERLAP = 5
 """Frames that two parts both make, the first of them being what the second goes on from: there they are blended."""
 
 
-def parts(clip: Clip, frames_at_once: int | None) -> list[Clip]:
-    """The clip itself where one part will do. Every part makes `frames_at_once`, the shape that is compiled; the
-    last one gives as many of them as are wanted."""
-    if frames_at_once is None or clip.num_frames <= frames_at_once:
+def parts(clip: Clip, engine: Engine, settings: Settings) -> list[Clip]:
+    """The clip itself where one part will do. Every part makes as many frames as a clip that nothing is said of, which
+    is the shape that is compiled; the last one gives as many of them as are wanted."""
+    if engine.frames_at_once is None or clip.num_frames <= engine.frames_at_once:
         return [clip]
+    usual = settings.video_frames or engine.defaults["num_frames"]
+    frames_at_once = usual if OVERLAP < usual <= engine.frames_at_once else engine.frames_at_once
     adds = frames_at_once - OVERLAP
     count = 1 + -(-(clip.num_frames - frames_at_once) // adds)
     lengths = [adds] * (count - 1) + [clip.num_frames - adds * (count - 1)]

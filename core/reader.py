@@ -161,14 +161,22 @@ class Reader:
         return found
 
     def ahead_of(self, step: Step) -> list[Kind]:
-        """The steps that wait before this one in its queue, the next one first."""
+        """The steps of other tasks that come before this one in its queue, the next one first: those that wait, and
+        those that follow them in the same queue, since a task's steps all have its place."""
         before = sa.tuple_(steps.c.queued_at, steps.c.step_id) < sa.tuple_(
             sa.literal(step.queued_at), sa.literal(step.step_id)
+        )
+        earlier = sa.alias(steps)
+        follows = sa.exists().where(
+            earlier.c.task_id == steps.c.task_id,
+            earlier.c.position == steps.c.position - 1,
+            earlier.c.queue == steps.c.queue,
         )
         query = (
             sa.select(*KIND)
             .join(steps, steps.c.task_id == tasks.c.task_id)
-            .where(steps.c.queue == step.queue, READY, before)
+            .where(steps.c.queue == step.queue, steps.c.status == Status.QUEUED, before)
+            .where(steps.c.task_id != step.task_id, sa.or_(steps.c.waits_for == 0, follows))
             .order_by(steps.c.queued_at, steps.c.step_id)
         )
         with reading(self.database) as connection:

@@ -166,7 +166,7 @@ def _finish(run: Run, work: Work, kit: Kit) -> None:
     )
     if ready is None:
         raise Stopped
-    _wake(ready, kit, at_front=True)  # a task that has begun goes on before another one begins
+    _wake(ready, kit, at_front=True)  # a task that has begun is the next one of the queue
 
 
 def _close(run: Run, outcome: str, kit: Kit) -> None:

@@ -78,6 +78,23 @@ def test_the_eta_counts_what_runs_what_waits_and_who_works(
     assert client.get(f"/status/{last}").json()["eta_seconds"] == pytest.approx(10 + 10, abs=0.5)
 
 
+def test_the_eta_counts_every_part_of_a_long_clip_ahead(client: TestClient, services: Services) -> None:
+    services.ledger.report_worker(worker_that_says("gpu", "cuda", "svd-xt", None))
+    for step in services.ledger.task_with_steps(upload(client, engine="svd-xt"))[1]:
+        taken = services.ledger.claim(step.step_id, "w1", 60)
+        assert taken is not None
+        services.ledger.finish(replace(taken, started_at=taken.started_at - 10), {}, {}, {})
+    _, steps = services.ledger.task_with_steps(upload(client, engine="svd-xt", num_frames=65, fps=30))
+    assert [step.verb for step in steps] == ["clip", "clip", "clip", "join"]
+    last = upload(client, engine="svd-xt")
+    for position in (5, 4):
+        body = client.get(f"/status/{last}").json()
+        assert body["queue_position"] == position
+        # The joining was never measured, and is taken for a clip.
+        assert body["eta_seconds"] == pytest.approx(4 * 10 + 10, abs=0.5)
+        services.ledger.claim(steps[0].step_id, worker_that_says("gpu", "cuda", "svd-xt", None).worker_id, 60)
+
+
 def test_there_is_no_eta_where_nobody_does_a_later_step(client: TestClient, services: Services) -> None:
     for queue, engine in (("gpu", "svd-xt"), ("cpu", "preview")):
         services.ledger.report_worker(worker_that_says(queue, queue, engine, None))

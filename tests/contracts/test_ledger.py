@@ -512,3 +512,16 @@ def test_of_the_deleted_tasks_those_that_ended_lately_are_known(ledger: Ledger) 
     with ledger.database.begin() as tx:
         tx.exec_driver_sql(f"UPDATE tasks SET finished_at = finished_at - 3601 WHERE task_id = '{old}'")
     assert ledger.just_expired(3600) == [new]
+
+
+def test_what_a_step_warned_of_stays_when_others_follow(ledger: Ledger) -> None:
+    both = [NewStep("clip", "cpu", {}), NewStep("smooth", "cpu", {}, needs=(0,))]
+    ((first, _),) = ledger.create(task := replace(new_task(), steps=both, warnings=["accepted"]))
+    claim = ledger.claim(first, "w1", 60)
+    assert claim is not None
+    ready = ledger.finish(claim, {}, {}, {}, warnings=["halved"])
+    assert ready
+    last = ledger.claim(ready[0].step_id, "w1", 60)
+    assert last is not None
+    ledger.finish(last, {}, {}, {}, warnings=["late"])
+    assert ledger.task(task.task_id).warnings == ["accepted", "halved", "late"]

@@ -58,7 +58,7 @@ def make(kit: Kit, num_frames: int = 26, before: Path | None = None) -> Task:
     wanted = {"engine": "preview", "num_frames": num_frames, "width": 128, "height": 64, "seed": 3, "quality": 4}
     clip = Clip.model_validate(engine.defaults | wanted | {"continues": before and len(list(frames_of(before)))})
     task_id = new_id()
-    steps = steps_of(clip, engine, "cpu")
+    steps = steps_of(clip, engine, "cpu", kit.settings)
     task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
     kit.storage.put(task.input_key, (before or SAMPLES / "cat.jpg").read_bytes())
     ready = kit.ledger.create(task)
@@ -93,7 +93,7 @@ def test_a_long_clip_keeps_the_colours_that_it_began_with(kit: Kit, model: Model
     assert np.ptp(means) < 2, "each of five parts is lighter by 4"
 
 
-def test_a_pass_that_fails_is_made_again_alone(kit: Kit, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_fails_is_made_again_alone(kit: Kit, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
     undisturbed = make(kit)
     model.made.clear()
@@ -113,12 +113,14 @@ def test_a_video_goes_on_for_several_passes(kit: Kit, model: Model, tmp_path: Pa
     assert {turn(*pair) for pair in pairwise(video)} == {TURN}
 
 
-def test_the_receipt_tells_of_every_pass(kit: Kit, model: Model) -> None:
+def test_the_receipt_tells_of_every_part(kit: Kit, model: Model) -> None:
     receipt = make(kit).receipt
     assert receipt
     assert receipt["parameters"]["num_frames"] == 26
     assert [each["seed"] for each in receipt["parts"]] == [3, 4, 5, 6, 7]
-    assert all({"seconds", "output_sha256"} <= set(each) for each in receipt["parts"])
+    assert {each["device"] for each in receipt["parts"]} == {"cpu"}
+    assert all({"seconds", "output_sha256", "decode_chunk_size"} <= set(each) for each in receipt["parts"])
+    assert "colours" not in receipt
     assert "part" not in receipt["parameters"]
 
 

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import structlog
 from PIL import Image
 
 from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, OutOfMemory, StorageUnavailable
-from core.spec import Clip, ClipRequest, resolve
+from core.spec import Clip, ClipRequest, Part, resolve
 from core.task import NewStep, NewTask, Status, Task, new_id
 from tests.servers import wait_until
 from worker.attempt import Attempt, Stopped
@@ -344,10 +345,12 @@ def test_a_storage_that_is_away_when_something_is_to_be_deleted_harms_nothing(
 
 
 @contextmanager
-def in_its_tail(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[], None]]]:
+def in_its_tail(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, **changes: object
+) -> Iterator[tuple[str, Callable[[], None]]]:
     """A step whose tail stores until it is let go, beside others as on a GPU: its task, and how to let it go."""
     monkeypatch.setattr("worker.runner.overlaps", lambda _kit: True)
-    task_id, step_id = enqueue(kit, picture())
+    task_id, step_id = enqueue(kit, picture(), **changes)
     put, may_go = kit.storage.put, threading.Event()
 
     def slowly(key: str, data: bytes) -> None:
@@ -440,16 +443,19 @@ def test_a_tail_and_a_front_are_both_handed_over_and_the_first_comes_first_again
         assert kit.ledger.task(task).status == Status.FINISHED
 
 
-def test_the_frames_are_let_go_before_the_storage_is_waited_for(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered, frames = kit.renderers.get("preview").render, []
+@pytest.mark.parametrize("part", [None, Part(number=0, of=2, num_frames=5)])
+def test_the_frames_are_let_go_before_the_storage_is_waited_for(
+    kit: Kit, part: Part | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = []
 
-    def render(*given: object) -> object:
-        made = rendered(*given)
+    def render(_: object, clip: Clip, __: object) -> object:
+        made = np.zeros((clip.num_frames, clip.height, clip.width, 3), np.uint8)
         frames.append(weakref.ref(made))
         return made
 
-    monkeypatch.setattr(kit.renderers.loaded, "render", render)
-    with in_its_tail(kit, monkeypatch):
+    monkeypatch.setattr(kit.renderers.get("preview"), "render", render)
+    with in_its_tail(kit, monkeypatch, num_frames=10, part=part):
         wait_until(lambda: frames[0]() is None, what="the end of the frames")
 
 

@@ -124,7 +124,7 @@ class Svd(Renderer):
     def _usual_clip(self) -> Clip:
         """What a request gets that says nothing else, or of a longer one a part."""
         clip, _ = resolve(ClipRequest(engine=self.engine.name, seed=0), self.engine, self.settings)
-        return parts(clip, self.engine.frames_at_once)[0]
+        return parts(clip, self.engine, self.settings)[0]
 
     def _compile(self) -> None:
         """By rendering. Where that cannot be, every clip is rendered without."""

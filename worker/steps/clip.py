@@ -56,11 +56,12 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rende
         if not (clip.part or clip.smooth_fps or clip.continues):  # else a later step shows the whole
             files["thumbnail.jpg"] = first_frame_jpeg(frames)
             files["spritesheet.jpg"] = spritesheet_jpeg([frames[index] for index in tile_indices(len(frames))])
-    del frames  # storing may have to wait, and another clip's are there already
+    colours = {"colours": after.colours._asdict()} if after else {}
+    del frames, before, after  # storing may have to wait, and another clip's are there already
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
     receipt = write_receipt(renderer, versions, clip, attempt, claim.task.input_sha256, files["video.mp4"])
-    return artifacts, receipt | ({"colours": after.colours._asdict()} if after else {})
+    return artifacts, receipt | colours
 
 
 def _part_before(claim: Claim, attempt: Attempt, storage: Storage) -> Seam | None:

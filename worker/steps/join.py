@@ -11,6 +11,7 @@ from worker.media.video import join_mp4
 from worker.pictures import Pictures, read_input
 from worker.receipt import carried_on
 from worker.renderers import Renderers
+from worker.steps.clip import PASSED_ON
 from worker.steps.store import files_of, read_made, store
 from worker.steps.verb import Work
 
@@ -27,17 +28,26 @@ def join_clips(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rend
         paths, joined = [folder / f"{number}.mp4" for number in range(len(videos))], folder / "video.mp4"
         for path, data in zip(paths, videos, strict=True):
             path.write_bytes(data)
-        files = files_of(joined, join_mp4(paths, joined, clip.quality, attempt.check))
+        passed_on = clip.smooth_fps is not None and claim.needs[0].verb == "clip"
+        quality = min(clip.quality, PASSED_ON) if passed_on else clip.quality
+        count = join_mp4(paths, joined, quality, attempt.check)
+        files = {"video.mp4": joined.read_bytes()} if passed_on else files_of(joined, count)
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
-    receipt = carried_on(claim.needs[0], claim, attempt, files["video.mp4"])
-    return artifacts, receipt | of_parts(claim, clip)
+    receipt = carried_on(claim.needs[0], claim, attempt, files["video.mp4"]) | of_parts(claim, clip)
+    receipt.pop("colours", None)  # was for the part that came next
+    return artifacts, receipt
 
 
 def of_parts(claim: Claim, clip: Clip) -> dict[str, Any]:
     """What to say of a clip that was made in several parts."""
     if len(claim.needs) == 1:
         return {}
-    known = ("seed", "seconds", "output_sha256")
-    each = [{name: (made.receipt or {}).get(name) for name in known} for made in claim.needs]
+    receipts = [made.receipt or {} for made in claim.needs]
+    known = ("seed", "device", "memory_plan", "seconds", "output_sha256")
+    each = [
+        {name: receipt.get(name) for name in known}
+        | {"decode_chunk_size": receipt.get("parameters", {}).get("decode_chunk_size")}
+        for receipt in receipts
+    ]
     return {"parameters": clip.model_dump(exclude_none=True, exclude={"engine"}), "seed": clip.seed, "parts": each}

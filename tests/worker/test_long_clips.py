@@ -52,11 +52,12 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     return model
 
 
-def make(kit: Kit, num_frames: int = 26, before: Path | None = None) -> Task:
+def make(kit: Kit, num_frames: int = 26, before: Path | None = None, **changes: int) -> Task:
     """`before`: a video that goes on."""
     engine = replace(kit.renderers.preferred, frames_at_once=AT_ONCE)
     wanted = {"engine": "preview", "num_frames": num_frames, "width": 128, "height": 64, "seed": 3, "quality": 4}
-    clip = Clip.model_validate(engine.defaults | wanted | {"continues": before and len(list(frames_of(before)))})
+    wanted |= {"continues": before and len(list(frames_of(before)))} | changes
+    clip = Clip.model_validate(engine.defaults | wanted)
     task_id = new_id()
     steps = steps_of(clip, engine, "cpu", kit.settings)
     task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
@@ -111,6 +112,16 @@ def test_a_video_goes_on_for_several_passes(kit: Kit, model: Model, tmp_path: Pa
     video = video_of(make(kit, before=before), kit)
     assert len(video) == AT_ONCE + 26 - 1
     assert {turn(*pair) for pair in pairwise(video)} == {TURN}
+
+
+def test_a_long_smooth_extension_says_what_it_is(kit: Kit, model: Model, tmp_path: Path) -> None:
+    before = tmp_path / "before.mp4"
+    before.write_bytes(kit.storage.read(make(kit, AT_ONCE, smooth_fps=14).artifacts["video"]))
+    task = make(kit, before=before, smooth_fps=14)
+    assert len(video_of(task, kit)) == 19 + 2 * 25
+    assert task.receipt
+    assert len(task.receipt["parts"]) == 5
+    assert (task.receipt["parameters"]["continues"], task.receipt["parameters"]["num_frames"]) == (19, 26)
 
 
 def test_the_receipt_tells_of_every_part(kit: Kit, model: Model) -> None:

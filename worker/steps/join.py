@@ -34,12 +34,12 @@ def join_clips(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rend
         files = {"video.mp4": joined.read_bytes()} if passed_on else files_of(joined, count)
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
-    receipt = carried_on(claim.needs[0], claim, attempt, files["video.mp4"]) | of_parts(claim, clip)
+    receipt = carried_on(claim.needs[0], claim, attempt, files["video.mp4"]) | of_parts(claim)
     receipt.pop("colours", None)  # was for the part that came next
     return artifacts, receipt
 
 
-def of_parts(claim: Claim, clip: Clip) -> dict[str, Any]:
+def of_parts(claim: Claim) -> dict[str, Any]:
     """What to say of a clip that was made in several parts."""
     if len(claim.needs) == 1:
         return {}
@@ -50,4 +50,5 @@ def of_parts(claim: Claim, clip: Clip) -> dict[str, Any]:
         | {"decode_chunk_size": receipt.get("parameters", {}).get("decode_chunk_size")}
         for receipt in receipts
     ]
-    return {"parameters": clip.model_dump(exclude_none=True, exclude={"engine"}), "seed": clip.seed, "parts": each}
+    whole = Clip.model_validate(claim.task.params)  # the step's own may be of what is smoothed and joined later
+    return {"parameters": whole.model_dump(exclude_none=True, exclude={"engine"}), "seed": whole.seed, "parts": each}

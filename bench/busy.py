@@ -16,15 +16,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bench.report import spread
 from core.config import Settings
 from core.engines import find_engine
 from core.ledger import Ledger
 from core.picture import read_picture
 from core.spec import ClipRequest, resolve
 from core.tables import tasks
-from tests.servers import RedisServer
-from tests.stack import Stack
+from harness.report import spread
+from harness.servers import RedisServer
+from harness.stack import Stack
 from worker.attempt import Attempt
 from worker.engines.base import create_renderer
 
@@ -70,7 +70,7 @@ class Work:
 def busy(picture: Path) -> dict[str, Any]:
     import torch  # takes seconds, and belongs to none of the other figures
 
-    from bench.random_svd import build_pipeline
+    from harness.random_svd import build_pipeline
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     figures = {}

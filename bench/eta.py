@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
-from bench.report import machine, print_table, write
 from bench.service import PICTURE
 from core.ledger import Ledger
 from core.tables import tasks
-from tests.servers import wait_until
-from tests.stack import Stack, running_stack
+from harness.report import machine, print_table, write
+from harness.servers import wait_until
+from harness.stack import Stack, running_stack
 
 SIZES = [
     {"width": 320, "height": 192, "num_frames": 25},

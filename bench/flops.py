@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.random_svd import Case, build_pipeline
+from harness.random_svd import Case, build_pipeline
 from worker.svd.cross_attention import fold_cross_attention, fold_in
 from worker.svd.deep_cache import keep_deep_features, set_shallow
 from worker.svd.temporal_convolution import use_conv2d

@@ -15,13 +15,13 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
-from bench.report import machine, print_table, write
 from bench.service import PICTURE, SMALL
 from core.ledger import Ledger
 from core.tables import attempts, events, now, steps, tasks
 from core.task import NewStep, NewTask, ReadyStep, Status, new_id
-from tests.servers import PostgresServer
-from tests.stack import running_stack
+from harness.report import machine, print_table, write
+from harness.servers import PostgresServer
+from harness.stack import running_stack
 
 FEW, MANY, RUNS, AT_ONCE = 100, 100_000, 200, 5_000
 FIRST_TASKS, LAST_TASKS = 100, 1000

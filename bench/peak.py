@@ -15,9 +15,9 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.random_svd import build_pipeline
 from core.engines import SVD_FAST
 from core.spec import Clip
+from harness.random_svd import build_pipeline
 from worker.attempt import Attempt
 from worker.svd.conditioning import Conditions, keep_encoder_in_float32, read_conditions
 from worker.svd.decoding import to_bytes

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench import rivals
-from bench.report import RESULTS, machine, print_table, write
 from core.config import Settings
 from core.engines import find_engine
 from core.spec import Clip, ClipRequest, resolve
+from harness.report import RESULTS, machine, print_table, write
 from worker.attempt import Attempt
 from worker.engines.preview import Preview, camera_path
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices

@@ -25,11 +25,11 @@ import psutil
 import sqlalchemy as sa
 
 from bench.busy import busy
-from bench.report import machine, print_table, spread, write
 from core.ledger import Ledger
 from core.tables import steps, tasks
-from tests.conftest import SAMPLES
-from tests.stack import Stack, running_stack
+from harness.pictures import SAMPLES
+from harness.report import machine, print_table, spread, write
+from harness.stack import Stack, running_stack
 from worker.media.mp4 import encode_mp4
 
 PICTURE = SAMPLES / "cat.jpg"

@@ -33,10 +33,10 @@ from PIL import Image
 
 from bench import rivals
 from bench.preview import run
-from bench.report import RESULTS, machine, print_table, write
 from core.config import Settings
 from core.engines import find_engine
 from core.spec import ClipRequest, resolve
+from harness.report import RESULTS, machine, print_table, write
 from worker.attempt import Attempt
 from worker.engines.preview import Preview
 from worker.media.mp4 import created_mp4, encode_each, encode_mp4, in_bt709

@@ -48,7 +48,9 @@ from bench import svd_batch, svd_memory, svd_quality  # noqa: E402
 from bench.flops import count  # noqa: E402
 from bench.kernels import time_by_class  # noqa: E402
 from bench.previews import Watching  # noqa: E402
-from bench.random_svd import (  # noqa: E402
+from bench.svd_chart import draw  # noqa: E402
+from bench.svd_ways import Diffusers, Figures, Kinora, Turbo, Way, clip_of  # noqa: E402
+from harness.random_svd import (  # noqa: E402
     FULL_CASE,
     PARAMETERS,
     REDUCED,
@@ -58,9 +60,7 @@ from bench.random_svd import (  # noqa: E402
     build_pipeline,
     parameters,
 )
-from bench.report import RESULTS, machine, print_table, write  # noqa: E402
-from bench.svd_chart import draw  # noqa: E402
-from bench.svd_ways import Diffusers, Figures, Kinora, Turbo, Way, clip_of  # noqa: E402
+from harness.report import RESULTS, machine, print_table, write  # noqa: E402
 from worker.attempt import Attempt  # noqa: E402
 from worker.svd.compiling import compile_decoder, compile_no_more, compile_unet, use_channels_last  # noqa: E402
 from worker.svd.cross_attention import fold_cross_attention  # noqa: E402

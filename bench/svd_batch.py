@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from bench.random_svd import Case
 from bench.svd_ways import now
+from harness.random_svd import Case
 from worker.svd.cross_attention import fold_in
 from worker.svd.speedups import worth_it
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from bench.peak import build, count
-from bench.random_svd import build_pipeline
 from bench.svd_ways import Way
 from core.config import Settings
 from core.engines import find_engine
 from core.spec import Clip, ClipRequest, resolve
+from harness.random_svd import build_pipeline
 from worker.attempt import Attempt
 from worker.engines.svd import Svd
 from worker.svd.memory import GB, PLANS, needed, settle

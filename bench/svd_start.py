@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-from bench.report import machine  # noqa: F401 - so that only torch and its company are timed
+from harness.report import machine  # noqa: F401 - so that only torch and its company are timed
 from worker.svd.compile_cache import keep_compiled
 
 begun = time.perf_counter()
@@ -15,8 +15,8 @@ keep_compiled()
 
 import torch  # noqa: E402
 
-from bench.random_svd import Case, build_pipeline  # noqa: E402
 from bench.svd_ways import Kinora  # noqa: E402
+from harness.random_svd import Case, build_pipeline  # noqa: E402
 from worker.svd.speedups import COMPILED, EVERYWHERE, ON_GPU  # noqa: E402
 from worker.svd.weights import quieten_libraries  # noqa: E402
 

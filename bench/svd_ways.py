@@ -16,10 +16,10 @@ from diffusers.utils import export_to_video
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.random_svd import Case
 from core.config import Settings
 from core.engines import Approximation, find_engine
 from core.spec import Clip
+from harness.random_svd import Case
 from worker.attempt import Attempt
 from worker.engines.base import create_renderer
 from worker.engines.svd import Svd

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from bench.report import machine, print_table, write
 from bench.service import PICTURE
 from core.config import Settings
 from core.ledger import Ledger
 from core.tables import attempts, steps
-from tests.servers import wait_until
-from tests.stack import Stack, running_stack
+from harness.report import machine, print_table, write
+from harness.servers import wait_until
+from harness.stack import Stack, running_stack
 
 LEASE = str(Settings.model_fields["lease_seconds"].default)
 LONG = {"width": 1024, "height": 576, "num_frames": 200}

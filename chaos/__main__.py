@@ -20,7 +20,6 @@ from typing import Any
 
 import psutil
 
-from bench.report import machine, print_table, write
 from chaos.faults import FAULTS, POSTGRES_FAULTS, WEIGHTS
 from chaos.load import Accepted, Load
 from chaos.reconcile import Verdict, reconcile
@@ -31,9 +30,10 @@ from core.ledger import Ledger
 from core.queue import StepQueue
 from core.storage import Storage
 from core.task import Status
+from harness.receiver import receiving
+from harness.report import machine, print_table, write
+from harness.servers import PostgresServer, RedisServer, wait_until
 from keeper.main import Keeper
-from tests.receiver import receiving
-from tests.servers import PostgresServer, RedisServer, wait_until
 
 # What it takes a killed process to start again, on two cores that are busy.
 RECOVERY_SECONDS = 4.0

@@ -13,8 +13,8 @@ from random import Random
 
 from chaos.points import POINTS, Point, arm
 from chaos.service import LEASE_SECONDS, WORKERS, Death, Service
+from harness.servers import wait_until
 from keeper.leases import SILENCE_SECONDS
-from tests.servers import wait_until
 
 Fault = Callable[[Service, Random], bool]
 """Returns whether it came about."""

@@ -16,8 +16,8 @@ from core.ledger import Ledger
 from core.spec import Clip
 from core.storage import Storage, input_key
 from core.task import Callback, NewStep, NewTask, Status, new_id
-from tests.conftest import SAMPLES
-from tests.receiver import Receiver
+from harness.pictures import SAMPLES
+from harness.receiver import Receiver
 
 PICTURE = (SAMPLES / "cat.jpg").read_bytes()
 # Mostly short clips, so that many meet each fault, and some that run for seconds.

@@ -17,7 +17,7 @@ from core.errors import TaskNotFound
 from core.ledger import Ledger
 from core.tables import attempts, events, steps, tasks
 from core.task import FINAL, Status
-from tests.receiver import Receiver
+from harness.receiver import Receiver
 
 MAX_ATTEMPTS = 3
 

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers import PostgresServer, RedisServer, free_port
-from tests.stack import Stack
+from harness.servers import PostgresServer, RedisServer, free_port
+from harness.stack import Stack
 
 LEASE_SECONDS = 3.0
 WORKERS = ("worker-1", "worker-2", "worker-3")

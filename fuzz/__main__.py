@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.report import machine, print_table, write
 from core.config import Settings
 from core.ledger import Ledger
-from tests.stack import ROOT, running_stack
+from harness.report import machine, print_table, write
+from harness.stack import ROOT, running_stack
 
 # Small clips, and no bound that only says that there were many requests.
 SETTINGS = {"VIDEO_WIDTH": "64", "VIDEO_HEIGHT": "64", "VIDEO_FRAMES": "2", "ENGINE": "preview", "RATE_LIMIT": "0"}

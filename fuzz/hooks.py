@@ -9,7 +9,7 @@ from schemathesis.core.failures import AcceptedNegativeData
 from schemathesis.transport.serialization import Binary
 
 from app.routes.video_forms import PICTURES, CreateForm
-from tests.app.conftest import png
+from harness.pictures import png
 
 PICTURE = Binary(png(64, 64))
 BASE64 = base64.b64encode(png(64, 64)).decode()

@@ -12,9 +12,7 @@ from core.config import Settings
 from core.ledger import Ledger
 from core.storage import Storage
 from core.task import Callback, NewStep, NewTask, new_id
-from tests.servers import PostgresServer, RedisServer, s3_server
-
-SAMPLES = Path(__file__).parent.parent / "samples"
+from harness.servers import PostgresServer, RedisServer, s3_server
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +45,7 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tiny_svd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a real Stable Video Diffusion checkpoint, very small, with random weights."""
-    from tests.worker.tiny_svd import build_tiny_svd  # torch takes seconds to import: only where a test asks for it
+    from harness.tiny_svd import build_tiny_svd  # torch takes seconds to import: only where a test asks for it
 
     return build_tiny_svd(tmp_path_factory.mktemp("tiny-svd"))
 

@@ -20,11 +20,11 @@ from core.config import Settings
 from core.errors import InvalidRequest
 from core.picture import read_picture
 from core.storage import Storage, input_key
+from harness.servers import RedisServer, wait_until
+from harness.stack import ROOT, Stack
 from tests.abuse import build
 from tests.abuse.build import ACCEPTED, EITHER, SECRET, Case, corpus
 from tests.abuse.meter import Meter
-from tests.servers import RedisServer, wait_until
-from tests.stack import ROOT, Stack
 
 ALLOWED_BYTES = 300_000_000
 STATUSES = {kind.code: status for kind, status in STATUS.items() if issubclass(kind, InvalidRequest)}

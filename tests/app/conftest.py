@@ -1,19 +1,16 @@
 import os
 from collections.abc import Callable, Iterator
-from io import BytesIO
 
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
 
 from app.deps import Services
 from app.main import create_app
 from core.config import Settings
 from core.storage import artifact_key
 from core.task import Claim, Worker
-from tests.conftest import SAMPLES
+from harness.pictures import CAT
 
-CAT = (SAMPLES / "cat.jpg").read_bytes()
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))  # how much hypothesis makes up; scripts/fuzz wants more
 VIDEO, THUMBNAIL = bytes(range(256)) * 100, b"\xff\xd8thumbnail"
 
@@ -29,12 +26,6 @@ def services(client: TestClient) -> Services:
     """With a keeper that is alive, or so it seems."""
     client.app.state.services.ledger.report_keeper("k")
     return client.app.state.services
-
-
-def png(width: int, height: int) -> bytes:
-    data = BytesIO()
-    Image.new("L", (width, height)).save(data, "PNG")
-    return data.getvalue()
 
 
 def upload(client: TestClient, **fields: object) -> str:

@@ -13,9 +13,9 @@ from app.main import create_app
 from core.config import Settings
 from core.ledger import Ledger
 from core.queue import StepQueue
-from tests.app.conftest import CAT, VIDEO
-from tests.conftest import SAMPLES
-from tests.servers import free_port
+from harness.pictures import CAT, SAMPLES
+from harness.servers import free_port
+from tests.app.conftest import VIDEO
 
 NONE = "0" * 32
 

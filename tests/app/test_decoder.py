@@ -26,9 +26,10 @@ from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, exchange
 from app.sandbox import REPLY
 from core.errors import ImageTooLarge, ImageUnreadable, InvalidRequest
 from core.picture import read_picture
-from tests.app.conftest import CAT, FUZZ_EXAMPLES, png
+from harness.pictures import CAT, png
+from harness.servers import wait_until
+from tests.app.conftest import FUZZ_EXAMPLES
 from tests.core.test_picture import WIDE, exif, gradient, photo, saved
-from tests.servers import wait_until
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ from core.errors import LedgerUnavailable
 from core.ledger import Ledger
 from core.previews import Previews
 from core.task import Claim, ErrorInfo
+from harness.servers import wait_until
 from tests.app.conftest import upload
 from tests.conftest import new_task
-from tests.servers import wait_until
 
 LISTENERS, TASKS = 500, 100
 

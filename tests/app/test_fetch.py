@@ -20,9 +20,9 @@ from app.main import create_app
 from core.config import Settings
 from core.errors import DestinationForbidden, FetchFailed, QueueFull, UploadTooLarge
 from core.picture import read_picture
-from tests.app.conftest import CAT, png
-from tests.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
-from tests.servers import free_port, wait_until
+from harness.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
+from harness.pictures import CAT, png
+from harness.servers import free_port, wait_until
 
 PICTURE = answered(CAT)
 

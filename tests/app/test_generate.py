@@ -15,8 +15,9 @@ from core.config import Settings
 from core.errors import LedgerUnavailable
 from core.queue import StepQueue
 from core.task import Claim
-from tests.app.conftest import CAT, png, upload, worker_that_says
-from tests.servers import free_port
+from harness.pictures import CAT, png
+from harness.servers import free_port
+from tests.app.conftest import upload, worker_that_says
 
 
 def refusal(client: TestClient, data: bytes | None = CAT, **fields: object) -> tuple[int, dict[str, str]]:

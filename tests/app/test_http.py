@@ -16,7 +16,8 @@ from app.form import MAX_FILES
 from app.main import create_app
 from core.config import Settings
 from core.errors import LedgerUnavailable
-from tests.app.conftest import CAT, upload
+from harness.pictures import CAT
+from tests.app.conftest import upload
 
 PAGE = "https://page.example"
 

@@ -5,8 +5,8 @@ from app.limiter import Limiter
 from app.main import create_app
 from core.config import Settings
 from core.queue import StepQueue, connect_redis
-from tests.app.conftest import CAT
-from tests.servers import RedisServer, free_port
+from harness.pictures import CAT
+from harness.servers import RedisServer, free_port
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.app.conftest import FUZZ_EXAMPLES, png
+from harness.pictures import png
+from tests.app.conftest import FUZZ_EXAMPLES
 
 # What a form is made of, and what nearly is.
 PIECES = [

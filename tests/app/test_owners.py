@@ -11,7 +11,8 @@ from app.auth import PUBLIC, PUBLIC_FOLDERS
 from app.deps import Services
 from core.storage import artifact_key
 from core.task import Claim
-from tests.app.conftest import CAT, VIDEO, upload
+from harness.pictures import CAT
+from tests.app.conftest import VIDEO, upload
 
 # What a route is asked with where its path names something of Ann's.
 OF_ANN = {"task_id": "task", "video_id": "task", "endpoint_id": "endpoint", "delivery_id": "delivery"}

@@ -8,7 +8,8 @@ from fastapi.testclient import TestClient
 from core.errors import LedgerUnavailable
 from core.prediction import located, prediction_of
 from core.task import ErrorInfo, Status
-from tests.app.conftest import CAT, upload
+from harness.pictures import CAT
+from tests.app.conftest import upload
 
 
 @pytest.mark.parametrize("prefer", ["", "wait=1"])

@@ -7,8 +7,8 @@ from app.deps import Services
 from core.previews import Previews
 from core.queue import StepQueue
 from core.task import Claim
+from harness.servers import free_port
 from tests.app.conftest import upload
-from tests.servers import free_port
 
 WEBP = b"RIFF....WEBP"
 

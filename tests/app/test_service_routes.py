@@ -18,8 +18,9 @@ from core.ledger import Ledger
 from core.machine import machine_id
 from core.queue import StepQueue
 from core.task import Claim
-from tests.app.conftest import CAT, upload, worker_that_says
-from tests.servers import free_port
+from harness.pictures import CAT
+from harness.servers import free_port
+from tests.app.conftest import upload, worker_that_says
 
 
 def test_engines_are_listed_with_limits_defaults_and_licence(client: TestClient) -> None:

@@ -16,8 +16,8 @@ from app.main import create_app
 from app.slow_clients import BoundedHttp
 from core.config import Settings
 from core.ledger import Ledger
-from tests.conftest import SAMPLES
-from tests.servers import free_port, wait_until
+from harness.pictures import SAMPLES
+from harness.servers import free_port, wait_until
 
 SOON = 0.3
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -21,8 +21,9 @@ from app.source import Extension, Remix
 from core.errors import InvalidParameter, NotReady, TaskGone, TaskNotFound
 from core.spec import Clip, ClipRequest
 from core.task import Claim, Status
-from tests.app.conftest import CAT, VIDEO, png, upload
-from tests.servers import wait_until
+from harness.pictures import CAT, png
+from harness.servers import wait_until
+from tests.app.conftest import VIDEO, upload
 
 TEXT = base64.b64encode(CAT).decode()
 DATA_URL = f"data:image/jpeg;base64,{TEXT}"

@@ -9,7 +9,8 @@ from app.deps import Services
 from app.eta import forecast
 from core.speeds import Pace
 from core.task import Claim, ErrorInfo
-from tests.app.conftest import CAT, upload, worker_that_says
+from harness.pictures import CAT
+from tests.app.conftest import upload, worker_that_says
 
 
 def test_a_queued_task_says_its_place(client: TestClient) -> None:

@@ -14,8 +14,9 @@ from app.room import Room
 from app.routes import predictions, video_content
 from app.routes.video_object import poll_after_ms
 from core.task import Claim, ErrorInfo
-from tests.app.conftest import CAT, VIDEO, upload, worker_that_says
-from tests.servers import wait_until
+from harness.pictures import CAT
+from harness.servers import wait_until
+from tests.app.conftest import VIDEO, upload, worker_that_says
 
 JSON_CAT = base64.b64encode(CAT).decode()
 DATA_URL = f"data:image/jpeg;base64,{JSON_CAT}"

@@ -4,7 +4,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.deps import Services
-from tests.app.conftest import CAT, upload
+from harness.pictures import CAT
+from tests.app.conftest import upload
 
 URL = "https://example.com/hook"
 

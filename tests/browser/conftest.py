@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Request, expect, sync_playwright
 
-from tests.conftest import SAMPLES
-from tests.stack import ROOT, Stack, running_stack
+from harness.pictures import SAMPLES
+from harness.stack import ROOT, Stack, running_stack
 
 SHOTS = ROOT / "artifacts" / "studio"
 CHROMIUM = shutil.which("chromium")

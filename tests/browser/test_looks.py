@@ -10,9 +10,9 @@ from playwright.sync_api import expect
 from core.ledger import Ledger
 from core.storage import Storage, artifact_key
 from core.task import ErrorInfo, NewStep, NewTask, new_id
+from harness.pictures import SAMPLES
+from harness.stack import Stack, running_stack
 from tests.browser.conftest import LONG, SHOTS, Visitor
-from tests.conftest import SAMPLES
-from tests.stack import Stack, running_stack
 
 WIDTHS = {390: 844, 820: 1180, 1440: 900}  # a telephone, a tablet, a desk; with their heights
 

@@ -10,9 +10,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from core.ledger import Ledger
+from harness.stack import Stack, running_stack
 from tests.browser.conftest import COFFEE, LONG, Visitor
 from tests.e2e.test_stack import frames_of
-from tests.stack import Stack, running_stack
 
 HANDED_OVER = """([kind, name, bytes]) => {
   const data = new DataTransfer();

@@ -9,8 +9,8 @@ import pytest
 
 from core.config import Settings
 from core.ledger import Ledger
-from tests.servers import free_port
-from tests.stack import Stack, running_stack
+from harness.servers import free_port
+from harness.stack import Stack, running_stack
 
 
 class Service(NamedTuple):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import av
 import pytest
 
-from tests.conftest import SAMPLES
-from tests.stack import ROOT, Stack, running_stack
+from harness.pictures import SAMPLES
+from harness.stack import ROOT, Stack, running_stack
 
 PAGE = ROOT / "docs" / "clients.md"
 FENCE = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -12,8 +12,8 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 from core.spec import ClipRequest
+from harness.pictures import SAMPLES
 from tests.clients.conftest import Service, frames_of
-from tests.conftest import SAMPLES
 
 CAT = base64.b64encode((SAMPLES / "cat.jpg").read_bytes()).decode()
 SMALL = {"width": 64, "height": 64, "num_frames": 2}

@@ -20,10 +20,10 @@ from PIL import Image
 from core.config import Settings
 from core.ledger import Ledger
 from core.task import ErrorInfo
-from tests.conftest import SAMPLES
-from tests.receiver import receiving
-from tests.servers import free_port, wait_until
-from tests.stack import Stack, running_stack
+from harness.pictures import SAMPLES
+from harness.receiver import receiving
+from harness.servers import free_port, wait_until
+from harness.stack import Stack, running_stack
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API is scheduled:DeprecationWarning")
 

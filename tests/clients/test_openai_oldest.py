@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import ROOT
+from harness.stack import ROOT
 
 OLDEST = "2.2.0"
 # What it needs beside what the newest one does; the rest is there. With its own dependencies it would bring a second

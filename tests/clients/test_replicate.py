@@ -22,8 +22,8 @@ from replicate.webhook import Webhooks, WebhookSigningSecret
 from app.routes.predictions import PUBLIC_MODELS, request_of, seconds_to_wait, size_by
 from core.errors import InvalidParameter
 from core.prediction import bar
+from harness.pictures import SAMPLES
 from tests.clients.conftest import Service, frames_of
-from tests.conftest import SAMPLES
 
 SVD, CAT = "stability-ai/stable-video-diffusion", SAMPLES / "cat.jpg"
 VERSION = PUBLIC_MODELS[SVD]

@@ -11,8 +11,8 @@ from PIL import Image
 
 from app.routes.stability import ImageToVideoForm, check_size, request_of
 from core.errors import InvalidParameter
+from harness.pictures import SAMPLES
 from tests.clients.conftest import Service, frames_of
-from tests.conftest import SAMPLES
 
 
 def photo(width: int, height: int) -> bytes:

@@ -16,9 +16,9 @@ from core.database import POSTGRESQL_OPTIONS
 from core.errors import LedgerUnavailable, StorageUnavailable
 from core.ledger import Ledger
 from core.storage import Storage
+from harness.proxy import Proxy, proxy_to
+from harness.servers import PostgresServer
 from tests.conftest import new_task
-from tests.proxy import Proxy, proxy_to
-from tests.servers import PostgresServer
 
 KEY = "tasks/t/input"
 DATA = os.urandom(300_000)

@@ -1,7 +1,7 @@
 from redis import Redis
 
 from core.previews import LIFE_SECONDS, Previews
-from tests.servers import RedisServer, free_port
+from harness.servers import RedisServer, free_port
 
 
 def previews_in(server: RedisServer) -> Previews:

@@ -5,7 +5,7 @@ from rq import Queue, Worker
 from core.config import Settings
 from core.errors import QueueUnavailable
 from core.queue import SERIALIZER, StepQueue
-from tests.servers import free_port
+from harness.servers import free_port
 
 
 @pytest.fixture

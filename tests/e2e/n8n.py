@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx2
 
-from tests.conftest import SAMPLES
-from tests.stack import ROOT
+from harness.pictures import SAMPLES
+from harness.stack import ROOT
 
 WORKFLOW = ROOT / "docs/n8n/image-to-video.json"
 

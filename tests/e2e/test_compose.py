@@ -16,9 +16,9 @@ import av
 import httpx2
 import pytest
 
-from tests.conftest import SAMPLES
-from tests.e2e.compose_stack import ROOT, Stack, compose_works, curl_lines
-from tests.servers import wait_until
+from harness.compose import ROOT, Stack, compose_works, curl_lines
+from harness.pictures import SAMPLES
+from harness.servers import wait_until
 
 pytestmark = [
     pytest.mark.compose,

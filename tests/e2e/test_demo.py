@@ -9,9 +9,9 @@ from pathlib import Path
 import av
 import pytest
 
-from tests.conftest import SAMPLES
-from tests.servers import free_port, wait_until
-from tests.stack import ROOT, running_stack
+from harness.pictures import SAMPLES
+from harness.servers import free_port, wait_until
+from harness.stack import ROOT, running_stack
 
 
 @pytest.fixture

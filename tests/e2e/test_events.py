@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import SAMPLES
-from tests.servers import wait_until
-from tests.stack import Stack, running_stack
+from harness.pictures import SAMPLES
+from harness.servers import wait_until
+from harness.stack import Stack, running_stack
 from worker.media.fit import fit_picture
 
 COFFEE = SAMPLES / "coffee.jpg"

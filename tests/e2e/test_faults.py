@@ -24,10 +24,10 @@ from core.spec import Clip
 from core.storage import Storage
 from core.tables import attempts, events, steps
 from core.task import FINAL, Callback, NewStep, NewTask, new_id
-from tests.conftest import SAMPLES
-from tests.receiver import Receiver, receiving
-from tests.servers import PostgresServer, RedisServer, wait_until
-from tests.stack import ROOT, Stack, running_stack
+from harness.pictures import SAMPLES
+from harness.receiver import Receiver, receiving
+from harness.servers import PostgresServer, RedisServer, wait_until
+from harness.stack import ROOT, Stack, running_stack
 from worker.main import EXIT_GPU_LOST
 
 CAT = SAMPLES / "cat.jpg"

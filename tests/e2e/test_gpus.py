@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from core.ledger import Ledger
-from tests.conftest import SAMPLES
-from tests.gpus import FIRST, SECOND, environment_with_gpus
-from tests.servers import RedisServer, free_port, wait_until
-from tests.stack import ROOT, Stack
+from harness.gpus import FIRST, SECOND, environment_with_gpus
+from harness.pictures import SAMPLES
+from harness.servers import RedisServer, free_port, wait_until
+from harness.stack import ROOT, Stack
 
 IMPATIENT = "tests.e2e.impatient_worker"
 SMALL = {"width": 128, "height": 64, "num_frames": 2, "num_inference_steps": 1}

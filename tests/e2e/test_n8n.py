@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from harness.receiver import receiving
+from harness.servers import free_port, wait_until
+from harness.stack import Stack, running_stack
 from tests.e2e.n8n import Run, filled_in, served_samples
 from tests.e2e.test_stack import LONG, frames_of
-from tests.receiver import receiving
-from tests.servers import free_port, wait_until
-from tests.stack import Stack, running_stack
 
 N8N_PORT = free_port()
 

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.config import Settings
 from core.ledger import Ledger
-from tests.conftest import SAMPLES
-from tests.servers import free_port, wait_until
-from tests.stack import ROOT, running_stack
+from harness.pictures import SAMPLES
+from harness.servers import free_port, wait_until
+from harness.stack import ROOT, running_stack
 
 NAME = "video.example.com"
 

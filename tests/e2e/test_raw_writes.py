@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from tests.conftest import SAMPLES
-from tests.servers import wait_until
-from tests.stack import Stack, running_stack
+from harness.pictures import SAMPLES
+from harness.servers import wait_until
+from harness.stack import Stack, running_stack
 
 STAMP = "2026-01-01T00:00:00.000000Z"
 CANARY = Path("canary")  # in the folder that the variable PLANTED names

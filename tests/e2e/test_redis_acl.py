@@ -15,9 +15,9 @@ from core.config import Settings
 from core.errors import QueueUnavailable
 from core.previews import Previews
 from core.queue import StepQueue, connect_redis
-from tests.conftest import SAMPLES
-from tests.servers import RedisServer
-from tests.stack import Stack, running_stack
+from harness.pictures import SAMPLES
+from harness.servers import RedisServer
+from harness.stack import Stack, running_stack
 
 CAT = SAMPLES / "cat.jpg"
 SMALL = {"width": 64, "height": 64, "num_frames": 2}

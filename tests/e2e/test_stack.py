@@ -13,9 +13,9 @@ from PIL import Image
 
 from core.ledger import Ledger
 from core.tables import attempts
-from tests.conftest import SAMPLES
-from tests.servers import wait_until
-from tests.stack import Stack, running_stack
+from harness.pictures import SAMPLES
+from harness.servers import wait_until
+from harness.stack import Stack, running_stack
 
 CAT = SAMPLES / "cat.jpg"
 
@@ -297,7 +297,7 @@ def test_a_clip_of_more_frames_than_a_model_makes_at_once_is_made_in_parts(tmp_p
 
 
 def test_turbo_makes_a_video_when_a_task_asks_for_it(tmp_path: Path, tiny_svd: Path) -> None:
-    from tests.worker.tiny_svd import build_tiny_turbo  # torch takes seconds to import
+    from harness.tiny_svd import build_tiny_turbo  # torch takes seconds to import
 
     file = build_tiny_turbo(tmp_path / "models")
     cache = {"HF_HOME": str(tmp_path / "models"), "HF_HUB_OFFLINE": "1"}

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SAMPLES
-from tests.servers import wait_until
-from tests.stack import Stack, running_stack
+from harness.pictures import SAMPLES
+from harness.servers import wait_until
+from harness.stack import Stack, running_stack
 
 CAT = (SAMPLES / "cat.jpg").read_bytes()
 # Nobody takes what waits for a GPU here.

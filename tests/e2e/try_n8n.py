@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx2
 from playwright.sync_api import sync_playwright
 
+from harness.servers import free_port, wait_until
+from harness.stack import ROOT, running_stack
 from tests.e2e.n8n import filled_in, served_samples
-from tests.servers import free_port, wait_until
-from tests.stack import ROOT, running_stack
 
 OWNER = {"email": "ann@example.com", "firstName": "Ann", "lastName": "Example", "password": "Only-for-a-try-1"}
 

@@ -20,11 +20,11 @@ from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.ledger import Ledger
 from core.links import opens
 from core.task import Callback, Dialect, ErrorInfo, Status
+from harness.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
+from harness.receiver import Receiver, receiving
+from harness.servers import free_port, wait_until
 from keeper.deliverer import Deliverer
 from tests.conftest import new_task
-from tests.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
-from tests.receiver import Receiver, receiving
-from tests.servers import free_port, wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ from core.ledger import Ledger
 from core.queue import StepQueue
 from core.storage import Storage, artifact_key, input_key
 from core.task import Status, new_id
+from harness.servers import free_port
 from keeper.main import Keeper
 from tests.conftest import new_task
-from tests.servers import free_port
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from core.config import Settings
 from core.ledger import Ledger
 from core.queue import StepQueue
 from core.storage import Storage
-from tests.conftest import SAMPLES
+from harness.pictures import SAMPLES
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
 from worker.renderers import Renderers

@@ -14,8 +14,8 @@ import pytest
 
 from core.config import Settings
 from core.errors import EngineUnavailable
-from tests.gpus import FIRST, SECOND, environment_with_gpus, started
-from tests.stack import ROOT
+from harness.gpus import FIRST, SECOND, environment_with_gpus, started
+from harness.stack import ROOT
 from worker.gpu import Gpu, visible_gpus
 from worker.renderers import Renderers
 

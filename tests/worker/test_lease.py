@@ -6,8 +6,8 @@ import pytest
 from core.errors import LedgerUnavailable
 from core.ledger import Ledger
 from core.task import Claim
+from harness.servers import wait_until
 from tests.conftest import expire_leases, new_task
-from tests.servers import wait_until
 from worker.attempt import Attempt, Stopped
 from worker.lease import Lease
 

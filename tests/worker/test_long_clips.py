@@ -13,7 +13,7 @@ from app.accept import steps_of
 from core.errors import StorageUnavailable
 from core.spec import Clip
 from core.task import NewTask, Status, Task, new_id
-from tests.conftest import SAMPLES
+from harness.pictures import SAMPLES
 from tests.worker.test_runner import do
 from worker.attempt import Attempt
 from worker.engines.preview import Preview

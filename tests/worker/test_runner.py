@@ -17,7 +17,7 @@ from PIL import Image
 from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, OutOfMemory, StorageUnavailable
 from core.spec import Clip, ClipRequest, Part, resolve
 from core.task import NewStep, NewTask, Status, Task, new_id
-from tests.servers import wait_until
+from harness.servers import wait_until
 from worker.attempt import Attempt, Stopped
 from worker.main import load_engine
 from worker.runner import Kit, hand_over, reason_to_leave, run_step

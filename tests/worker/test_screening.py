@@ -8,8 +8,8 @@ import pytest
 from core.config import Settings
 from core.previews import Previews
 from core.queue import StepQueue
-from tests.proxy import proxy_to
-from tests.servers import RedisServer, wait_until
+from harness.proxy import proxy_to
+from harness.servers import RedisServer, wait_until
 from worker import screening
 from worker.attempt import Attempt
 from worker.screening import Screening

@@ -19,7 +19,7 @@ from PIL import Image
 
 from core.spec import Clip
 from core.task import NewStep, NewTask, Status, Task, new_id
-from tests.conftest import SAMPLES
+from harness.pictures import SAMPLES
 from tests.worker.test_join import mp4
 from tests.worker.test_mp4 import moving
 from tests.worker.test_runner import do, picture

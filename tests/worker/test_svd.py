@@ -31,7 +31,7 @@ from worker.svd.latents import show_emerging, to_rgb
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from tests.worker.tiny_svd import load_stock  # noqa: E402 - where torch is
+from harness.tiny_svd import load_stock  # noqa: E402 - where torch is
 
 pytestmark = SVD_MARKS
 

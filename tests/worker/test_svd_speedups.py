@@ -41,7 +41,7 @@ from diffusers.models.attention_processor import Attention  # noqa: E402 - where
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
-from tests.worker.tiny_svd import load_stock  # noqa: E402 - where torch is
+from harness.tiny_svd import load_stock  # noqa: E402 - where torch is
 
 pytestmark = SVD_MARKS
 

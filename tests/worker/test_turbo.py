@@ -28,7 +28,7 @@ diffusers = pytest.importorskip("diffusers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402 - where torch is
 
-from tests.worker.tiny_svd import build_tiny_turbo, load_stock  # noqa: E402
+from harness.tiny_svd import build_tiny_turbo, load_stock  # noqa: E402
 from worker.svd.consistency import ConsistencyScheduler  # noqa: E402
 
 pytestmark = SVD_MARKS

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import wait_until
-from tests.stack import ROOT, running_stack
+from harness.servers import wait_until
+from harness.stack import ROOT, running_stack
 from worker.attempt import Attempt, Stopped
 from worker.watchdog import EXIT_STUCK, Watchdog
 

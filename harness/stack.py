@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from tests.servers import RedisServer, free_port, wait_until
+from harness.servers import RedisServer, free_port, wait_until
 
 ROOT = Path(__file__).parent.parent
 

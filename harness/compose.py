@@ -16,9 +16,9 @@ from typing import Any
 import httpx2
 import yaml
 
-from tests.servers import free_port, wait_until
+from harness.servers import free_port, wait_until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CPU_FILE = "docker-compose.cpu.yml"
 SHIPPED = ["Dockerfile.api", "Dockerfile.worker", "docker-compose.yml", CPU_FILE, ".dockerignore", "requirements"]
 SHIPPED += ["app", "core", "keeper", "worker", "deploy"]

@@ -14,9 +14,9 @@ from huggingface_hub.file_download import repo_folder_name
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from bench.random_svd import SCHEDULER
 from core.config import Settings
 from core.engines import known_engines
+from harness.random_svd import SCHEDULER
 
 
 def build_tiny_svd(folder: Path, variant: str | None = None) -> Path:

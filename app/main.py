@@ -130,7 +130,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.wait({waiting}, timeout=LEDGER_SECONDS)
     if waiting.done():
         waiting.result()  # raises what waiting cannot mend: tables that are newer than this code, say
-    app.state.mcp = mcp.serve(settings)
+    app.state.mcp = mcp.McpServer(settings)
     async with app.state.mcp.run():
         yield
     ended.set()

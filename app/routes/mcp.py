@@ -1,66 +1,70 @@
-"""The Model Context Protocol at /mcp: what an assistant can do here, as tools, and videos as resources.
+"""The Model Context Protocol at /mcp.
 
 Each request stands for itself, so that any of several front processes may answer it. Who calls is found out by the
 layers around, as everywhere.
 """
 
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
-from typing import Annotated, Any
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Request
-from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.server.transport_security import TransportSecuritySettings
-from pydantic import Field
+from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.accept import accept
-from app.body_limit import largest_upload
-from app.deps import Caller, Links, Services, links_of
-from app.errors import told
-from app.finished import require_result
 from app.room import Room
-from app.routes import engines, status
-from app.routes.engines import EngineList
-from app.routes.status import TaskPage, TaskStatus
-from app.source import read_picture
-from app.waiting import follow
 from core.config import Settings
-from core.errors import KinoraError, TaskNotFound
-from core.spec import ClipRequest
-from core.task import ID_PATTERN, Dialect, Status
 
-MOST_SECONDS = 60  # of one wait: many clients give a tool a minute
-LARGEST_VIDEO = 4_000_000  # of which its exchange holds seven copies until the client has read it
+if TYPE_CHECKING:
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
 EXCHANGES = Room(100, "as many speak MCP as may at once")
-
-INSTRUCTIONS = """Kinora makes a short video out of a picture. make_video answers at once with a task_id; wait_for_task
-waits for it, again and again if need be; then the video is the resource kinora://videos/{task_id}, and at result_url.
-list_engines says what each engine can do, and which parameters it takes."""
-
-TaskId = Annotated[str, Field(pattern=ID_PATTERN, description="As make_video gave it")]
-
 
 router = APIRouter()
 
 
-def serve(settings: Settings) -> StreamableHTTPSessionManager:
-    """Once for each run of the application. `run()` of what is given back holds what it needs."""
-    server = MCPServer("kinora", title="Kinora", instructions=INSTRUCTIONS, subscriptions=False)
-    for tool in (make_video, get_task, wait_for_task, cancel_task, list_tasks, list_engines):
-        server.tool()(tool)
-    server.resource("kinora://videos/{task_id}", name="video", description="The MP4 of a task", mime_type="video/mp4")(
-        video
-    )
-    # Host and Origin are app/browser_guard.py's, for all routes.
-    theirs = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    limit = largest_upload(settings.max_upload_mb)
-    server.streamable_http_app(stateless_http=True, transport_security=theirs, max_request_body_size=limit)
-    return server.session_manager
+class McpServer:
+    """Loads the tools of app/mcp_tools.py at the first request, and keeps them until the app ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._wanted = asyncio.Event()
+        self._manager: asyncio.Future[StreamableHTTPSessionManager] = asyncio.get_running_loop().create_future()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Answer requests until the block ends."""
+        serving = asyncio.create_task(self._serve())
+        try:
+            yield
+        finally:
+            serving.cancel()
+            with suppress(asyncio.CancelledError):
+                await serving
+
+    async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._wanted.set()
+        manager = await asyncio.shield(self._manager)  # a client that leaves takes it from nobody else
+        await manager.handle_request(scope, receive, send)
+
+    async def _serve(self) -> None:
+        """Enter and leave the library's task group in one task, as it demands."""
+        await self._wanted.wait()
+        try:
+            manager = await run_in_threadpool(self._load)
+        except Exception as error:
+            self._manager.set_exception(error)  # each request fails with it
+            return
+        async with manager.run():
+            self._manager.set_result(manager)
+            await asyncio.get_running_loop().create_future()  # until it is canceled
+
+    def _load(self) -> "StreamableHTTPSessionManager":
+        from app.mcp_tools import create_session_manager
+
+        return create_session_manager(self.settings)
 
 
 class Exchange(Response):
@@ -74,109 +78,3 @@ class Exchange(Response):
 @router.post("/mcp", include_in_schema=False)
 async def mcp() -> Response:
     return Exchange()
-
-
-class Asked:
-    """What a request is answered with: as a route is given it."""
-
-    def __init__(self, context: Context[Any, Request]) -> None:
-        request: Any = context.request_context.request
-        self.request: Request = request
-        self.services: Services = request.app.state.services
-        self.caller: Caller = request.state.caller
-        self.links: Links = links_of(request, self.services)
-
-
-def make_video(
-    context: Context[Any, Request],
-    picture: Annotated[str, Field(description="JPEG, PNG or WebP: a URL, a data: URL, or base64")],
-    clip: Annotated[ClipRequest | None, Field(description="What is left out comes from the engine's entry")] = None,
-) -> TaskStatus:
-    """Make a short video out of a picture. Answers at once; wait_for_task tells when it is done."""
-    asked = Asked(context)
-    with refusals():
-        source = read_picture(picture.encode(errors="replace"), asked.services.settings, "picture")
-        task_id = accept(asked.services, asked.caller, source, clip or ClipRequest(), dialect=Dialect.MCP)
-        return status.status(task_id, asked.services, asked.caller, asked.links)
-
-
-def get_task(context: Context[Any, Request], task_id: TaskId) -> TaskStatus:
-    """Where a task is: its progress, when it will be done, how it ended, and where its video is."""
-    asked = Asked(context)
-    with refusals():
-        return status.status(task_id, asked.services, asked.caller, asked.links)
-
-
-async def wait_for_task(
-    context: Context[Any, Request],
-    task_id: TaskId,
-    seconds: Annotated[int, Field(ge=1, le=MOST_SECONDS, description="At most so long")] = 50,
-) -> TaskStatus:
-    """Wait until a task has ended, with notifications of its progress. Where it still runs then, wait again."""
-    asked = Asked(context)
-    with refusals():
-        await run_in_threadpool(asked.services.ledger.task, task_id, asked.caller.sees)
-        await tell_progress(context, asked.request, task_id, seconds)
-        return await run_in_threadpool(status.status, task_id, asked.services, asked.caller, asked.links)
-
-
-async def tell_progress(context: Context[Any, Request], request: Request, task_id: str, seconds: float) -> None:
-    """Until the task has ended, `seconds` are over or the service ends. Progress only ever rises, as the protocol wants
-    it."""
-    highest = -1
-    async with aclosing(follow(request, task_id, seconds)) as snapshots:
-        async for snapshot in snapshots:
-            if snapshot.progress > highest:
-                highest = snapshot.progress
-                await context.report_progress(highest, total=100)
-
-
-def cancel_task(context: Context[Any, Request], task_id: TaskId) -> TaskStatus:
-    """End a task. One that has ended stays as it is."""
-    asked = Asked(context)
-    with refusals():
-        return status.cancel(task_id, asked.services, asked.caller, asked.links)
-
-
-def list_tasks(
-    context: Context[Any, Request],
-    in_state: Annotated[Status | None, Field(description="Only those in this state")] = None,
-    after: Annotated[str | None, Field(pattern=ID_PATTERN, description="The last task of the page before")] = None,
-    limit: Annotated[int, Field(ge=1, le=200)] = 20,
-) -> TaskPage:
-    """The tasks of the caller's key, newest first."""
-    asked = Asked(context)
-    with refusals():
-        return status.tasks(asked.services, asked.caller, asked.links, in_state, after, limit)
-
-
-def list_engines(context: Context[Any, Request]) -> EngineList:
-    """What makes videos here: each engine with its limits, its defaults, and whether it can run."""
-    with refusals():
-        return engines.engines(Asked(context).services)
-
-
-def video(context: Context[Any, Request], task_id: str) -> bytes:
-    asked = Asked(context)
-    try:
-        task = asked.services.ledger.task(task_id, asked.caller.sees)
-        require_result(asked.services, task)
-        size = asked.services.storage.size(task.artifacts["video"])
-        if size > LARGEST_VIDEO:
-            link = asked.links.result(task_id, task.owner)
-            raise ResourceError(
-                f"the video has {size} bytes, and a resource at most {LARGEST_VIDEO}: get it from {link}"
-            )
-        return asked.services.storage.read(task.artifacts["video"])
-    except KinoraError as error:
-        kind = ResourceNotFoundError if isinstance(error, TaskNotFound) else ResourceError
-        raise kind(": ".join(told(error))) from error
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """The same codes as everywhere."""
-    try:
-        yield
-    except KinoraError as error:
-        raise ToolError(": ".join(told(error))) from error

@@ -83,6 +83,10 @@ class ErrorBody(BaseModel):
     error: Error
 
 
+# By reference: for a `model` FastAPI builds a validator, ten of them a route, which no answer needs.
+ERROR_SCHEMA = {"schema": {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}}
+
+
 def describe(status: int, code: str, message: str, param: str | None) -> ErrorBody:
     kind = "invalid_request_error" if status < 500 else "server_error"
     return ErrorBody(error=Error(code=code, message=message, type=kind, param=param))
@@ -114,9 +118,10 @@ def documented(*kinds: type[KinoraError]) -> dict[int | str, dict[str, Any]]:
         by_status[STATUS[kind]].append(kind)
     return {
         status: {
-            "model": ErrorBody,
             "description": ", ".join(f"`{_code(kind)}`" for kind in found),
-            "content": {"application/json": {"examples": {_code(kind): _example(kind, status) for kind in found}}},
+            "content": {
+                "application/json": ERROR_SCHEMA | {"examples": {_code(kind): _example(kind, status) for kind in found}}
+            },
         }
         for status, found in by_status.items()
     }
@@ -133,8 +138,12 @@ def everywhere() -> dict[int | str, dict[str, Any]]:
         errors.LedgerUnavailable,
     )
     codes = {400: "bad_request", 500: errors.InternalError.code} | CODES
-    others = {status: {"model": ErrorBody, "description": f"`{code}`"} for status, code in codes.items()}
-    return {status: others[status] for status in (400, 405, 408, 431, 500)} | ours
+    others: dict[int | str, dict[str, Any]] = {
+        status: {"description": f"`{codes[status]}`", "content": {"application/json": ERROR_SCHEMA}}
+        for status in (400, 405, 408, 431, 500)
+    }
+    others[500]["model"] = ErrorBody  # which has FastAPI put it among the schemas that the others refer to
+    return others | ours
 
 
 def _code(kind: type[KinoraError]) -> str:

@@ -3,6 +3,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 from core import database
 
@@ -26,4 +28,39 @@ def test_a_new_file_that_another_process_is_busy_with_is_waited_for(tmp_path: Pa
         assert waiting
         assert answer.result() == "wal"
     other.close()
+    engine.dispose()
+
+
+def test_the_newest_version_is_that_of_the_last_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(database.MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_heads() == [database.newest_version()]
+
+
+def test_a_schema_that_is_up_to_date_is_left_alone_without_a_lock(tmp_path: Path) -> None:
+    file = tmp_path / "kinora.db"
+    engine = database.connect(f"sqlite:///{file}")
+    database.migrate(engine)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    database.migrate(engine)  # it would wait for ten seconds and then raise
+    other.execute("ROLLBACK")
+    other.close()
+    with database.reading(engine) as connection:
+        assert database.version(connection) == database.newest_version()
+    engine.dispose()
+
+
+def test_a_schema_that_is_behind_is_brought_up_to_date(tmp_path: Path) -> None:
+    engine = database.connect(f"sqlite:///{tmp_path}/kinora.db")
+    with database.reading(engine) as connection:
+        assert database.version(connection) is None
+    database.migrate(engine)
+    with database.writing(engine) as connection:
+        connection.execute(sa.text("ALTER TABLE speeds DROP COLUMN front"))
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0008'"))
+    database.migrate(engine)
+    with database.reading(engine) as connection:
+        assert connection.scalar(sa.text("SELECT count(front) FROM speeds")) == 0
+        assert database.version(connection) == database.newest_version()
     engine.dispose()

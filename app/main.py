@@ -11,11 +11,11 @@ from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
-from app import errors
+from app import errors, router
 from app.auth import Authentication
 from app.body_limit import BodyLimit
 from app.browser_guard import allowed_origins
-from app.deps import Services, needs_key
+from app.deps import Services
 from app.events import Ticker
 from app.http_metrics import HttpMetrics
 from app.json_bodies import JsonBodies
@@ -75,7 +75,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="0.1.0",
         description=DESCRIPTION,
         lifespan=_lifespan,
-        generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
     app.state.http_metrics = HttpMetrics()
@@ -92,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     app.add_middleware(RequestLog, metrics=app.state.http_metrics)
     app.add_middleware(SecurityHeaders)
-    for module in (
+    modules = (
         generate,
         status,
         events,
@@ -108,9 +107,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         predictions,
         files,
         mcp,
-    ):
-        app.include_router(module.router, dependencies=[needs_key], responses=errors.everywhere())
-    app.include_router(health.router, responses=errors.everywhere())
+        health,
+    )
+    router.install(app, *(module.router for module in modules))
     studio.install(app)
     return app
 

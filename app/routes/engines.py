@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.accept import auto_engine, unavailable_reason
 from app.deps import Given
 from app.errors import documented
+from app.router import create_router
 from core import errors
 from core.engines import Engine, Limit, Range, UnetFile, known_engines
 from core.spec import Clip, operator_defaults
 from core.task import Worker
 
-router = APIRouter(tags=["service"])
+router = create_router(tags=["service"])
 
 FRACTIONS = (float, float | None)
 

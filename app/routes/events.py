@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import Depends, Header, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -14,6 +14,7 @@ from app.deps import Given, Known, Linked, Links
 from app.errors import documented
 from app.events import Ticker
 from app.room import Room
+from app.router import create_router
 from app.routes.status import CurrentStep, TaskError
 from core import errors
 from core.errors import InvalidParameter
@@ -40,7 +41,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.QueueFull, errors.LedgerUnavailable)
 
-router = APIRouter(tags=["tasks"])
+router = create_router(tags=["tasks"])
 
 
 class TaskEvent(BaseModel):

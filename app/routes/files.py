@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, UploadFile
+from fastapi import UploadFile
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -14,13 +14,14 @@ from app.base64_json import MARK, json_with_base64
 from app.deps import Given
 from app.errors import documented
 from app.form import FormRoute
+from app.router import create_router
 from core import errors
 from core.errors import UploadTooLarge
 from core.task import new_id
 
 KIND = "application/octet-stream"
 
-router = APIRouter(tags=["replicate"], route_class=FormRoute)
+router = create_router(tags=["replicate"], route_class=FormRoute)
 
 
 class File(BaseModel):

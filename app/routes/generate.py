@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, UploadFile
+from fastapi import Form, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.accept import accept
@@ -10,6 +10,7 @@ from app.deps import Given, Known, Linked, RetryKey
 from app.errors import documented
 from app.eta import at_acceptance
 from app.form import FormRoute, PictureText, also_json, without_null
+from app.router import create_router
 from app.source import uploaded
 from core import errors
 from core.config import Settings
@@ -17,7 +18,7 @@ from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.spec import ClipRequest
 from core.task import Callback, Status
 
-router = APIRouter(tags=["tasks"], route_class=FormRoute)
+router = create_router(tags=["tasks"], route_class=FormRoute)
 
 
 class GenerateForm(ClipRequest):

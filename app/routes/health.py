@@ -4,17 +4,18 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
 from app.accept import auto_engine
 from app.deps import Caller, Given, Services
+from app.router import create_router
 from core.engines import known_engines
 from core.errors import KinoraError
 from core.machine import machine_id
 from core.task import Worker
 
-router = APIRouter(tags=["service"])
+router = create_router(dependencies=(), tags=["service"])
 
 # What nobody has to have a key for must not cost four stores a question each time.
 STRANGERS_SECONDS = 1.0

@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.deps import Given, Known, Services
 from app.errors import documented
+from app.router import create_router
 from app.routes.health import WorkerInfo, examine
 from core.engines import known_engines
 from core.errors import AdminRequired
 from core.tallies import BOUNDS, Histogram
 
-router = APIRouter(tags=["service"])
+router = create_router(tags=["service"])
 
 COUNTERS = {
     "tasks_created": "Tasks accepted",

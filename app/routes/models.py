@@ -2,16 +2,16 @@
 
 from typing import Literal
 
-from fastapi import APIRouter
 from pydantic import BaseModel
 
 from app.accept import unavailable_reason
 from app.deps import Given, Services
 from app.errors import documented
+from app.router import create_router
 from core import errors
 from core.engines import known_engines
 
-router = APIRouter(prefix="/v1/models", tags=["openai"])
+router = create_router(prefix="/v1/models", tags=["openai"])
 
 
 class Model(BaseModel):

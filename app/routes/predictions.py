@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from app.accept import accept
 from app.deps import Caller, Given, Known, Linked, Links, RetryKey, Services
 from app.errors import documented
+from app.router import create_router
 from app.routes import status
 from app.routes.generate import ACCEPT_ERRORS
 from app.source import Sizing, read_picture
@@ -51,7 +52,7 @@ EVENTS = {
 PAGE = 100
 MOST_SECONDS = 60.0
 
-router = APIRouter(tags=["replicate"])
+router = create_router(tags=["replicate"])
 
 
 class NewPrediction(BaseModel):

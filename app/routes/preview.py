@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from app.deps import Given, Known
 from app.errors import documented
+from app.router import create_router
 from core import errors
 from core.errors import PreviewMissing
 from core.previews import Previews
 
-router = APIRouter(tags=["tasks"])
+router = create_router(tags=["tasks"])
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The newest one", "content": {"image/webp": {}}},

@@ -2,13 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from app.deps import Caller, Given, Known, Services
+from app.deps import Caller, Given, Known, Services, needs_key
 from app.errors import documented
 from app.finished import require_result
 from app.ranges import parse_range
+from app.router import create_router
 from core import errors
 
 # A result never changes once it is there.
@@ -37,7 +38,7 @@ def signed_link(
     """For the OpenAPI document: app/auth.py has read them."""
 
 
-router = APIRouter(tags=["results"], dependencies=[Depends(signed_link)])
+router = create_router([needs_key, Depends(signed_link)], tags=["results"])
 
 
 @router.get(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Header, Request, UploadFile
+from fastapi import Form, Header, Request, UploadFile
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,7 @@ from app.deps import Given, Known, RetryKey, Services
 from app.errors import documented
 from app.finished import require_result
 from app.form import FormRoute, without_null
+from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS
 from app.routes.results import serve
 from app.source import Sizing, uploaded
@@ -22,7 +23,7 @@ from core.task import Dialect, Task
 
 SIZES = ((1024, 576), (576, 1024), (768, 768))
 
-router = APIRouter(tags=["stability"], route_class=FormRoute)
+router = create_router(tags=["stability"], route_class=FormRoute)
 
 
 class ImageToVideoForm(BaseModel):

@@ -3,17 +3,18 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, Field
 
 from app.deps import Given, Known, Linked, Links, Services
 from app.ending import cancel_task, delete_task
 from app.errors import documented
 from app.eta import look_ahead
+from app.router import create_router
 from core import errors
 from core.task import ID_PATTERN, Status, Step, Task, progress_of
 
-router = APIRouter(tags=["tasks"])
+router = create_router(tags=["tasks"])
 
 STORAGE_ERRORS = documented(errors.LedgerUnavailable, errors.StorageUnavailable)
 ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.LedgerUnavailable)

@@ -13,7 +13,7 @@ router = APIRouter()
 
 
 def install(app: FastAPI) -> None:
-    app.include_router(router)
+    app.router.routes.extend(router.routes)
     app.mount("/studio", FILES)
 
 

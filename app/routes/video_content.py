@@ -3,13 +3,14 @@
 from contextlib import aclosing
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from app.deps import Caller, Given, Known, RetryKey, Services
 from app.errors import documented
 from app.form import FormRoute, also_json
+from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS
 from app.routes.results import ERRORS, REDIRECT, serve
 from app.routes.video_forms import CreateFields, CreateForm, begin_new
@@ -17,7 +18,7 @@ from app.routes.video_object import find
 from app.waiting import WAITING, follow
 from core import errors
 
-router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=FormRoute)
+router = create_router(prefix="/v1/videos", tags=["openai"], route_class=FormRoute)
 
 SYNC_SECONDS = 600.0  # as long as OpenAI's client waits for an answer
 SECONDS = {"description": "From its start to its end, in seconds", "schema": {"type": "string"}}

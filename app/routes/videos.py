@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from pydantic import BaseModel
 
 from app.deps import Caller, Given, Known, RetryKey, Services
@@ -10,6 +10,7 @@ from app.ending import delete_task
 from app.errors import documented
 from app.eta import UNKNOWN
 from app.form import FormRoute, also_json
+from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS
 from app.routes.video_forms import (
     ContinueFields,
@@ -27,7 +28,7 @@ from app.source import Extension, Remix
 from core import errors
 from core.task import ID_PATTERN
 
-router = APIRouter(prefix="/v1/videos", tags=["openai"], route_class=FormRoute)
+router = create_router(prefix="/v1/videos", tags=["openai"], route_class=FormRoute)
 
 ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.LedgerUnavailable)
 CONTINUE_ERRORS = ACCEPT_ERRORS | documented(errors.TaskNotFound, errors.NotReady, errors.TaskGone)

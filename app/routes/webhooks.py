@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.deps import Given, Known
 from app.errors import documented
+from app.router import create_router
 from app.routes.status import moment
 from core import errors
 from core.deliveries import Delivery, DeliveryStatus
@@ -15,7 +16,7 @@ from core.destination import MAX_URL, check_destination
 from core.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint, VideoEvent
 from core.task import ID_PATTERN
 
-router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+router = create_router(prefix="/webhooks", tags=["webhooks"])
 
 ERRORS = documented(errors.InvalidParameter, errors.LedgerUnavailable)
 

@@ -1,0 +1,27 @@
+"""The router that each module of app/routes puts its routes on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.params import Depends
+
+from app import errors
+from app.deps import needs_key
+
+
+def create_router(dependencies: Sequence[Depends] = (needs_key,), **options: Any) -> APIRouter:
+    """Return a router whose routes ask who calls, and whose errors include those that any route can give."""
+    return APIRouter(
+        dependencies=dependencies,
+        responses=errors.everywhere(),
+        generate_unique_id_function=lambda route: route.name,
+        **options,
+    )
+
+
+def install(app: FastAPI, *routers: APIRouter) -> None:
+    """Give `app` the routes as they are. `include_router` would have FastAPI build each again when the first request
+    comes, and look through every router at each request."""
+    for router in routers:
+        app.router.routes.extend(router.routes)

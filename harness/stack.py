@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from harness.gate import Gate
 from harness.servers import RedisServer, free_port, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -33,22 +34,54 @@ class Stack:
             **settings,
         }
         self.client = httpx2.Client(base_url=self.url, timeout=30)
+        self.gate = Gate(folder / "gate")
+        self.queues: tuple[str, ...] = ()
 
-    def start(self, name: str, *command: str) -> None:
+    def start(self, name: str, *command: str, **settings: str) -> None:
         """`name` is what to kill it by; `command` is what follows `python -m`."""
         log = (self.folder / f"{name}.log").open("ab")
+        environment = self.environment | settings
         self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            [sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=log, stderr=log
         )
         log.close()
 
+    def start_worker(self, name: str = "worker-cpu", *options: str, queue: str = "cpu", **settings: str) -> None:
+        """One whose attempts wait at `gate`. harness/gate.py has the options."""
+        self.start(name, "harness.gate", str(self.gate.folder), *options, "--queue", queue, **settings)
+
     def start_all(self, *queues: str) -> "Stack":
-        self.start("app", "app")
-        self.start("keeper", "keeper")
-        for queue in queues or ("cpu",):
-            self.start(f"worker-{queue}", "worker", "--queue", queue)
+        self.queues = queues or ("cpu",)
+        self.start_missing()
         self.wait_until_ready()
         return self
+
+    def start_missing(self) -> None:
+        for name in ("app", "keeper"):
+            if name not in self.processes:
+                self.start(name, name)
+        for queue in self.queues:
+            if f"worker-{queue}" not in self.processes:
+                self.start_worker(f"worker-{queue}", queue=queue)
+
+    def restore(self) -> None:
+        """Undo what a test did: an open gate, nothing under way, and exactly the processes of the beginning."""
+        self.gate.open()
+        if self.redis.process.poll() is not None:
+            self.redis.start()
+        for name, process in list(self.processes.items()):
+            process.send_signal(signal.SIGCONT)
+            if process.poll() is not None or name not in (
+                "app",
+                "keeper",
+                *(f"worker-{queue}" for queue in self.queues),
+            ):
+                self.kill(name, signal.SIGTERM)
+        self.start_missing()
+        self.wait_until_ready()
+        for status in ("queued", "started"):
+            for task in self.client.get("/tasks", params={"status": status, "limit": 200}).json()["tasks"]:
+                self.client.post(f"/cancel/{task['task_id']}")
 
     def wait_until_ready(self, seconds: float = 60) -> None:
         def ready() -> bool:
@@ -58,9 +91,11 @@ class Stack:
 
         wait_until(ready, seconds, "a healthy stack")
 
-    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL, then: Callable[[], object] = lambda: None) -> int:
+        """Returns the exit code. `then` is called when the process has been told, and before it ends."""
         process = self.processes.pop(name)
         process.send_signal(how)
+        then()
         return process.wait(30)
 
     def stop(self) -> None:
@@ -88,6 +123,9 @@ class Stack:
             time.sleep(0.05)
         return body
 
+    def wait_for_phase(self, task_id: str, phase: str = "render") -> None:
+        wait_until(lambda: (self.status(task_id)["step"] or {}).get("phase") == phase, 30, f"the phase {phase}")
+
     def video(self, task_id: str) -> bytes:
         response = self.client.get(f"/results/{task_id}")
         assert response.status_code == 200, response.text
@@ -105,3 +143,10 @@ def running_stack(folder: Path, *queues: str, guarded: bool = False, **settings:
             yield stack.start_all(*queues)
         finally:
             stack.stop()
+
+
+@contextlib.contextmanager
+def restored(stack: Stack) -> Iterator[Stack]:
+    """For a stack that the tests of a file share: after each it is as it was before."""
+    yield stack
+    stack.restore()

@@ -1,6 +1,7 @@
 """Fixtures that every test may use: real servers, started once, and clean stores for each test."""
 
 import logging
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from core.config import Settings
 from core.ledger import Ledger
 from core.storage import Storage
+from core.tables import metadata
 from core.task import Callback, NewStep, NewTask, new_id
 from harness.servers import PostgresServer, RedisServer, s3_server
 
@@ -50,13 +52,28 @@ def tiny_svd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_svd(tmp_path_factory.mktemp("tiny-svd"))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database, on each backend in turn."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/kinora.db"
-    server = request.getfixturevalue("postgres_url").replace("postgresql://", "postgresql+psycopg://")
-    name = f"test_{uuid.uuid4().hex}"
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with all tables and no rows, to be copied: to migrate one takes ten times as long."""
+    path = tmp_path_factory.mktemp("migrated") / "kinora.db"
+    ledger = Ledger(f"sqlite:///{path}")
+    ledger.migrate()
+    ledger.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres_url(postgres_url: str) -> str:
+    """Such a database in PostgreSQL: one for all tests, for to create one or to drop it takes longer than a test."""
+    url = create_database(postgres_url, "migrated")
+    ledger = Ledger(url)
+    ledger.migrate()
+    ledger.close()
+    return url
+
+
+def create_database(postgres_url: str, name: str) -> str:
+    server = postgres_url.replace("postgresql://", "postgresql+psycopg://")
     admin = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
@@ -64,10 +81,43 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.replace("/postgres?", f"/{name}?")
 
 
+def empty_tables(url: str) -> None:
+    """Of whoever may still be connected, too: nobody is left to hold a lock."""
+    engine = sa.create_engine(url)
+    tables = ", ".join(table.name for table in metadata.sorted_tables if table.name != "links")  # a migration filled it
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid != pg_backend_pid()"
+            )
+        )
+        connection.execute(sa.text(f"TRUNCATE {tables} RESTART IDENTITY"))
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables, on each backend in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/kinora.db"
+    return create_database(request.getfixturevalue("postgres_url"), f"test_{uuid.uuid4().hex}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with tables and no rows, on each backend in turn."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "kinora.db")
+        return f"sqlite:///{tmp_path}/kinora.db"
+    url: str = request.getfixturevalue("migrated_postgres_url")
+    empty_tables(url)
+    return url
+
+
 @pytest.fixture
 def ledger(database_url: str) -> Iterator[Ledger]:
     ledger = Ledger(database_url)
-    ledger.migrate()
     yield ledger
     ledger.close()
 
@@ -94,9 +144,11 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.fixture
-def settings(tmp_path: Path, redis_server: RedisServer) -> Settings:
-    """A whole installation of its own: a fresh folder, an emptied Redis."""
+def settings(tmp_path: Path, redis_server: RedisServer, migrated_file: Path) -> Settings:
+    """A whole installation of its own: a fresh folder with a ledger, an emptied Redis."""
     redis_server.client.flushall()
+    (tmp_path / "data").mkdir()
+    shutil.copy(migrated_file, tmp_path / "data" / "kinora.db")
     return Settings(_env_file=None, data_dir=tmp_path / "data", redis_port=redis_server.port)
 
 

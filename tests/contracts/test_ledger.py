@@ -33,13 +33,16 @@ def finish(ledger: Ledger, claim: Claim) -> list[ReadyStep] | None:
     return ledger.finish(claim, {"video": "k"}, {"seed": 1}, {"render": 0.3})
 
 
-def test_migrations_make_exactly_the_tables_that_the_code_uses(ledger: Ledger) -> None:
+def test_migrations_make_exactly_the_tables_that_the_code_uses(empty_database_url: str) -> None:
+    ledger = Ledger(empty_database_url)
+    ledger.migrate()
     with ledger.database.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    ledger.close()
 
 
-def test_migrating_from_many_processes_at_once_is_safe(database_url: str) -> None:
-    ledgers = [Ledger(database_url) for _ in range(4)]
+def test_migrating_from_many_processes_at_once_is_safe(empty_database_url: str) -> None:
+    ledgers = [Ledger(empty_database_url) for _ in range(4)]
     with ThreadPoolExecutor() as pool:
         list(pool.map(Ledger.migrate, ledgers))
     ledgers[0].ping()

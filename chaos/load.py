@@ -4,14 +4,18 @@ import contextlib
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 import httpx2
 
+from app.accept import join, steps_of
 from chaos.service import Service
+from core.config import Settings
 from core.endpoints import FINAL_EVENTS, CallbackEvent
+from core.engines import known_engines
+from core.errors import KinoraError
 from core.ledger import Ledger
 from core.spec import Clip
 from core.storage import Storage, input_key
@@ -27,7 +31,8 @@ CLIPS = [
     {"width": 512, "height": 288, "num_frames": 60},
     {"width": 640, "height": 360, "num_frames": 150},
 ]
-GRAPH_STEPS = 30
+CLIPS_IN_A_GRAPH = 14  # each smoothed, then two joins: 30 steps
+GRAPH_SECONDS = 15.0
 MOST_WAITING = 4  # uploads pause above it, so that a step that is rung for again does not wait behind others
 
 
@@ -142,26 +147,36 @@ class Load:
                         self._note(made)
 
     def _keep_making_graphs(self) -> None:
-        """No route makes tasks of many steps yet, so that these go straight into the ledger."""
-        while not self._ended.wait(15.0):
+        """No route makes tasks that fan out, so that these go straight into the ledger; the first at once."""
+        while not self._ended.is_set():
             task_id = new_id()
             try:
                 self.storage.put(input_key(task_id), PICTURE)
                 self.ledger.create(graph(task_id, self.receiver.url))
-            except Exception:  # noqa: S112 - nobody was promised anything
-                continue
-            self.accepted.tasks[task_id] = ""
-            self.accepted.graphs.add(task_id)
+            except KinoraError:  # nobody was promised anything
+                pass
+            else:
+                self.accepted.tasks[task_id] = ""
+                self.accepted.graphs.add(task_id)
+            self._ended.wait(GRAPH_SECONDS)
 
 
 def graph(task_id: str, callback_url: str) -> NewTask:
-    """Fan-out, fan-in and a tail: 14 clips, one more for each, all joined by a 29th step, and a last one."""
-    clip = Clip(
-        engine="preview", width=64, height=64, num_frames=2, fps=7, seed=1, fit="cover", quality=18, motion="auto"
-    )
-    half = (GRAPH_STEPS - 2) // 2
-    needs: list[tuple[int, ...]] = [(), *[()] * (half - 1), *[(number,) for number in range(half)]]
-    needs += [tuple(range(2 * half)), (2 * half,)]
+    """Fan-out, fan-in and a tail, each step as its verb understands it: clips that the service would make and smooth
+    like this, all joined by the 29th step, and a last one. Parts of a long clip are not among them: the preview engine
+    makes its frames as the encoder has them, which no seam can blend."""
+    settings = Settings(_env_file=None)
+    engine = known_engines(settings)["preview"]
+    fields = {"engine": "preview", "width": 64, "height": 64, "num_frames": 2, "smooth_fps": 14, "seed": 1}
+    clip = Clip.model_validate(engine.defaults | fields)
+    steps: list[NewStep] = []
+    for _ in range(CLIPS_IN_A_GRAPH):
+        begun = len(steps)
+        for step in steps_of(clip, engine, "cpu", settings):
+            steps.append(replace(step, needs=tuple(begun + needed for needed in step.needs)))
+    smoothed = tuple(number for number, step in enumerate(steps) if step.verb == "smooth")
+    steps.append(join(clip, engine, smoothed))
+    steps.append(join(clip, engine, (len(steps) - 1,)))
     return NewTask(
         task_id=task_id,
         owner="",
@@ -170,6 +185,6 @@ def graph(task_id: str, callback_url: str) -> NewTask:
         input_key=input_key(task_id),
         input_sha256="",
         warnings=[],
-        steps=[NewStep("clip", "cpu", clip.model_dump(), needed) for needed in needs],
+        steps=steps,
         callback=Callback(callback_url, list(FINAL_EVENTS)),
     )

@@ -11,9 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from chaos.load import graph
 from core.errors import EncodingFailed
 from core.spec import Clip
 from core.task import NewStep, NewTask, Status, Task, new_id
+from harness.pictures import SAMPLES
 from tests.worker.test_mp4 import moving
 from tests.worker.test_runner import do
 from worker.media.mp4 import encode_mp4, tile_indices
@@ -126,3 +128,15 @@ def test_an_extension_of_what_is_no_video_fails_and_says_so(kit: Kit) -> None:
     task = extension(kit, b"no video", 13)
     assert task.error is not None
     assert (task.status, task.error.code) == (Status.FAILED, "encoding_failed")
+
+
+def test_every_step_of_the_graphs_of_chaos_is_one_that_its_verb_understands(kit: Kit) -> None:
+    new = graph(new_id(), "http://127.0.0.1:9/")
+    kit.storage.put(new.input_key, (SAMPLES / "cat.jpg").read_bytes())
+    ready, done = kit.ledger.create(new), 0
+    while ready:
+        do(ready[0].step_id, kit)
+        ready, done = kit.ledger.steps_to_wake(0), done + 1
+    task = kit.ledger.task(new.task_id)
+    assert (task.status, task.error, done) == (Status.FINISHED, None, 30)
+    assert {len(step.needs) for step in new.steps} == {0, 1, 14}

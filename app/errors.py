@@ -203,7 +203,7 @@ def answer_to(request: Request, error: KinoraError) -> JSONResponse:
         headers = {"Content_Range": f"bytes */{error.size}"}
     elif isinstance(error, errors.Unavailable):
         headers = {"Retry_After": str(RETRY_AFTER_SECONDS)}
-        log.warning("request_refused", path=request.url.path, code=error.code, reason=error.message)
+        log.warning("request_refused", code=error.code, reason=error.message)
     return answer(request, status, *told(error), error.param, **headers)
 
 

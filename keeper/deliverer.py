@@ -108,7 +108,8 @@ class Deliverer:
         try:
             answered, error = await self._post(delivery)
             await self._ask(self._record, delivery, answered, error)
-            log.info("callback_tried", **names, number=delivery.tries + 1, http_status=answered, error=error)
+            # Not what went wrong: that may quote the URL. The owner's list of deliveries has it.
+            log.info("callback_tried", **names, number=delivery.tries + 1, http_status=answered, arrived=not error)
         except Unavailable as unavailable:
             log.warning("callback_not_recorded", **names, reason=unavailable.message)
         except Exception:

@@ -62,7 +62,7 @@ class Pictures:
                     if not step.position:  # a later part of a long clip has its picture from the one before
                         self._read_ahead(task, Clip.model_validate(step.params), ended.is_set)
             except Exception as error:
-                log.debug("not_read_ahead", reason=str(error))
+                log.debug("not_read_ahead", reason=type(error).__name__)
             ended.wait(LOOK_SECONDS)
 
     def _read_ahead(self, task: Task, clip: Clip, is_late: Callable[[], bool]) -> None:

@@ -1,0 +1,55 @@
+"""No log holds what a caller sent, whatever crashes with it in hand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.logs import without_values
+from harness.servers import RedisServer
+from harness.stack import ROOT
+from tests.core import crashing
+
+# Each told by another path to the log.
+TOLD = [
+    "request_failed",  # a route
+    "Exception in ASGI application",  # uvicorn, of an answer that broke off
+    "attempt_crashed",
+    "callback_failed",
+    "duty_failed",
+    "thread_crashed",
+    "python_warning",
+    "library_spoke",
+    "process_crashed",
+]
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_crash_is_told_by_its_place_and_its_type_and_by_nothing_that_a_caller_sent(
+    tmp_path: Path, redis_server: RedisServer, log_format: str
+) -> None:
+    command = [sys.executable, "-m", crashing.__name__, str(tmp_path), str(redis_server.port), log_format]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 1, said
+    assert [event for event in TOLD if event not in said] == []
+    assert said.count("ValueError") >= 6
+    assert "crashing.py" in said
+    quoted = (tmp_path / "quoted").read_text()
+    for private in (crashing.PROMPT, crashing.SEED, crashing.TOKEN):
+        assert private in quoted, "no crash had it in hand"
+        assert private not in said
+
+
+def test_a_traceback_names_what_led_to_an_error_and_what_a_group_holds() -> None:
+    try:
+        try:
+            raise OSError(28, "No space left on device", "a-file-of-a-users")
+        except OSError as error:
+            raise ExceptionGroup("a group", [KeyError("a-key"), error]) from error
+    except ExceptionGroup as group:
+        told = without_values(group)
+    last_lines = [part.splitlines()[-1] for part in told.split("\n\n")]
+    assert last_lines == ["OSError ENOSPC", "ExceptionGroup", "KeyError", "OSError ENOSPC"]
+    assert "a-key" not in told.replace('KeyError("a-key")', "")

@@ -86,12 +86,8 @@ def busy(picture: Path) -> dict[str, Any]:
 
 def measure(work: Work, folder: Path) -> dict[str, Any]:
     bare = bare_seconds(work)
-    with RedisServer() as redis:
-        stack = Stack(folder, redis, ENGINE=work.engine, **work.settings)
-        try:
-            return in_service(work, stack) | {"clips_an_hour_of_the_bare_engine": 3600 * work.clips / bare}
-        finally:
-            stack.stop()
+    with RedisServer() as redis, Stack(folder, redis, ENGINE=work.engine, **work.settings) as stack:
+        return in_service(work, stack) | {"clips_an_hour_of_the_bare_engine": 3600 * work.clips / bare}
 
 
 def bare_seconds(work: Work) -> float:

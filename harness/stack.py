@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import httpx2
 
 from harness.gate import Gate
+from harness.log_check import crashes_in
 from harness.servers import RedisServer, free_port, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +26,8 @@ class Stack:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.announced: set[str] = set()
+        """What `crashes` passes over, as patterns of how it begins: a test that provokes one says so."""
         self.environment = os.environ | {
             "DATA_DIR": str(folder / "data"),
             "API_PORT": str(self.port),
@@ -98,6 +102,27 @@ class Stack:
         then()
         return process.wait(30)
 
+    def crashes(self) -> list[str]:
+        """What no log may hold, and every process that ended by itself, but in order. Nothing that was announced."""
+        codes = {name: process.poll() for name, process in self.processes.items()}
+        ended = [f"{name} ended with {code}" for name, code in codes.items() if code]
+        own = [crash for crash in ended if not any(re.match(pattern, crash) for pattern in self.announced)]
+        return own + crashes_in(self.folder, self.announced)
+
+    def require_no_crash(self) -> None:
+        found = self.crashes()
+        assert not found, "\n".join(["a crash that nobody announced:", *found])
+
+    def __enter__(self) -> "Stack":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.require_no_crash()
+        finally:
+            self.stop()
+
     def stop(self) -> None:
         self.client.close()
         for process in self.processes.values():
@@ -134,15 +159,12 @@ class Stack:
 
 @contextlib.contextmanager
 def running_stack(folder: Path, *queues: str, guarded: bool = False, **settings: str) -> Iterator[Stack]:
-    """`guarded`: with a password and an ACL in Redis."""
+    """`guarded`: with a password and an ACL in Redis. Raises AssertionError for a crash that was not announced."""
     with RedisServer(guarded) as redis:
         if guarded:
             settings["REDIS_PASSWORD_FILE"] = str(redis.password_file)
-        stack = Stack(folder, redis, **settings)
-        try:
+        with Stack(folder, redis, **settings) as stack:
             yield stack.start_all(*queues)
-        finally:
-            stack.stop()
 
 
 @contextlib.contextmanager

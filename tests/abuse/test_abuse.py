@@ -58,23 +58,19 @@ class Run(NamedTuple):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("abuse")
-    with RedisServer() as redis:
-        stack = Stack(folder, redis)
-        try:
-            stack.start("app", "app")
-            wait_until(lambda: answers(stack), 60, "a front")
-            with Meter(stack.processes["app"].pid).running() as meter:
-                sent = [send(stack, case) for case in corpus()]
-            accepted = [one.body["task_id"] for one in sent if one.status == 202]
-            stack.start("worker", "worker", "--queue", "cpu")
-            stack.start("keeper", "keeper")  # rings for what was accepted before there was a worker
-            for task_id in accepted:
-                assert stack.wait_for(task_id)["status"] == "finished"
-            videos = {task_id: stack.video(task_id) for task_id in accepted}
-            settings = Settings(_env_file=None, data_dir=folder / "data")
-            yield Run(sent, meter, videos, Storage(settings.resolved_storage_url))
-        finally:
-            stack.stop()
+    with RedisServer() as redis, Stack(folder, redis) as stack:
+        stack.start("app", "app")
+        wait_until(lambda: answers(stack), 60, "a front")
+        with Meter(stack.processes["app"].pid).running() as meter:
+            sent = [send(stack, case) for case in corpus()]
+        accepted = [one.body["task_id"] for one in sent if one.status == 202]
+        stack.start("worker", "worker", "--queue", "cpu")
+        stack.start("keeper", "keeper")  # rings for what was accepted before there was a worker
+        for task_id in accepted:
+            assert stack.wait_for(task_id)["status"] == "finished"
+        videos = {task_id: stack.video(task_id) for task_id in accepted}
+        settings = Settings(_env_file=None, data_dir=folder / "data")
+        yield Run(sent, meter, videos, Storage(settings.resolved_storage_url))
 
 
 def answers(stack: Stack) -> bool:

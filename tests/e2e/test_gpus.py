@@ -41,23 +41,23 @@ def _without_choice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_worker_too_many_says_so_and_takes_over_where_a_gpu_falls_free(tmp_path: Path, tiny_svd: Path) -> None:
     settings = environment_with_gpus(tmp_path, FIRST) | {"ENGINE": "svd-xt", "MODEL_ID": str(tiny_svd)}
-    with RedisServer() as redis, holder(tmp_path / "data" / "gpus", settings) as other:
-        stack = Stack(tmp_path, redis, **settings)
-        try:
-            for name, *command in (("app", "app"), ("keeper", "keeper"), ("spare", IMPATIENT, "--queue", "gpu")):
-                stack.start(name, *command)
-            said = "1 can be seen here, and each has a worker already"
-            wait_until(lambda: said in (reason(stack) or ""), 60, "the reason")
-            assert "torch" not in Path(f"/proc/{stack.processes['spare'].pid}/maps").read_text()
-            assert gpus(stack) == [None]
-            other.kill()
-            stack.wait_until_ready()
-            assert gpus(stack) == [FIRST]
-            task = stack.wait_for(stack.upload(SAMPLES / "cat.jpg", **SMALL))
-            assert task["status"] == "finished"
-            assert task["receipt"]["parameters"]["decode_chunk_size"] == 2  # it was left to the engine
-        finally:
-            stack.stop()
+    with (
+        RedisServer() as redis,
+        holder(tmp_path / "data" / "gpus", settings) as other,
+        Stack(tmp_path, redis, **settings) as stack,
+    ):
+        for name, *command in (("app", "app"), ("keeper", "keeper"), ("spare", IMPATIENT, "--queue", "gpu")):
+            stack.start(name, *command)
+        said = "1 can be seen here, and each has a worker already"
+        wait_until(lambda: said in (reason(stack) or ""), 60, "the reason")
+        assert "torch" not in Path(f"/proc/{stack.processes['spare'].pid}/maps").read_text()
+        assert gpus(stack) == [None]
+        other.kill()
+        stack.wait_until_ready()
+        assert gpus(stack) == [FIRST]
+        task = stack.wait_for(stack.upload(SAMPLES / "cat.jpg", **SMALL))
+        assert task["status"] == "finished"
+        assert task["receipt"]["parameters"]["decode_chunk_size"] == 2  # it was left to the engine
 
 
 @contextlib.contextmanager

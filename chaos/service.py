@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.log_check import REDIS_FAULTS
 from harness.servers import PostgresServer, RedisServer, free_port
 from harness.stack import Stack
 
@@ -14,12 +15,24 @@ WORKERS = ("worker-1", "worker-2", "worker-3")
 COMMANDS = {"app": ["app"], "keeper": ["keeper"]} | {name: ["worker", "--queue", "cpu"] for name in WORKERS}
 
 
+ENDS_OF_THE_KILLED = {-signal.SIGKILL, -signal.SIGTERM, 0}  # the second: told to stop before it listened
+
+
 @dataclass(frozen=True)
 class Death:
     """A worker's process that ended, or froze."""
 
     pid: int
     at: float
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something other than a worker was broken, and when it was well again."""
+
+    fault: str
+    begun: float
+    over: float
 
 
 class Service(Stack):
@@ -32,13 +45,15 @@ class Service(Stack):
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
         super().__init__(folder, redis, TMPDIR=str(self.temporary), **settings)
+        self.announced |= REDIS_FAULTS
         self.postgres = postgres
         self.points = folder / "points"
         self.points.mkdir()
         self.deaths: list[Death] = []
-        self.troubles: list[tuple[float, float]] = []
-        """When something other than a worker was broken, and when it was well again."""
-        self.restarts = 0
+        self.troubles: list[Trouble] = []
+        self.ends: list[tuple[str, int, int]] = []
+        """Of every process that was started again: its name, its pid, its exit code."""
+        self._hit: set[int] = set()
         self._held_down: set[str] = set()
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -52,9 +67,21 @@ class Service(Stack):
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Asks for no crashes: who has done harm asks himself, once it is over."""
         self._ended.set()
         self._watch.join()
         self.stop()
+
+    @property
+    def hit(self) -> set[int]:
+        """The processes that were sent a signal, here or at a point."""
+        taken = self.points / "hit"
+        return self._hit | {int(pid) for pid in (taken.read_text().split() if taken.exists() else ())}
+
+    def crashes(self) -> list[str]:
+        hit = self.hit
+        ends = [(name, code) for name, pid, code in self.ends if pid not in hit or code not in ENDS_OF_THE_KILLED]
+        return [f"{name} ended by itself with {code}" for name, code in ends] + super().crashes()
 
     def leave_in_order(self) -> list[int]:
         """Tell every process to stop, and give the exit codes."""
@@ -72,6 +99,7 @@ class Service(Stack):
             process = self.processes[name]
             if how == signal.SIGSTOP and name in WORKERS:
                 self.deaths.append(Death(process.pid, time.time()))
+            self._hit.add(process.pid)
             process.send_signal(how)
 
     def release(self, name: str) -> None:
@@ -89,5 +117,5 @@ class Service(Stack):
                         continue
                     if name in WORKERS:
                         self.deaths.append(Death(process.pid, time.time()))
-                    self.restarts += 1
+                    self.ends.append((name, process.pid, process.returncode))
                     self._start(name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 
 @dataclass
@@ -26,12 +26,18 @@ class Receiver:
     def __init__(self, secret: str, status: int = 200, delay: float = 0.0, port: int = 0) -> None:
         self.secret, self.status, self.delay = secret, status, delay
         self.received: list[Received] = []
+        self.refused: list[str] = []
+        """Why the library took a callback for another's."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 text = self.rfile.read(int(self.headers["content-length"]))
-                body = Webhook(receiver.secret).verify(text, dict(self.headers))
+                try:
+                    body = Webhook(receiver.secret).verify(text, dict(self.headers))
+                except WebhookVerificationError as error:
+                    receiver.refused.append(str(error))
+                    raise
                 stamp = float(self.headers["webhook-timestamp"])
                 headers = dict(self.headers)
                 receiver.received.append(Received(self.headers["webhook-id"], stamp, body, text, headers))

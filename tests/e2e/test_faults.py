@@ -42,6 +42,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Three workers with a lease of 3 s; whatever dies is started again, as a supervisor would."""
     with RedisServer() as redis, Service(tmp_path_factory.mktemp("faults"), redis, None) as service:
         yield service
+        service.require_no_crash()
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +325,8 @@ def test_a_worker_that_lost_its_gpu_leaves_and_the_step_runs_elsewhere(tmp_path:
     with running_stack(tmp_path) as stack:
         stack.kill("worker-cpu")
         command = [sys.executable, "-c", LOSES_ITS_GPU, "--queue", "cpu"]
-        broken = subprocess.Popen(command, cwd=ROOT, env=stack.environment, stderr=subprocess.DEVNULL)
+        with (stack.folder / "broken.log").open("wb") as log:
+            broken = subprocess.Popen(command, cwd=ROOT, env=stack.environment, stderr=log)
         task_id = stack.upload(CAT, num_frames=2)
         assert broken.wait(30) == EXIT_GPU_LOST
         stack.start("worker-cpu", "worker", "--queue", "cpu")

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -324,3 +325,18 @@ def test_nothing_is_asked_while_nobody_listens(server: Server) -> None:
             next(iter(listener))
             assert ticker.is_ticking
         wait_until(lambda: not ticker.is_ticking, what="rest")
+
+
+def test_one_key_does_not_take_all_places(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "LISTENERS", Room(2, "full"))
+    urls, headers = {}, {}
+    for name in ("ann", "bob"):
+        key, text = server.ledger.keys.create(name)
+        server.ledger.create(task := replace(new_task(), owner=key.key_id))
+        urls[name] = f"http://127.0.0.1:{server.port}/status/{task.task_id}/events"
+        headers[name] = {"X-API-Key": text}
+    with httpx2.stream("GET", urls["ann"], headers=headers["ann"]) as first:
+        assert first.status_code == 200
+        assert httpx2.get(urls["ann"], headers=headers["ann"]).status_code == 429
+        with httpx2.stream("GET", urls["bob"], headers=headers["bob"]) as second:
+            assert second.status_code == 200

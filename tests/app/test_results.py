@@ -184,3 +184,16 @@ def test_a_download_is_sent_to_the_object_store(
     assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
     assert httpx2.get(answer.headers["location"]).content == VIDEO
     assert client.head(f"/results/{finished}").status_code == 200  # answered here
+
+
+@given(st.integers(1, 500), st.integers(0, 600))
+def test_a_range_of_the_last_bytes_is_what_a_slice_would_give(size: int, last: int) -> None:
+    whole = bytes(i % 256 for i in range(size))
+    try:
+        part = parse_range(f"bytes=-{last}", size)
+    except RangeNotSatisfiable:
+        assert last == 0
+    else:
+        assert part is not None
+        assert part[0] >= 0
+        assert whole[slice(*part)] == whole[-last:]

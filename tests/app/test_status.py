@@ -187,3 +187,12 @@ def test_a_wrong_query_names_its_parameter(client: TestClient, query: str, param
 def test_an_unknown_task_is_a_404_with_a_code(client: TestClient, method: str, path: str) -> None:
     response = client.request(method, path)
     assert (response.status_code, response.json()["error"]["code"]) == (404, "task_not_found")
+
+
+def test_an_expired_task_shows_no_links(client: TestClient, services: Services, finished: str) -> None:
+    before = client.get(f"/status/{finished}").json()
+    assert None not in (before["result_url"], before["thumbnail_url"])
+    services.ledger.mark_expired(finished)
+    (listed,) = client.get("/tasks").json()["tasks"]
+    for body in (client.get(f"/status/{finished}").json(), listed):
+        assert (body["status"], body["result_url"], body["thumbnail_url"]) == ("finished", None, None)

@@ -118,3 +118,11 @@ def test_the_same_key_with_another_callback_is_another_request(client: TestClien
     assert client.post("/generate", data={"callback_url": URL}, **asked).status_code == 202
     assert client.post("/generate", data={"callback_url": URL}, **asked).status_code == 202
     assert client.post("/generate", data={"callback_url": f"{URL}2"}, **asked).status_code == 422
+
+
+def test_the_same_key_with_other_events_is_another_request(client: TestClient) -> None:
+    asked = {"files": {"file": CAT}, "headers": {"Idempotency-Key": "k"}}
+    told = {"callback_url": URL, "callback_events": "task.failed"}
+    assert client.post("/generate", data=told, **asked).status_code == 202
+    assert client.post("/generate", data=told, **asked).status_code == 202
+    assert client.post("/generate", data=told | {"callback_events": "task.finished"}, **asked).status_code == 422

@@ -4,20 +4,25 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from core.errors import IdempotencyMismatch, QueueFull, TaskExists, TaskNotFound
 from core.ledger import Ledger
 from core.reader import Reader, page_of_tasks
 from core.speeds import Kind
-from core.tables import attempts, events, metadata
+from core.tables import attempts, events, metadata, steps
 from core.task import Bounds, Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
 from tests.conftest import expire_leases, new_task
 
+MIGRATIONS = Path(__file__).parents[2] / "core" / "migrations"
 BROKEN = ErrorInfo("engine_failed", "it broke")
 
 
@@ -528,3 +533,68 @@ def test_what_a_step_warned_of_stays_when_others_follow(ledger: Ledger) -> None:
     assert last is not None
     ledger.finish(last, {}, {}, {}, warnings=["late"])
     assert ledger.task(task.task_id).warnings == ["accepted", "halved", "late"]
+
+
+def test_a_lease_that_was_renewed_is_not_taken_over(ledger: Ledger) -> None:
+    claim = begin(ledger, lease=-1)
+    (shown,) = ledger.held_leases()
+    assert ledger.renew(claim, 60, progress=10, phase="load")
+    assert not ledger.take_over(shown, max_attempts=3)
+    assert finish(ledger, claim) == []
+
+
+def test_a_step_that_waits_again_shows_nothing_of_the_attempt_before(ledger: Ledger) -> None:
+    claim = begin(ledger)
+    ledger.renew(claim, -1, progress=40, phase="denoise")
+    expire_leases(ledger)
+    _, (step,) = ledger.task_with_steps(claim.task.task_id)
+    assert (step.status, step.progress, step.phase, step.worker_id) == (Status.QUEUED, 0, None, None)
+
+
+def test_the_pauses_between_attempts_grow(ledger: Ledger) -> None:
+    claim, pauses = begin(ledger), []
+    for _ in range(4):
+        assert ledger.lose(claim, BROKEN, max_attempts=9)
+        with ledger.database.begin() as tx:
+            ended = sa.select(sa.func.max(attempts.c.ended_at)).scalar_subquery()
+            pauses.append(tx.execute(sa.select(steps.c.not_before - ended)).scalar_one())
+            tx.execute(steps.update().values(not_before=0.0))
+        claim = ledger.claim(claim.step.step_id, "w", 60) or pytest.fail("it rests still")
+    assert pauses == [pytest.approx(seconds, abs=0.9) for seconds in (1, 5, 30, 30)]
+
+
+def test_each_migration_keeps_the_rows_of_the_tables_before_it(database_url: str) -> None:
+    ledger, task_id = Ledger(database_url), "1" * 32
+    for script in sorted((MIGRATIONS / "versions").glob("0*.py")):
+        with ledger.database.begin() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS))
+            config.attributes["connection"] = connection
+            command.upgrade(config, script.name[:4])
+            fill_empty_tables(connection)
+    task, (step,) = ledger.task_with_steps(task_id)
+    assert (task.owner, task.callback_url, task.callback_events, task.dialect) == ("", None, [], "kinora")
+    assert (step.size, step.work, step.receipt) == ("", 0.0, None)
+    pace = ledger.speeds().pace(Kind(task.engine, step.verb, "1" * 32, 1.0))
+    assert pace is not None
+    assert (pace.front, pace.tail) == (1.0, 0.0), "a step kept its worker's engine all the time"
+    assert [key.stored_bytes for key in ledger.keys.all()] == [0]
+    ledger.close()
+
+
+def fill_empty_tables(connection: sa.Connection) -> None:
+    """With one row each, of which all that must be said is 1 and nothing else is said."""
+    there = sa.MetaData()
+    there.reflect(connection)
+    for table in there.sorted_tables:
+        if table.name != "alembic_version" and not connection.execute(sa.select(table)).first():
+            needed = [column for column in table.columns if not (column.nullable or column.server_default)]
+            connection.execute(table.insert().values({column.name: one(column) for column in needed}))
+
+
+def one(column: sa.Column[Any]) -> Any:
+    if column.name == "status":
+        return Status.QUEUED
+    if isinstance(column.type, sa.JSON):
+        return {}
+    return "1" * min(32, column.type.length or 32) if isinstance(column.type, sa.String) else 1

@@ -445,3 +445,34 @@ def test_an_owner_of_many_slow_hosts_holds_up_no_other(
         ledger.cancel(theirs.task_id)
         wait_until(lambda: bool(quick.requests), what="the other owner's callback")
         assert sum(len(host.requests) for host in slow) == 6
+
+
+def test_more_is_told_than_may_be_at_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, deliverer: Deliverer
+) -> None:
+    monkeypatch.setattr("keeper.deliverer.AT_ONCE_PER_OWNER", 2)
+    with allowed(deliverer) as receiver:
+        tasks = [canceled_task(ledger, receiver.url) for _ in range(9)]
+        for task_id in tasks:
+            wait_for_status(ledger, task_id, DeliveryStatus.DELIVERED)
+
+
+def test_what_waits_for_an_endpoint_that_is_gone_is_not_tried(ledger: Ledger) -> None:
+    gone, other = (ledger.endpoints.register("", f"http://{name}/", list(FINAL_EVENTS)) for name in ("gone", "other"))
+    tasks = [canceled_task(ledger, "http://own/") for _ in range(2)]
+    first = next(told for told in deliveries_of(ledger, tasks[0]) if told.endpoint_id == gone.endpoint_id)
+    ledger.deliveries.gone(first, 410, "it answered 410")
+    waiting = {told.endpoint_id: told for told in deliveries_of(ledger, tasks[1])}
+    assert (waiting[gone.endpoint_id].status, waiting[gone.endpoint_id].next_try_at) == (DeliveryStatus.DEAD, None)
+    assert waiting[other.endpoint_id].status == waiting[None].status == DeliveryStatus.PENDING
+
+
+def test_the_callbacks_of_a_revoked_key_have_no_link_that_opens(ledger: Ledger, deliverer: Deliverer) -> None:
+    owner = ledger.keys.create("ann")[0].key_id
+    ledger.keys.revoke("ann")
+    with receiving(deliverer.endpoints.secret(owner)) as receiver:
+        allow(deliverer, urlsplit(receiver.url).netloc)
+        ledger.create(new := replace(new_task(callback=Callback(receiver.url, list(FINAL_EVENTS))), owner=owner))
+        ledger.cancel(new.task_id)
+        wait_until(lambda: bool(receiver.received), what="the callback")
+    assert receiver.received[0].body["data"]["result_url"] == f"https://video.example.com/results/{new.task_id}"

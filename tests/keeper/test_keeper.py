@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from core.config import Settings
-from core.errors import ArtifactNotFound
+from core.errors import ArtifactNotFound, StorageUnavailable
 from core.ledger import Ledger
 from core.queue import StepQueue
 from core.storage import Storage, artifact_key, input_key
@@ -103,3 +103,21 @@ def test_what_was_stored_too_late_for_a_deleted_task_is_deleted(keeper: Keeper) 
         keeper.storage.put(artifact_key(task.task_id, "s", 1, "video.mp4"), b"video")
     keeper.tidy()
     assert list(keeper.storage.task_ids()) == [kept.task_id]
+
+
+def test_a_task_is_expired_only_once_its_files_are_deleted(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper.settings = keeper.settings.model_copy(update={"result_ttl": -1.0})
+    keeper.ledger.create(new := new_task())
+    keeper.ledger.cancel(new.task_id)
+    keeper.storage.put(input_key(new.task_id), b"picture")
+
+    def away(_: str) -> None:
+        raise StorageUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper.storage, "delete_task", away)
+        keeper.tidy()
+    assert keeper.ledger.task(new.task_id).expired_at is None
+    keeper.tidy()
+    assert keeper.ledger.task(new.task_id).expired_at is not None
+    assert list(keeper.storage.task_ids()) == []

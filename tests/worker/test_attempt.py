@@ -1,5 +1,7 @@
 import pytest
+from structlog.testing import capture_logs
 
+from core.errors import StorageUnavailable
 from worker.attempt import Attempt, Stopped
 
 
@@ -36,3 +38,19 @@ def test_a_stopped_attempt_ends_at_its_next_check_point() -> None:
             attempt.advance(2, 3)
     with pytest.raises(Stopped), attempt.phase("decode"):
         pytest.fail("it began another phase")
+
+
+def test_what_cannot_be_stored_is_tried_again_after_pauses_that_stop_growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.attempt.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("worker.attempt.LONGEST_PAUSE", 0.003)
+    tries: list[int] = []
+
+    def store() -> str:
+        tries.append(1)
+        if len(tries) <= 5:
+            raise StorageUnavailable("away")
+        return "stored"
+
+    with capture_logs() as logged:
+        assert Attempt().keep_trying(store) == "stored"
+    assert [line["pause"] for line in logged] == [0.001, 0.002, 0.003, 0.003, 0.003]

@@ -73,3 +73,15 @@ def test_an_attempt_stops_by_itself_when_the_ledger_is_away_for_longer_than_the_
         assert tried.wait(5)
         attempt.check()  # the first failure is forgiven
         wait_for_stop(attempt)
+
+
+def test_a_renewal_that_fails_as_nobody_expected_stops_the_attempt(
+    ledger: Ledger, claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ledger, "renew", broken)
+    attempt = Attempt()
+    with Lease(ledger, claim, attempt, 60.0):
+        wait_for_stop(attempt)

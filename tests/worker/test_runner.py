@@ -553,3 +553,36 @@ def test_on_the_cpu_the_next_step_begins_when_the_one_before_is_over(kit: Kit) -
     run_step(step_id, kit)
     assert kit.running == []
     assert kit.ledger.task(task_id).status == Status.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(EngineFailed("it broke"), "failed"), (GpuLost("sticky"), "lost"), (KeyError("k"), "failed")]
+)
+def test_nothing_is_left_of_an_attempt_that_ends_after_it_stored(
+    kit: Kit, error: Exception, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(kit.ledger, "finish", broken)
+    task = run(kit)
+    assert outcomes(kit) == {outcome: 1}
+    assert stored_of(kit, task.task_id) == ["input"]
+
+
+def test_a_clip_is_not_as_slow_as_the_tail_that_it_waited_for(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, float] = {}
+    finish, wait = kit.ledger.finish, kit.tail.wait
+
+    def finished(*given: object, **named: float) -> object:
+        told.update(named)
+        return finish(*given, **named)
+
+    def wait_long(*check: Callable[[], None]) -> None:
+        time.sleep(0.2)
+        wait(*check)
+
+    monkeypatch.setattr(kit.ledger, "finish", finished)
+    monkeypatch.setattr(kit.tail, "wait", wait_long)
+    run(kit)
+    assert told["waited_seconds"] >= 0.2

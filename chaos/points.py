@@ -1,13 +1,13 @@
 """Runs a process of Kinora that dies, or freezes, at a named point when it is told to:
 
-    python -m chaos.points FOLDER worker --queue cpu
+    python -m chaos.points FOLDER PROCESS MODULE ARGUMENTS
 
+runs `python -m MODULE ARGUMENTS` with the points of PROCESS: app, keeper or worker.
 A point is armed by a file of its name in FOLDER, which holds a signal's number. Who takes the file away sends that
 signal to itself there, and leaves its process id in the file `caught`.
 """
 
 import contextlib
-import importlib
 import os
 import runpy
 import signal
@@ -106,15 +106,13 @@ def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def main() -> None:
-    folder, module = Path(sys.argv[1]), sys.argv[2]
-    if module == "worker":  # as on a GPU: two steps at once are what can go wrong in more ways
-        importlib.import_module("worker.runner").overlaps = lambda _kit: True  # type: ignore[attr-defined]
+    folder, process, module = Path(sys.argv[1]), *sys.argv[2:4]
     for ledger in (core.ledger, core.deliveries):
         ledger.writing = alone
     for point in POINTS:
-        if point.process == module:
+        if point.process == process:
             install(folder, point)
-    sys.argv = sys.argv[2:]
+    sys.argv = sys.argv[3:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

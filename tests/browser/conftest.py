@@ -20,9 +20,6 @@ QUIET = ("background-networking", "component-update", "sync", "gpu")
 COFFEE = SAMPLES / "coffee.jpg"
 SECONDS = 1000.0  # Playwright counts in milliseconds
 
-# About half a minute of work for the preview engine: to see something while it is made.
-LONG = 600
-
 expect.set_options(timeout=30 * SECONDS)
 
 
@@ -69,7 +66,7 @@ class Visitor:
         self.expect_said("Next in the queue")
         for picture in (self.stack.folder / "data" / "storage" / "tasks" / task_id).glob("input*"):
             picture.unlink()
-        self.stack.start("worker-cpu", "worker", "--queue", "cpu")
+        self.stack.start_worker()
         expect(self.page.locator("#trouble")).to_be_visible()
 
     def expect_said(self, words: str | re.Pattern[str]) -> None:
@@ -100,10 +97,22 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One for all tests that mind no others' tasks."""
     with running_stack(tmp_path_factory.mktemp("stack")) as stack:
         yield stack
+
+
+@pytest.fixture
+def stack(one_stack: Stack) -> Iterator[Stack]:
+    yield one_stack
+    one_stack.gate.open()
+
+
+@pytest.fixture
+def rendering(stack: Stack) -> None:
+    """What is asked for is never done, until the gate is opened."""
+    stack.gate.close("render", after=4)
 
 
 @pytest.fixture
@@ -111,7 +120,7 @@ def without_worker(stack: Stack) -> Iterator[Stack]:
     stack.kill("worker-cpu")
     yield stack
     if "worker-cpu" not in stack.processes:
-        stack.start("worker-cpu", "worker", "--queue", "cpu")
+        stack.start_worker()
     stack.wait_until_ready()
 
 

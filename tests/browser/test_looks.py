@@ -12,7 +12,7 @@ from core.storage import Storage, artifact_key
 from core.task import ErrorInfo, NewStep, NewTask, new_id
 from harness.pictures import SAMPLES
 from harness.stack import Stack, running_stack
-from tests.browser.conftest import LONG, SHOTS, Visitor
+from tests.browser.conftest import SHOTS, Visitor
 
 WIDTHS = {390: 844, 820: 1180, 1440: 900}  # a telephone, a tablet, a desk; with their heights
 
@@ -48,8 +48,9 @@ def test_with_a_picture(visitor: Visitor) -> None:
     judge(visitor, "picture")
 
 
+@pytest.mark.usefixtures("rendering")
 def test_busy(visitor: Visitor) -> None:
-    visitor.make(Frames=LONG)
+    visitor.make()
     visitor.expect_said("Making the frames")
     judge(visitor, "busy")
     visitor.press("Cancel")

@@ -10,8 +10,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from core.ledger import Ledger
+from harness.servers import wait_until
 from harness.stack import Stack, running_stack
-from tests.browser.conftest import COFFEE, LONG, Visitor
+from tests.browser.conftest import COFFEE, Visitor
 from tests.e2e.test_stack import frames_of
 
 HANDED_OVER = """([kind, name, bytes]) => {
@@ -165,9 +166,18 @@ def test_what_the_service_refuses_is_said_at_its_field(visit: Callable[..., Visi
     expect(visitor.page.get_by_role("spinbutton", name="Frames", exact=True)).to_be_focused()
 
 
+@pytest.mark.usefixtures("rendering")
 def test_the_progress_bar_never_goes_back_nor_stays_just_before_the_end(visitor: Visitor) -> None:
     visitor.page.evaluate(WATCH_PROGRESS)
-    visitor.make(Frames=120)
+    task_id = visitor.make(Frames=20)
+    for after in (10, 16):
+        told = visitor.stack.status(task_id)["progress"]
+        visitor.page.wait_for_function(
+            "told => Number(document.querySelector('#progress').ariaValueNow) >= told", arg=told
+        )
+        visitor.stack.gate.close("render", after)
+        wait_until(lambda told=told: visitor.stack.status(task_id)["progress"] > told, what="more progress")
+    visitor.stack.gate.open()
     visitor.expect_clip()
     seen = visitor.page.evaluate("window.seen")
     turned = [value for value, _ in seen]
@@ -177,14 +187,16 @@ def test_the_progress_bar_never_goes_back_nor_stays_just_before_the_end(visitor:
     assert max(shown) < 99  # storing cannot say how far it is, and shows no figure
 
 
+@pytest.mark.usefixtures("rendering")
 def test_a_reload_forgets_nothing(visitor: Visitor) -> None:
     visitor.page.get_by_role("radio", name="orbit").check()
-    task_id = visitor.make(Frames=100)
+    task_id = visitor.make(Frames=20)
     visitor.expect_said("Making the frames")
     visitor.page.reload()
     expect(visitor.page.locator("#file-name")).to_have_text("coffee.jpg")
     expect(visitor.page.get_by_role("radio", name="orbit")).to_be_checked()
-    expect(visitor.page.get_by_role("spinbutton", name="Frames", exact=True)).to_have_value("100")
+    expect(visitor.page.get_by_role("spinbutton", name="Frames", exact=True)).to_have_value("20")
+    visitor.stack.gate.open()
     visitor.expect_clip()
     assert visitor.page.locator("#download").get_attribute("download") == f"kinora-{task_id}.mp4"
 
@@ -215,8 +227,9 @@ def tasks_of(stack: Stack) -> list[dict[str, object]]:
     return list(stack.client.get("/tasks", params={"limit": 200}).json()["tasks"])
 
 
+@pytest.mark.usefixtures("rendering")
 def test_a_task_is_canceled(visitor: Visitor) -> None:
-    task_id = visitor.make(Frames=LONG)
+    task_id = visitor.make()
     visitor.press("Cancel")
     visitor.expect_said("Canceled")
     assert visitor.stack.status(task_id)["status"] == "canceled"
@@ -241,12 +254,14 @@ def test_the_place_in_the_queue_is_told(without_worker: Stack, visitor: Visitor)
     visitor.expect_said("Canceled")
 
 
+@pytest.mark.usefixtures("rendering")
 def test_a_service_that_goes_away_and_comes_back_is_waited_for(visitor: Visitor) -> None:
-    visitor.make(Frames=100)
+    visitor.make(Frames=20)
     visitor.expect_said("Making the frames")
     visitor.stack.kill("app")
     expect(visitor.page.locator("#connection")).to_have_text("Connection lost. Trying again …")
     visitor.stack.start("app", "app")
+    visitor.stack.gate.open()
     visitor.expect_clip()
     expect(visitor.page.locator("#connection")).to_have_text("")
     assert all(re.search("ERR_|503", line) for line in visitor.console)

@@ -18,7 +18,7 @@ from harness.stack import Stack, running_stack
 from worker.media.fit import fit_picture
 
 COFFEE = SAMPLES / "coffee.jpg"
-LONG = {"num_frames": 150, "motion": "zoom_in"}
+CLIP = {"num_frames": 40, "width": 256, "height": 144, "motion": "zoom_in"}
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ def events_of(stack: Stack, task_id: str) -> Iterator[tuple[str, dict]]:
 
 
 def test_a_task_is_seen_as_it_emerges(stack: Stack) -> None:
-    task_id = stack.upload(COFFEE, **LONG)
+    stops, reached = iter((8, 16, 24, 32)), 0  # the engine shows its frames when it has 8, 16 and 32 of them
+    stack.gate.close("render", after=next(stops))
+    task_id = stack.upload(COFFEE, **CLIP)
     names, progress, previews = [], [], []
     for name, data in events_of(stack, task_id):
         names.append(name)
@@ -48,6 +50,9 @@ def test_a_task_is_seen_as_it_emerges(stack: Stack) -> None:
             previews.append(stack.client.get(f"/preview/{task_id}"))
         else:
             progress.append(data["progress"])
+        if previews and progress[-1] > reached:
+            reached, stop = progress[-1], next(stops, None)
+            stack.gate.close("render", after=stop) if stop else stack.gate.open()
     assert (names[0], names[-1], data["status"]) == ("status", "status", "finished")
     assert data["result_url"] == stack.status(task_id)["result_url"]
     assert progress == sorted(progress)
@@ -63,6 +68,7 @@ def test_a_task_is_seen_as_it_emerges(stack: Stack) -> None:
 
 @pytest.mark.parametrize("stack", [1, 2], ids=["one process", "two processes"], indirect=True)
 def test_listeners_do_not_hold_up_a_service_that_stops(stack: Stack) -> None:
+    stack.announced.add("ASGI callable returned without completing response")  # so that the listener comes back
     stack.kill("worker-cpu")
     task_id = stack.upload(COFFEE)
     heard = threading.Barrier(4)

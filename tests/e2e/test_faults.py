@@ -27,12 +27,10 @@ from core.task import FINAL, Callback, NewStep, NewTask, new_id
 from harness.pictures import SAMPLES
 from harness.receiver import Receiver, receiving
 from harness.servers import PostgresServer, RedisServer, wait_until
-from harness.stack import ROOT, Stack, running_stack
+from harness.stack import ROOT, Stack, restored, running_stack
 from worker.main import EXIT_GPU_LOST
 
 CAT = SAMPLES / "cat.jpg"
-LONG = {"num_frames": 200, "width": 640, "height": 360}
-MIDDLING = {"num_frames": 80, "width": 640, "height": 360}
 SHORT = {"num_frames": 5, "width": 128, "height": 72}
 POINT = {point.name: point for point in POINTS}
 
@@ -50,6 +48,18 @@ def ledger(service: Service) -> Iterator[Ledger]:
     ledger = Ledger(f"sqlite:///{service.folder}/data/kinora.db")
     yield ledger
     ledger.close()
+
+
+@pytest.fixture(scope="module")
+def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@pytest.fixture
+def stack(one_stack: Stack) -> Iterator[Stack]:
+    with restored(one_stack) as stack:
+        yield stack
 
 
 @pytest.fixture
@@ -83,10 +93,12 @@ def require_one_end(ledger: Ledger, receiver: Receiver, task_id: str) -> None:
 
 def test_workers_killed_again_and_again_lose_nothing(service: Service, ledger: Ledger, receiver: Receiver) -> None:
     random = Random(1)
-    tasks = [service.upload(CAT, **LONG, callback_url=receiver.url) for _ in range(6)]
+    service.gate.close("render", after=2)  # so that there is always something to lose
+    tasks = [service.upload(CAT, **SHORT, callback_url=receiver.url) for _ in range(6)]
     for _ in range(4):
         time.sleep(random.uniform(0.2, 1.0))
         service.send(random.choice(WORKERS), signal.SIGKILL)
+    service.gate.open()
     for task_id in tasks:
         assert service.wait_for(task_id)["status"] == "finished"
         assert outcomes(ledger, task_id).count("finished") == 1
@@ -97,13 +109,13 @@ def test_workers_killed_again_and_again_lose_nothing(service: Service, ledger: L
 def test_a_task_that_kills_its_worker_each_time_fails_and_the_queue_moves_on(
     service: Service, ledger: Ledger, receiver: Receiver
 ) -> None:
-    task_id = service.upload(CAT, num_frames=50, callback_url=receiver.url)
+    task_id = service.upload(CAT, **SHORT, callback_url=receiver.url)
     while service.status(task_id)["status"] in ("queued", "started"):
         catch(POINT["all stored, not recorded"], signal.SIGKILL, service)
     assert service.status(task_id)["error"]["code"] == "attempts_exhausted"
     assert outcomes(ledger, task_id) == ["lost"] * 3
     require_one_end(ledger, receiver, task_id)
-    assert service.wait_for(service.upload(CAT, num_frames=2))["status"] == "finished"
+    assert service.wait_for(service.upload(CAT, **SHORT))["status"] == "finished"
 
 
 def test_a_worker_frozen_before_it_records_changes_nothing_when_it_wakes(
@@ -149,7 +161,7 @@ def test_cancel_is_final_at_whatever_moment_and_though_the_worker_is_dead(
         assert service.client.post(f"/cancel/{task_id}").json()["status"] == "canceled"
     if how == signal.SIGSTOP:
         os.kill(pid, signal.SIGCONT)
-    assert service.wait_for(service.upload(CAT, num_frames=2))["status"] == "finished"
+    assert service.wait_for(service.upload(CAT, **SHORT))["status"] == "finished"
     assert service.status(task_id)["status"] == "canceled"
     assert service.client.get(f"/results/{task_id}").status_code == 410
     assert outcomes(ledger, task_id) == ["canceled"]
@@ -161,10 +173,12 @@ def test_a_worker_that_dies_with_one_clip_in_its_tail_and_the_next_begun_loses_b
     service: Service, ledger: Ledger, receiver: Receiver, how: signal.Signals
 ) -> None:
     stopped = logs(service).count("outcome=stopped")
+    service.gate.close("encode_video", after=1)  # each worker has one in its tail, and begins another
     trap = set_trap(POINT["next step claimed in a tail"], how, service)
-    tasks = [service.upload(CAT, **MIDDLING, callback_url=receiver.url) for _ in range(6)]
+    tasks = [service.upload(CAT, **SHORT, callback_url=receiver.url) for _ in range(6)]
     pid = caught(trap)
     assert pid is not None
+    service.gate.open()
     bodies = [service.wait_for(task_id) for task_id in tasks]
     if how == signal.SIGSTOP:
         os.kill(pid, signal.SIGCONT)
@@ -247,14 +261,16 @@ def thawed(redis: RedisServer) -> None:
 def test_without_redis_uploads_are_accepted_and_nothing_runs_twice(
     service: Service, ledger: Ledger, broken: object, mended: object
 ) -> None:
-    running = service.upload(CAT, **LONG)
+    service.gate.close()
+    running = service.upload(CAT, **SHORT)
     service.wait_for(running, "started")
     broken(service.redis)
-    waiting = [service.upload(CAT, num_frames=2) for _ in range(2)]
+    waiting = [service.upload(CAT, **SHORT) for _ in range(2)]
     assert service.status(waiting[0])["status"] in ("queued", "started", "finished")
     health = service.client.get("/health").json()
     assert health["status"] == "degraded"
     assert health["stores"]["redis"] != "ok"
+    service.gate.open()
     assert service.wait_for(running)["status"] == "finished", "what runs needs no Redis"
     assert service.video(running)
     mended(service.redis)
@@ -266,7 +282,7 @@ def test_without_redis_uploads_are_accepted_and_nothing_runs_twice(
 def test_a_redis_that_is_wiped_again_and_again_costs_seconds(service: Service, ledger: Ledger) -> None:
     tasks = []
     for _ in range(10):
-        tasks.append(service.upload(CAT, num_frames=25))
+        tasks.append(service.upload(CAT, **SHORT))
         service.redis.client.flushall()
     for task_id in tasks:
         assert service.wait_for(task_id)["status"] == "finished"
@@ -278,7 +294,7 @@ def test_while_the_keeper_is_away_everything_else_goes_on(service: Service, ledg
     trap = set_trap(POINT["all stored, not recorded"], signal.SIGKILL, service)
     orphan = service.upload(CAT, **SHORT)
     assert caught(trap) is not None
-    others = [service.upload(CAT, num_frames=25) for _ in range(3)]
+    others = [service.upload(CAT, **SHORT) for _ in range(3)]
     for task_id in others:
         assert service.wait_for(task_id)["status"] == "finished"
     time.sleep(4)  # its lease is over, and nobody is there to see it
@@ -290,9 +306,11 @@ def test_while_the_keeper_is_away_everything_else_goes_on(service: Service, ledg
 
 def test_while_postgresql_is_away_callers_are_told_to_come_back_and_a_video_is_kept(tmp_path: Path) -> None:
     with PostgresServer() as postgres, running_stack(tmp_path, DATABASE_URL=postgres.url, LEASE_SECONDS="15") as stack:
-        running = stack.upload(CAT, **LONG)
+        stack.gate.close()
+        running = stack.upload(CAT, **SHORT)
         stack.wait_for(running, "started")
         postgres.crash()
+        stack.gate.open()
         refused = stack.client.post("/generate", files={"file": CAT.read_bytes()})
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "ledger_unavailable")
         assert int(refused.headers["retry-after"]) > 0
@@ -300,7 +318,7 @@ def test_while_postgresql_is_away_callers_are_told_to_come_back_and_a_video_is_k
         assert (health.status_code, health.json()["status"]) == (503, "down")
         postgres.start()
         assert stack.wait_for(running)["status"] == "finished"
-        again = stack.upload(CAT, num_frames=2)
+        again = stack.upload(CAT, **SHORT)
         assert stack.wait_for(again)["status"] == "finished"
         ledger = Ledger(postgres.url.replace("postgresql:", "postgresql+psycopg:"))
         assert outcomes(ledger, running) == ["finished"], "rendered once: recording was tried again"
@@ -321,19 +339,17 @@ main.main()
 """
 
 
-def test_a_worker_that_lost_its_gpu_leaves_and_the_step_runs_elsewhere(tmp_path: Path) -> None:
-    with running_stack(tmp_path) as stack:
-        stack.kill("worker-cpu")
-        command = [sys.executable, "-c", LOSES_ITS_GPU, "--queue", "cpu"]
-        with (stack.folder / "broken.log").open("wb") as log:
-            broken = subprocess.Popen(command, cwd=ROOT, env=stack.environment, stderr=log)
-        task_id = stack.upload(CAT, num_frames=2)
-        assert broken.wait(30) == EXIT_GPU_LOST
-        stack.start("worker-cpu", "worker", "--queue", "cpu")
-        assert stack.wait_for(task_id)["status"] == "finished"
+def test_a_worker_that_lost_its_gpu_leaves_and_the_step_runs_elsewhere(stack: Stack) -> None:
+    stack.kill("worker-cpu")
+    command = [sys.executable, "-c", LOSES_ITS_GPU, "--queue", "cpu"]
+    with (stack.folder / "broken.log").open("wb") as log:
+        broken = subprocess.Popen(command, cwd=ROOT, env=stack.environment, stderr=log)
+    task_id = stack.upload(CAT, **SHORT)
+    assert broken.wait(30) == EXIT_GPU_LOST
+    stack.start_worker()
+    assert stack.wait_for(task_id)["status"] == "finished"
 
 
 @pytest.mark.parametrize("name", ["app", "keeper", "worker-cpu"])
-def test_every_process_that_is_told_to_stop_leaves_in_order(tmp_path: Path, name: str) -> None:
-    with running_stack(tmp_path) as stack:
-        assert Stack.kill(stack, name, signal.SIGTERM) == 0
+def test_every_process_that_is_told_to_stop_leaves_in_order(stack: Stack, name: str) -> None:
+    assert stack.kill(name, signal.SIGTERM) == 0

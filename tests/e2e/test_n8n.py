@@ -10,7 +10,7 @@ from harness.receiver import receiving
 from harness.servers import free_port, wait_until
 from harness.stack import Stack, running_stack
 from tests.e2e.n8n import Run, filled_in, served_samples
-from tests.e2e.test_stack import LONG, frames_of
+from tests.e2e.test_stack import frames_of
 
 N8N_PORT = free_port()
 
@@ -59,7 +59,9 @@ def test_a_request_that_n8n_sends_again_makes_no_second_task(run_of: Callable[..
 def test_a_run_whose_task_is_canceled_stops(run_of: Callable[..., Run], stack: Stack) -> None:
     def cancel(run: Run) -> None:
         stack.client.post(f"/cancel/{run.last.json['task_id']}")
+        stack.gate.open()
 
-    run = run_of(cancel, **{name: str(value) for name, value in LONG.items()})
+    stack.gate.close()
+    run = run_of(cancel)
     assert run.follow() == "Say why not"
     assert run.last.json["body"]["type"] == "task.canceled"

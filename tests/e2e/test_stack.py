@@ -371,6 +371,7 @@ def test_turbo_makes_a_video_when_a_task_asks_for_it(svd_stack: Stack, turbo_fil
 
 def test_missing_weights_are_said_in_one_line_and_shown(tmp_path: Path) -> None:
     with running_stack(tmp_path, "cpu", "gpu", ENGINE="auto", MODEL_ID=str(tmp_path / "nowhere")) as stack:
+        stack.announced.add("engine_unavailable")
 
         def reason() -> str | None:
             engines = stack.client.get("/engines").json()["engines"]

@@ -157,6 +157,9 @@ class Load:
     def _keep_making_graphs(self) -> None:
         """No route makes tasks that fan out, so that these go straight into the ledger; the first at once."""
         while not self._ended.is_set():
+            if len(self.open_tasks()) > MOST_WAITING:
+                self._ended.wait(0.1)
+                continue
             task_id = new_id()
             try:
                 self.storage.put(input_key(task_id), PICTURE)

@@ -5,7 +5,7 @@ document does not say?
 
 schemathesis goes over every route with all its checks, on its own and in sequences, once without keys and once with
 them; hypothesis over pictures and forms. Prints the cases and the failures, writes bench/results/fuzz.json, and ends
-with 1 where anything failed.
+with 1 where anything failed: an answer, a task that came of one, or a process, as its log tells.
 """
 
 import argparse
@@ -21,25 +21,28 @@ from typing import Any
 
 from core.config import Settings
 from core.ledger import Ledger
+from core.task import Status
 from harness.report import machine, print_table, write
+from harness.servers import wait_until
 from harness.stack import ROOT, running_stack
 
 # Small clips, and no bound that only says that there were many requests.
 SETTINGS = {"VIDEO_WIDTH": "64", "VIDEO_HEIGHT": "64", "VIDEO_FRAMES": "2", "ENGINE": "preview", "RATE_LIMIT": "0"}
 UNDOCUMENTED = ("UndefinedStatusCode", "UndefinedContentType", "MissingHeaders", "JsonSchemaError", "MalformedJson")
+SETTLE_SECONDS = 120.0
 BY_HYPOTHESIS = ["tests/app/test_multipart.py", "tests/app/test_decoder.py"]
 
 
 def fuzz_routes(folder: Path, examples: int, seed: int, with_keys: bool) -> dict[str, Any]:
-    """Runs schemathesis against a stack of its own. Returns its report."""
+    """Runs schemathesis against a stack of its own. Returns its report, with the tasks that failed. Raises
+    AssertionError where a log tells of a crash."""
     folder.mkdir()
     options = ["--exclude-checks", "ignored_auth"]  # where no key is asked for there is nothing to ignore
     settings = SETTINGS
+    ledger = Ledger(Settings(_env_file=None, data_dir=folder / "data").resolved_database_url)
+    ledger.migrate()
     if with_keys:
-        ledger = Ledger(Settings(_env_file=None, data_dir=folder / "data").resolved_database_url)
-        ledger.migrate()
         _, key = ledger.keys.create("fuzz")
-        ledger.close()
         settings, options = SETTINGS | {"AUTH": "keys"}, ["-H", f"Authorization: Bearer {key}"]
     with running_stack(folder, **settings) as stack:
         ended = subprocess.run(
@@ -55,11 +58,29 @@ def fuzz_routes(folder: Path, examples: int, seed: int, with_keys: bool) -> dict
             text=True,
             check=False,
         )
+        if ended.returncode:
+            print(ended.stdout, ended.stderr, file=sys.stderr)
         stack.client.get("/health/live").raise_for_status()
-    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    if ended.returncode:
-        print(ended.stdout, ended.stderr, file=sys.stderr)
+        report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+        if ended.returncode and not (report["failures"] or report["errors"]):
+            report["errors"].append(f"schemathesis ended with {ended.returncode}")
+        report["failed_tasks"] = failed_tasks(ledger)
+        report["finished_tasks"] = len(ledger.tasks(status=Status.FINISHED, limit=100_000))
+    ledger.close()
     return report
+
+
+def failed_tasks(ledger: Ledger) -> list[str]:
+    """Once every task has ended. None may fail: what cannot be made is refused before it is accepted."""
+
+    def at_rest() -> bool:
+        return not any(ledger.tasks(status=status, after=None, limit=1) for status in (Status.QUEUED, Status.STARTED))
+
+    wait_until(at_rest, SETTLE_SECONDS, "the end of every task")
+    failed = ledger.tasks(status=Status.FAILED, after=None, limit=100)
+    told = [f"{task.task_id} failed: {task.error and task.error.code} of {task.params}" for task in failed]
+    print(*told, sep="\n", end="\n" if told else "", file=sys.stderr)
+    return told
 
 
 def fuzz_bytes(examples: int) -> tuple[int, int]:
@@ -86,7 +107,9 @@ def row(name: str, report: dict[str, Any]) -> dict[str, Any]:
         "operations": report["operations"]["tested"],
         "server errors": sum(count for kind, count in failures.items() if "ServerError" in kind),
         "undocumented answers": sum(count for kind, count in failures.items() if kind in UNDOCUMENTED),
-        "all failures": sum(failures.values()) + len(report["errors"]),
+        "finished tasks": report["finished_tasks"],
+        "failed tasks": len(report["failed_tasks"]),
+        "all failures": sum(failures.values()) + len(report["errors"]) + len(report["failed_tasks"]),
     }
 
 

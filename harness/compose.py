@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 import yaml
 
+from harness.log_check import REDIS_FAULTS, crashes, entries
 from harness.servers import free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,7 @@ SHIPPED = ["Dockerfile.api", "Dockerfile.worker", "docker-compose.yml", CPU_FILE
 SHIPPED += ["app", "core", "keeper", "worker", "deploy"]
 README_ADDRESS = "http://127.0.0.1:8000"
 FINAL = ("finished", "failed", "canceled")
+OURS = ("api", "worker", "keeper")
 
 # What the caller may have set for a project of their own.
 COMPOSE_VARIABLES = ("COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES", "COMPOSE_ENV_FILES")
@@ -63,6 +65,14 @@ class Stack:
 
     def compose(self, *words: str, timeout: float = 300) -> str:
         """What the command prints. Raises where it fails."""
+        return self._compose(*words, timeout=timeout).stdout
+
+    def logs(self, service: str) -> str:
+        """What it wrote to either stream: podman keeps them apart."""
+        said = self._compose("logs", service)
+        return said.stdout + said.stderr
+
+    def _compose(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [*compose_command(), *words],
             cwd=self.folder,
@@ -76,7 +86,7 @@ class Stack:
             raise AssertionError(
                 f"compose {shlex.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
             )
-        return done.stdout
+        return done
 
     def inside(self, service: str, *command: str) -> str:
         """What `command` prints in the service's first container."""
@@ -87,6 +97,13 @@ class Stack:
         self.compose("build", "api", timeout=1200)
         self.compose("up", "-d", "--build", timeout=1200)
         self.wait_for_health()
+
+    def require_no_crash(self) -> None:
+        """Of the containers that are there: what went with `down` is in no log. Redis is killed and restarted here."""
+        logs = {name: self.logs(name) for name in OURS}
+        assert [name for name, log in logs.items() if not any(entries(log))] == [], "no line that could be read"
+        found = [f"{name}: {crash}" for name, log in logs.items() for crash in crashes(log, REDIS_FAULTS)]
+        assert not found, "\n".join(["a crash that nobody announced:", *found])
 
     def down(self) -> None:
         self.http.close()

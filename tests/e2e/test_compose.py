@@ -16,7 +16,7 @@ import av
 import httpx2
 import pytest
 
-from harness.compose import ROOT, Stack, compose_works, curl_lines
+from harness.compose import OURS, ROOT, Stack, compose_works, curl_lines
 from harness.pictures import SAMPLES
 from harness.servers import wait_until
 
@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 CAT = SAMPLES / "cat.jpg"
-OUR_SERVICES = ["api", "worker", "keeper"]
+OUR_SERVICES = list(OURS)
 
 # Long enough to be caught at work.
 LONG = {"num_frames": 300}
@@ -53,6 +53,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         yield stack
         if request.session.testsfailed > failed_before:
             print(stack.compose("logs"))  # noqa: T201 - pytest shows it beside the failure
+        stack.require_no_crash()
     finally:
         stack.down()
 
@@ -113,6 +114,7 @@ def test_a_restart_of_any_service_loses_no_task(stack: Stack, service: str) -> N
     stack.compose("restart", service)
     stack.wait_for_health()
     stack.wait_for(*tasks)
+    assert [stack.status(task)["status"] for task in tasks] == ["finished"] * 3
 
 
 def test_a_killed_worker_loses_no_task(stack: Stack) -> None:
@@ -132,6 +134,7 @@ def test_a_wiped_redis_loses_no_task(stack: Stack) -> None:
     stack.compose("start", "redis")
     stack.compose("start", "worker")
     stack.wait_for(*tasks)
+    assert [stack.status(task)["status"] for task in tasks] == ["finished"] * 3
 
 
 def test_redis_wants_its_password_and_refuses_what_the_service_does_not_use(stack: Stack) -> None:
@@ -181,10 +184,13 @@ def test_redis_reads_again_what_it_wrote_down(stack: Stack) -> None:
 def test_what_was_made_outlives_the_containers(stack: Stack) -> None:
     task = stack.upload(CAT)
     stack.wait_for(task)
+    video = stack.http.get(f"/results/{task}").content
+    stack.require_no_crash()  # the logs go with the containers
     stack.compose("down")
     stack.compose("up", "-d")
     stack.wait_for_health()
     stack.wait_for(task)
+    assert stack.http.get(f"/results/{task}").content == video
 
 
 def test_two_workers_share_the_work(stack: Stack) -> None:

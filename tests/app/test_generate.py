@@ -178,7 +178,8 @@ def test_an_engine_that_cannot_run_here_says_why(client: TestClient, services: S
 
 def test_a_task_for_an_engine_that_still_loads_is_accepted(client: TestClient, services: Services) -> None:
     services.ledger.report_worker(worker_that_says("gpu", "none", "svd-xt", None, loading=True))
-    upload(client, engine="svd-xt")
+    task = client.get(f"/status/{upload(client, engine='svd-xt')}").json()
+    assert (task["status"], task["engine"]) == ("queued", "svd-xt")
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def judge(visitor: Visitor, state: str) -> None:
 def test_with_a_picture(visitor: Visitor) -> None:
     visitor.choose()
     visitor.page.get_by_text("More settings").click()
+    expect(visitor.page.get_by_role("spinbutton", name="Frames", exact=True)).to_be_visible()
     judge(visitor, "picture")
 
 
@@ -58,6 +59,7 @@ def test_busy(visitor: Visitor) -> None:
 
 def test_failed(visitor: Visitor, without_worker: Stack) -> None:
     visitor.make_in_vain()
+    expect(visitor.page.locator("#trouble")).to_be_visible()
     judge(visitor, "failed")
 
 

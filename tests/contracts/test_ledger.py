@@ -50,7 +50,8 @@ def test_migrating_from_many_processes_at_once_is_safe(empty_database_url: str) 
     ledgers = [Ledger(empty_database_url) for _ in range(4)]
     with ThreadPoolExecutor() as pool:
         list(pool.map(Ledger.migrate, ledgers))
-    ledgers[0].ping()
+    with ledgers[0].database.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     for ledger in ledgers:
         ledger.close()
 

@@ -176,6 +176,14 @@ def test_no_order_of_moves_breaks_a_promise(
     postgres = request.getfixturevalue("postgres_url") if backend == "postgresql" else None
 
     class Moves(LedgerMoves):
+        """Each move asserts what it must come to, and hypothesis raises what it asserts."""
+
+        orders = 0
+
+        def teardown(self) -> None:
+            super().teardown()
+            Moves.orders += 1
+
         @property
         def url(self) -> str:
             if postgres is None:
@@ -195,3 +203,4 @@ def test_no_order_of_moves_breaks_a_promise(
         )
     finally:
         shutil.rmtree(folder)
+    assert Moves.orders >= 60

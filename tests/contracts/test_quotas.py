@@ -83,6 +83,7 @@ def test_requests_at_the_same_time_do_not_pass_together(ledger: Ledger, owner: s
 def test_who_has_no_key_has_no_quota(ledger: Ledger) -> None:
     for _ in range(3):
         ledger.create(task_of("", 1000), quota=Quota(1, 1, 1))
+    assert len(ledger.tasks(limit=10)) == 3
 
 
 NONE, WIDE = Quota(0, 0, 0), Bounds(1000, 1000)

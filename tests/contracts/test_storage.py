@@ -81,8 +81,9 @@ def test_two_attempts_never_share_a_key() -> None:
     assert artifact_key("t", "s", 1, "video.mp4") != artifact_key("t", "s", 2, "video.mp4")
 
 
-def test_a_storage_that_answers_can_be_pinged(storage: Storage) -> None:
+def test_a_storage_that_answers_can_be_pinged_which_leaves_nothing_in_it(storage: Storage) -> None:
     storage.ping()
+    assert list(storage.task_ids()) == []
 
 
 def test_a_store_that_is_away_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,7 @@ def test_a_key_of_another_kind_is_passed_over(stack: Stack) -> None:
     stack.redis.client.set("rq:job:evil", "a string")
     stack.redis.client.rpush("rq:queue:cpu", "evil")
     make_a_video(stack)
+    assert stack.processes["worker-cpu"].poll() is None
     stack.redis.client.delete("rq:job:evil")
 
 

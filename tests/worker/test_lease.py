@@ -49,6 +49,7 @@ def test_the_lease_carries_progress_and_phase(ledger: Ledger, claim: Claim) -> N
     with Lease(ledger, claim, attempt, 10.0), attempt.phase("denoise"):
         attempt.advance(1, 2)
         wait_until(written, what="the progress")
+    assert written()
 
 
 def test_canceling_the_task_stops_the_attempt(ledger: Ledger, claim: Claim) -> None:
@@ -56,6 +57,7 @@ def test_canceling_the_task_stops_the_attempt(ledger: Ledger, claim: Claim) -> N
     with Lease(ledger, claim, attempt, 10.0):
         ledger.cancel(claim.task.task_id)
         wait_for_stop(attempt)
+    assert attempt.is_stopped
 
 
 def test_an_attempt_stops_by_itself_when_the_ledger_is_away_for_longer_than_the_lease(

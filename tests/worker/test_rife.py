@@ -224,8 +224,10 @@ def test_safetensors_are_as_good_and_names_need_no_prefix(rife: Rife, tmp_path: 
     assert again.sha256 != rife.sha256
 
 
-def test_what_only_training_needs_may_be_there(tmp_path: Path) -> None:
-    rife_of(random_weights() | {"module.teacher.conv0.0.0.bias": torch.zeros(3)}, tmp_path)
+def test_what_only_training_needs_may_be_there(rife: Rife, tmp_path: Path) -> None:
+    trained = rife_of(random_weights() | {"module.teacher.conv0.0.0.bias": torch.zeros(3)}, tmp_path)
+    one, other = as_rgb(panned(0)), as_rgb(panned(1))
+    assert np.array_equal(trained.between(one, other, 0.5), rife.between(one, other, 0.5))
 
 
 def refusal(path: Path) -> str:
@@ -253,7 +255,7 @@ OTHERS: dict[str, Callable[[Weights], object]] = {
 def test_other_weights_are_refused_in_one_line(change: Callable[[Weights], object], tmp_path: Path) -> None:
     path = tmp_path / "flownet.pkl"
     torch.save(change(random_weights()), path)
-    refusal(path)
+    assert "cannot be used" in refusal(path)
 
 
 @pytest.mark.parametrize("name", ["flownet.pkl", "rife.safetensors"])

@@ -457,6 +457,7 @@ def test_the_frames_are_let_go_before_the_storage_is_waited_for(
     monkeypatch.setattr(kit.renderers.get("preview"), "render", render)
     with in_its_tail(kit, monkeypatch, num_frames=10, part=part):
         wait_until(lambda: frames[0]() is None, what="the end of the frames")
+    assert len(frames) == 1
 
 
 def test_each_line_of_the_log_names_the_task_that_it_is_about(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:

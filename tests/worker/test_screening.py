@@ -90,6 +90,9 @@ def test_a_preview_that_cannot_be_made_costs_only_itself(previews: Previews) -> 
         wait_until(lambda: not attempt._shown)
         attempt.show(lambda: b"good")
         wait_until(lambda: number_of(previews) == 1)
+        shown = previews.get("t")
+    assert shown is not None
+    assert shown.webp == b"good"
 
 
 def test_a_frozen_redis_holds_up_nobody_who_renders(settings: Settings, redis_server: RedisServer) -> None:

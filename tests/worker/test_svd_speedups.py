@@ -260,7 +260,8 @@ def test_neither_clips_processor_nor_the_video_processor_is_used(
     for processor in (engine.pipeline.feature_extractor, engine.pipeline.video_processor):
         monkeypatch.setattr(type(processor), "__call__", refuse, raising=False)
         monkeypatch.setattr(type(processor), "preprocess", refuse)
-    engine.render(photo, clip_of(engine), Attempt())
+    clip = clip_of(engine)
+    assert len(engine.render(photo, clip, Attempt())) == clip.num_frames
 
 
 def test_in_half_precision_the_encoder_stays_in_float32_and_nothing_is_cast_to_and_fro(

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# A line in the console's format; what compose may put before any line is the name of its container.
 CONSOLE = re.compile(r"\d{4}-\d\d-\d\dT\S+ \[(?P<level>\w+) *\] (?P<event>.+?)(?:\s{2,}.*|\s\[[\w.]+\].*)?$")
-CONTAINER = re.compile(r"^\[?[\w-]+\]?\s+\| ?")
 CRASHED = ("error", "critical")
 # What a process prints that cannot log any more, or not yet.
 LAST_WORDS = re.compile(
@@ -61,19 +59,18 @@ def crashes(text: str, announced: Collection[str] = ()) -> list[str]:
 def entries(text: str) -> Iterator[Entry]:
     entry, before = None, ""
     for line in text.splitlines():
-        said = CONTAINER.sub("", line)
-        begun = begins(said)
+        begun = begins(line)
         # An entry's own traceback comes right behind its line, and those that led to it are parted by empty lines.
         goes_on = entry and entry.level in CRASHED and before in ("", entry.text)
-        if begun is None and LAST_WORDS.search(said) and not goes_on:
-            begun = Entry("critical", said.strip(), said)
-        before = said
+        if begun is None and LAST_WORDS.search(line) and not goes_on:
+            begun = Entry("critical", line.strip(), line)
+        before = line
         if begun:
             if entry:
                 yield entry
             entry = begun
-        elif entry and said:
-            entry.text += f"\n{said}"
+        elif entry and line:
+            entry.text += f"\n{line}"
     if entry:
         yield entry
 

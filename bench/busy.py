@@ -113,7 +113,7 @@ def in_service(work: Work, stack: Stack) -> dict[str, Any]:
     stack.start("worker", "bench.renders", str(spans), "--queue", work.queue)
     stack.wait_until_ready(READY_SECONDS)
     for size in work.sizes:
-        stack.wait_for(stack.upload(work.picture, **size), timeout=READY_SECONDS)
+        stack.finish(stack.upload(work.picture, **size), timeout=READY_SECONDS)
     before = len(read(spans))
     ids = from_many_clients(work, stack)
     rendered = read(spans)[before:]
@@ -145,7 +145,8 @@ def from_many_clients(work: Work, stack: Stack) -> list[str]:
                 return
             task_id = stack.upload(work.picture, **size)
             ids.append(task_id)
-            while stack.status(task_id)["status"] != "finished":
+            while (status := stack.status(task_id)["status"]) != "finished":
+                assert status != "failed"
                 time.sleep(0.5)  # seldom, for the clients share the cores
 
     clients = [threading.Thread(target=client) for _ in range(CLIENTS)]

@@ -65,7 +65,8 @@ def ask(stack: Stack, random: Random, count: int) -> dict[str, float]:
         response = stack.client.post("/generate", files={"file": PICTURE.read_bytes()}, data=size)
         etas[response.json()["task_id"]] = response.json()["eta_seconds"]
         time.sleep(random.uniform(0, 0.3))
-    while any(stack.status(task_id)["status"] != "finished" for task_id in etas):
+    while {"finished"} != (seen := {stack.status(task_id)["status"] for task_id in etas}):
+        assert "failed" not in seen
         time.sleep(0.5)  # seldom, for the client shares the cores
     return etas
 

@@ -122,7 +122,7 @@ def memory() -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="kinora-bench-") as folder, running_stack(Path(folder)) as stack:
         worker, resident = psutil.Process(stack.processes["worker-cpu"].pid), {}
         for done in range(1, LAST_TASKS + 1):
-            stack.wait_for(stack.upload(PICTURE, **SMALL))
+            stack.finish(stack.upload(PICTURE, **SMALL))
             if done in (FIRST_TASKS, LAST_TASKS):
                 resident[done] = worker.memory_info().rss / 2**20
     first, last = resident[FIRST_TASKS], resident[LAST_TASKS]

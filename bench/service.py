@@ -38,7 +38,10 @@ UPLOADS, CLIPS, ENCODES, STATUS_SECONDS, STATUS_CLIENTS = 40, 20, 7, 5.0, 4
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="kinora-bench-") as folder, running_stack(Path(folder)) as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="kinora-bench-") as folder,
+        running_stack(Path(folder)) as stack,
+    ):
         ledger = Ledger(f"sqlite:///{folder}/data/kinora.db")
         try:
             figures = latencies(stack, ledger)
@@ -68,7 +71,8 @@ def latencies(stack: Stack, ledger: Ledger) -> dict[str, Any]:
         task_id = stack.upload(PICTURE, **SMALL)
         if number % 2:
             # Asked all the time, a status takes the cores away from the start, so each figure has its own uploads.
-            while stack.status(task_id)["status"] != "finished":
+            while (status := stack.status(task_id)["status"]) != "finished":
+                assert status != "failed"
                 time.sleep(0.001)
             to_visible.append(1000 * (time.time() - moments(ledger, task_id)[1]))
         else:
@@ -91,7 +95,7 @@ def moments(ledger: Ledger, task_id: str) -> tuple[float, float]:
 def status_rate(stack: Stack) -> float:
     """Answered requests a second from a few clients that keep their connections."""
     task_id = stack.upload(PICTURE, **SMALL)
-    stack.wait_for(task_id)
+    stack.finish(task_id)
     counts: list[int] = []
     give_up = time.monotonic() + STATUS_SECONDS
 
@@ -99,8 +103,9 @@ def status_rate(stack: Stack) -> float:
         connection, count = http.client.HTTPConnection("127.0.0.1", stack.port), 0
         while time.monotonic() < give_up:
             connection.request("GET", f"/status/{task_id}")
-            connection.getresponse().read()
-            count += 1
+            response = connection.getresponse()
+            response.read()
+            count += response.status == 200
         counts.append(count)
 
     clients = [threading.Thread(target=ask) for _ in range(STATUS_CLIENTS)]
@@ -115,7 +120,7 @@ def clips_a_minute(stack: Stack) -> float:
     begun = time.perf_counter()
     waiting = [stack.upload(PICTURE) for _ in range(CLIPS)]
     for task_id in waiting:
-        stack.wait_for(task_id, timeout=300)
+        stack.finish(task_id, timeout=300)
     return CLIPS / (time.perf_counter() - begun) * 60
 
 

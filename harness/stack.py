@@ -151,6 +151,11 @@ class Stack:
     def wait_for_phase(self, task_id: str, phase: str = "render") -> None:
         wait_until(lambda: (self.status(task_id)["step"] or {}).get("phase") == phase, 30, f"the phase {phase}")
 
+    def finish(self, task_id: str, timeout: float = 60) -> None:
+        """Wait for a task that must not end otherwise."""
+        body = self.wait_for(task_id, timeout=timeout)
+        assert body["status"] == "finished", body
+
     def video(self, task_id: str) -> bytes:
         response = self.client.get(f"/results/{task_id}")
         assert response.status_code == 200, response.text

@@ -13,6 +13,7 @@ from core.spec import Clip
 from core.task import Claim, Step
 from worker.attempt import Attempt
 from worker.engines.base import Renderer
+from worker.media.mp4 import encoder
 
 
 def write_receipt(
@@ -31,10 +32,12 @@ def write_receipt(
         "seed": clip.seed,
         "device": renderer.device,
         "libraries": libraries,
+        "encoder": encoder(),
         "input_sha256": input_sha256,
         "output_sha256": hashlib.sha256(video).hexdigest(),
         "output_bytes": len(video),
         "seconds": {name: round(seconds, 4) for name, seconds in attempt.seconds.items()},
+        **({"threads": renderer.threads} if renderer.threads else {}),
         **({"memory_plan": clip.memory_plan} if clip.memory_plan else {}),
         **({"unet": asdict(renderer.engine.unet)} if renderer.engine.unet else {}),
     }

@@ -42,7 +42,7 @@ def parts(tmp_path: Path) -> Iterator[list[Path]]:
 
 def test_what_was_encoded_alike_is_copied_frame_for_frame(parts: list[Path], tmp_path: Path) -> None:
     joined = tmp_path / "joined.mp4"
-    assert join_mp4(parts, joined, 18, lambda: None) == 25
+    assert join_mp4(parts, joined, 18, lambda: None) == (25, False)
     assert header_of(joined) == header_of(parts[0])
     frames = list(frames_of(joined))
     apart = [frame for part in parts for frame in frames_of(part)]
@@ -63,7 +63,7 @@ def test_frames_keep_their_distance_where_the_parts_meet(tmp_path: Path) -> None
 def test_what_was_encoded_otherwise_is_encoded_anew(parts: list[Path], tmp_path: Path) -> None:
     other = mp4(moving(25, 256, 144)[13:], tmp_path / "c.mp4", quality=30)
     assert header_of(other) != header_of(parts[0])
-    assert join_mp4([parts[0], other], tmp_path / "joined.mp4", 18, lambda: None) == 25
+    assert join_mp4([parts[0], other], tmp_path / "joined.mp4", 18, lambda: None) == (25, True)
     frames = np.stack(list(frames_of(tmp_path / "joined.mp4")))
     assert difference(frames, moving(25, 256, 144)) < 3
 
@@ -122,6 +122,18 @@ def test_the_receipt_of_an_extension_tells_of_its_clip_too(kit: Kit, parts: list
     assert {"engine", "parameters", "clip_sha256", "output_sha256", "seconds"} <= set(task.receipt)
     assert {"render", "join_join"} <= set(task.receipt["seconds"])
     assert task.receipt["clip_sha256"] != task.receipt["output_sha256"]
+
+
+@pytest.mark.parametrize(("quality", "named"), [(18, "libx264"), (30, "a later one")])
+def test_the_receipt_names_what_encoded_the_frames_that_are_in_the_video(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quality: int, named: str
+) -> None:
+    """What is joined as it is was encoded before; the rest is encoded by whatever joins."""
+    monkeypatch.setattr("worker.steps.join.encoder", lambda: {"name": "a later one"})
+    before = mp4(moving(13, 256, 144), tmp_path / "before.mp4", quality)
+    receipt = extension(kit, before.read_bytes(), 13).receipt
+    assert receipt is not None
+    assert receipt["encoder"]["name"] == named
 
 
 def test_an_extension_of_what_is_no_video_fails_and_says_so(kit: Kit) -> None:

@@ -159,7 +159,7 @@ def test_a_clip_is_smoothed_and_its_receipt_says_by_what(kit: Kit, rife: Rife, t
     assert task.receipt is not None
     smoothing = task.receipt["smoothing"]
     assert (smoothing["method"], smoothing["weights_sha256"]) == ("RIFE 4.6", rife.sha256)
-    assert smoothing["libraries"]["torch"] == torch.__version__
+    assert (smoothing["libraries"]["torch"], smoothing["threads"]) == (torch.__version__, 1)
 
 
 def test_colours_are_those_of_optical_flow(kit: Kit, tmp_path: Path) -> None:

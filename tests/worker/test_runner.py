@@ -73,8 +73,9 @@ def test_the_receipt_says_all_that_is_needed_to_make_it_again(kit: Kit) -> None:
     assert receipt is not None
     assert set(receipt) == {
         *("engine", "model", "revision", "parameters", "seed", "device", "libraries", "approximation"),
-        *("input_sha256", "output_sha256", "output_bytes", "seconds"),
+        *("input_sha256", "output_sha256", "output_bytes", "seconds", "encoder"),
     }
+    assert receipt["encoder"].items() >= {"name": "libx264", "x264-params": "cpu-independent=1", "threads": 4}.items()
     assert receipt["parameters"]["seed"] == receipt["seed"] == 1
 
 

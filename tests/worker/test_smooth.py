@@ -25,6 +25,7 @@ from tests.worker.test_mp4 import moving
 from tests.worker.test_runner import do, picture
 from worker.attempt import Attempt
 from worker.media.fit import resample
+from worker.media.mp4 import encoder
 from worker.media.smooth import Motion, between, luma, moments, smoothed
 from worker.media.video import stored_frames
 from worker.media.yuv import planes
@@ -219,6 +220,7 @@ def test_the_receipt_says_how_the_clip_was_smoothed(kit: Kit) -> None:
     receipt = smooth(kit).receipt
     assert receipt is not None
     assert set(receipt["smoothing"]["libraries"]) == {"opencv", "numpy", "av"}
+    assert receipt["encoder"] == encoder()
     assert receipt["parameters"]["smooth_fps"] == 30
     assert {"render", "smooth_smooth"} <= set(receipt["seconds"])
     assert receipt["clip_sha256"] != receipt["output_sha256"]

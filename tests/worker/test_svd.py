@@ -1,5 +1,6 @@
 """The SVD engine against diffusers itself, on a tiny checkpoint of the real classes."""
 
+import hashlib
 import http.server
 import json
 import os
@@ -297,6 +298,35 @@ def test_versions_name_the_libraries_that_make_the_frames(svd: Svd) -> None:
     assert set(versions) - {"torch", "diffusers", "transformers"} == (
         {"cuda", "cudnn"} if svd.device == "cuda" else set()
     )
+
+
+def hash_of(frames: np.ndarray) -> str:
+    return hashlib.sha256(frames.tobytes()).hexdigest()
+
+
+def test_as_many_threads_make_the_same_frames_in_any_process(tiny_svd: Path, fresh: np.ndarray) -> None:
+    """With two they are not those of one, or not always, so the receipt says how many there were. The other process has
+    its memory full of a byte until it is written to (glibc's MALLOC_PERTURB_)."""
+    code = f"""if True:
+        from PIL import Image
+        from harness.pictures import SAMPLES
+        from {__name__} import Attempt, Path, create_svd, hash_of, tiny_clip, torch
+        svd = create_svd(Path({str(tiny_svd)!r}))
+        svd.load()
+        photo = Image.open(SAMPLES / "cat.jpg").convert("RGB")
+        print(svd.threads)
+        for threads in (2, 2, 1):
+            torch.set_num_threads(threads)
+            print(hash_of(svd.render(photo, tiny_clip(), Attempt())))
+    """
+    # passive: on a busy machine two threads that spin wait for each other for most of a minute
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "MALLOC_PERTURB_": "170"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    process = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, check=True, text=True, timeout=120
+    )
+    threads, by_two, by_two_again, by_one = process.stdout.split()
+    assert (threads, by_two, by_one) == ("2", by_two_again, hash_of(fresh))
 
 
 def test_an_unloaded_engine_does_not_render(tiny_svd: Path, photo: Image.Image) -> None:

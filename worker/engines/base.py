@@ -29,6 +29,8 @@ class Renderer(ABC):
         self.engine = engine
         self.settings = settings
         self.device = "none"
+        self.threads: int | None = None
+        """Of torch on the CPU: by their number the rounding differs a little."""
 
     @abstractmethod
     def load(self) -> None:

@@ -84,6 +84,8 @@ class Svd(Renderer):
     def hold(self, pipeline: Any, speed_ups: "tuple[SpeedUp, ...] | None" = None, device: str | None = None) -> None:
         """Render with `pipeline` on `device`, or where it is; changed by `speed_ups`, or where None are named by all
         that pay there. Raises EngineUnavailable where its default clip does not fit."""
+        import torch
+
         from worker.svd.conditioning import keep_encoder_in_float32
         from worker.svd.deep_cache import keep_deep_features
         from worker.svd.feed_forward import part_feed_forwards
@@ -91,6 +93,7 @@ class Svd(Renderer):
         from worker.svd.speedups import COMPILED, worth_it
 
         self._pipeline, self.device = pipeline, device or pipeline.device.type
+        self.threads = torch.get_num_threads() if self.device == "cpu" else None
         speed_ups = worth_it(self.device) if speed_ups is None else speed_ups
         compiling = [change for change in speed_ups if change in COMPILED]
         for change in (keep_encoder_in_float32, part_feed_forwards, *speed_ups):

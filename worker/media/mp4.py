@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import av.filter
@@ -41,6 +42,11 @@ THUMBNAIL_SIDE = 640
 TILE_SIDE, TILES, COLUMNS = 256, 25, 5
 
 Advance = Callable[[int, int], None]
+
+
+def encoder() -> dict[str, Any]:
+    """By what a video is encoded here, for whoever wants the same bytes again."""
+    return {"name": "libx264", **X264, "threads": THREADS}
 
 
 def encode_mp4(

@@ -50,14 +50,16 @@ def unreadable(error: Exception) -> EncodingFailed:
     return EncodingFailed(f"a stored video cannot be read: {error}")
 
 
-def join_mp4(parts: Sequence[Path], path: Path, quality: int, check: Callable[[], None]) -> int:
-    """Write one MP4 that plays `parts` one after another; returns its number of frames. All have one size and rate.
+def join_mp4(parts: Sequence[Path], path: Path, quality: int, check: Callable[[], None]) -> tuple[int, bool]:
+    """Write one MP4 that plays `parts` one after another, all of one size and rate. Returns its number of frames, and
+    whether it was encoded anew.
 
     What was encoded alike is copied as it is. Otherwise (another x264 made the first) all of it is encoded anew, with
     `quality` as x264's crf. `check()` is called all along and may raise to stop. Raises EncodingFailed.
     """
-    alike = len({header_of(part) for part in parts}) == 1
-    return copy_packets(parts, path, check) if alike else encode_again(parts, path, quality, check)
+    if len({header_of(part) for part in parts}) == 1:
+        return copy_packets(parts, path, check), False
+    return encode_again(parts, path, quality, check), True
 
 
 def header_of(path: Path) -> tuple[int, int, bytes]:

@@ -46,10 +46,13 @@ class Rife:
         return F.pad(planes, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
 
     def receipt(self) -> dict[str, Any]:
+        receipt: dict[str, Any] = {"method": "RIFE 4.6", "weights_sha256": self.sha256}
         libraries = versions() | {"torch": str(torch.__version__)}
         if self.device == "cuda":
             libraries |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
-        return {"method": "RIFE 4.6", "weights_sha256": self.sha256, "libraries": libraries}
+        else:
+            receipt["threads"] = torch.get_num_threads()  # by whose number the rounding may differ
+        return receipt | {"libraries": libraries}
 
 
 class RifeMotion(Motion):

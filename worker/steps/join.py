@@ -7,6 +7,7 @@ from core.spec import Clip
 from core.storage import Storage
 from core.task import Claim
 from worker.attempt import Attempt
+from worker.media.mp4 import encoder
 from worker.media.video import join_mp4
 from worker.pictures import Pictures, read_input
 from worker.receipt import carried_on
@@ -30,12 +31,14 @@ def join_clips(claim: Claim, attempt: Attempt, storage: Storage, renderers: Rend
             path.write_bytes(data)
         passed_on = clip.smooth_fps is not None and claim.needs[0].verb == "clip"
         quality = min(clip.quality, PASSED_ON) if passed_on else clip.quality
-        count = join_mp4(paths, joined, quality, attempt.check)
+        count, anew = join_mp4(paths, joined, quality, attempt.check)
         files = {"video.mp4": joined.read_bytes()} if passed_on else files_of(joined, count)
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
     receipt = carried_on(claim.needs[0], claim, attempt, files["video.mp4"]) | of_parts(claim)
     receipt.pop("colours", None)  # was for the part that came next
+    if anew:
+        receipt["encoder"] = encoder()
     return artifacts, receipt
 
 
@@ -44,7 +47,7 @@ def of_parts(claim: Claim) -> dict[str, Any]:
     if len(claim.needs) == 1:
         return {}
     receipts = [made.receipt or {} for made in claim.needs]
-    known = ("seed", "device", "memory_plan", "seconds", "output_sha256")
+    known = ("seed", "device", "threads", "memory_plan", "seconds", "output_sha256")
     each = [
         {name: receipt.get(name) for name in known}
         | {"decode_chunk_size": receipt.get("parameters", {}).get("decode_chunk_size")}

@@ -7,8 +7,9 @@ from core.spec import Clip
 from core.storage import Storage
 from core.task import Claim
 from worker.attempt import Attempt
-from worker.media.mp4 import encode_each
-from worker.media.smooth import receipt, smoothed
+from worker.media.mp4 import encode_each, encoder
+from worker.media.smooth import receipt as flow_receipt
+from worker.media.smooth import smoothed
 from worker.media.video import stored_frames
 from worker.pictures import Pictures
 from worker.receipt import carried_on
@@ -41,5 +42,6 @@ def smooth_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Ren
         yield  # not before: the GPU has no memory, nor time, for the next clip beside it
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
-    smoothing = rife.receipt() if rife else receipt()
-    return artifacts, carried_on(made, claim, attempt, files["video.mp4"]) | {"smoothing": smoothing}
+    smoothing = rife.receipt() if rife else flow_receipt()
+    receipt = carried_on(made, claim, attempt, files["video.mp4"])
+    return artifacts, receipt | {"encoder": encoder(), "smoothing": smoothing}

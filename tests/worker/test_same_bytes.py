@@ -162,11 +162,16 @@ def test_each_thing_that_is_made_of_frames_is_the_same_each_time(kind: str, memo
 
 
 def elsewhere(threads: int, unwritten: int) -> dict[str, str]:
-    """What a process makes whose libraries have so many threads, and whose memory is full of a byte until it is
-    written to (glibc's MALLOC_PERTURB_; without it the threads are all that is tried)."""
+    """What a process makes that has so many cores and threads, and whose memory is full of a byte until it is written
+    to (glibc's MALLOC_PERTURB_)."""
     number = str(threads)
     limits = {"OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number, "OPENCV_FOR_THREADS_NUM": number}
-    code = f"import json; from {__name__} import digests; print(json.dumps(digests()))"
+    code = f"""if True:
+        import json, os
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{threads}])
+        from {__name__} import digests
+        print(json.dumps(digests()))
+    """
     process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -11,9 +11,11 @@ import yaml
 from prometheus_client import generate_latest
 from starlette.testclient import TestClient
 
+from app.body_limit import largest_upload
 from app.main import create_app
 from core.config import Settings
 from worker.metrics import WorkerMetrics
+from worker.watchdog import CHECK_POINT_SECONDS
 
 ROOT = Path(__file__).parent.parent
 FILES = ["docker-compose.yml", "docker-compose.cpu.yml"]
@@ -353,3 +355,21 @@ def board() -> dict[str, Any]:
 
 def panels() -> list[dict[str, Any]]:
     return [panel for panel in board()["panels"] if panel["type"] != "row"]
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "unit"),
+    [
+        ("deploy/proxy/nginx.conf", r"client_max_body_size (\d+)m;", 2**20),
+        ("deploy/proxy/Caddyfile", r"max_size (\d+)MB", 10**6),
+    ],
+)
+def test_a_proxy_lets_the_largest_upload_through(file: str, pattern: str, unit: int) -> None:
+    (most,) = re.findall(pattern, (ROOT / file).read_text())
+    assert int(most) * unit >= largest_upload(Settings(_env_file=None).max_upload_mb)
+
+
+def test_a_worker_gives_its_step_back_before_it_is_killed(service: dict[str, Any]) -> None:
+    if service["name"].startswith("worker"):
+        minutes = service["stop_grace_period"].removesuffix("m")
+        assert float(service["environment"]["SHUTDOWN_GRACE"]) + CHECK_POINT_SECONDS < 60 * float(minutes)

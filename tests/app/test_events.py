@@ -340,3 +340,21 @@ def test_one_key_does_not_take_all_places(server: Server, monkeypatch: pytest.Mo
         assert httpx2.get(urls["ann"], headers=headers["ann"]).status_code == 429
         with httpx2.stream("GET", urls["bob"], headers=headers["bob"]) as second:
             assert second.status_code == 200
+
+
+def test_a_fault_of_ours_ends_no_stream(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_id, step_id = server.accept()
+    with server.listen(task_id) as listener:
+        told = iter(listener)
+        assert next(told)["status"] == "queued"
+        failed = threading.Event()
+
+        def broken(_ids: object) -> None:
+            failed.set()
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(server.ledger, "snapshots", broken)
+            assert failed.wait(20)
+        server.claim(step_id)
+        assert next(told)["status"] == "started"

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -369,3 +370,18 @@ def test_a_host_that_nobody_answers_for_is_a_failed_fetch() -> None:
     port = free_port()
     with pytest.raises(FetchFailed, match="ConnectError"):
         fetch(f"http://127.0.0.1:{port}/", Settings(_env_file=None, fetch_allow=f"127.0.0.1:{port}"))
+
+
+def test_where_one_address_says_nothing_the_next_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "FETCH_SECONDS", 20.0)
+    monkeypatch.setattr(fetching, "CONNECT_SECONDS", 0.3)
+    with hosting(PICTURE, PUBLIC) as host, socket.socket() as silent, ExitStack() as waiting:
+        silent.bind(("127.0.0.3", host.port))
+        silent.listen(0)  # and accepts nobody: once this many wait, the kernel answers no more
+        for _ in range(3):
+            first = waiting.enter_context(socket.socket())
+            first.setblocking(False)
+            first.connect_ex(("127.0.0.3", host.port))
+        Resolver(monkeypatch, ["127.0.0.3", PUBLIC])
+        allowed = Settings(_env_file=None, fetch_allow=f"two.lan:{host.port}")
+        assert fetch(f"http://two.lan:{host.port}/", allowed) == CAT

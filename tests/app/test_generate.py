@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.accept import limits
 from app.decoder import DECODER
 from app.deps import Services
 from app.main import create_app
@@ -312,3 +313,8 @@ def test_an_upload_is_refused_while_the_disk_is_nearly_full(client: TestClient, 
     status, error = refusal(client)
     assert (status, error["code"]) == (507, "storage_full")
     assert list(services.storage.task_ids()) == []
+
+
+def test_a_megabyte_has_a_million_bytes(settings: Settings) -> None:
+    _, quota = limits(settings.model_copy(update={"max_stored_mb_per_key": 3}))
+    assert quota.stored_bytes == 3_000_000

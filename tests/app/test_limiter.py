@@ -82,3 +82,17 @@ def test_when_redis_is_back_it_counts_there_again(slow: Settings, monkeypatch: p
 
 def test_no_limit_is_none(settings: Settings) -> None:
     assert Limiter(settings.model_copy(update={"rate_limit": "0"})).hit("ann") is None
+
+
+def test_a_redis_that_failed_is_not_asked_again_at_once(slow: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter, asked = Limiter(slow), []
+    away = StepQueue(slow.model_copy(update={"redis_port": free_port()}))
+    limiter.share(away.redis)
+    shared = limiter._shared
+    assert shared is not None
+    hit = shared.hit
+    monkeypatch.setattr(shared, "hit", lambda *given: asked.append(given) or hit(*given))
+    for _ in range(3):
+        limiter.hit("ann")
+    assert len(asked) == 1
+    away.close()

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.deps import Services
 from app.ranges import parse_range
-from core.errors import RangeNotSatisfiable
+from core.errors import RangeNotSatisfiable, StorageUnavailable
 from core.storage import Storage
 from core.task import Claim, ErrorInfo, Task
 from tests.app.conftest import THUMBNAIL, VIDEO, upload
@@ -197,3 +198,33 @@ def test_a_range_of_the_last_bytes_is_what_a_slice_would_give(size: int, last: i
         assert part is not None
         assert part[0] >= 0
         assert whole[slice(*part)] == whole[-last:]
+
+
+@pytest.mark.parametrize(("link_ttl", "seconds"), [(60, 60), (24 * 3600, 3600)])
+def test_an_object_stores_link_opens_no_longer_than_ours(
+    client: TestClient,
+    services: Services,
+    finished: str,
+    monkeypatch: pytest.MonkeyPatch,
+    link_ttl: int,
+    seconds: int,
+) -> None:
+    monkeypatch.setattr(services.storage, "link", lambda key, seconds: f"https://store.example.com/{seconds}")
+    settings = services.settings.model_copy(update={"result_redirect": True, "link_ttl": link_ttl})
+    client.app.state.services = replace(services, settings=settings)
+    answer = client.get(f"/results/{finished}", follow_redirects=False)
+    assert answer.headers["location"] == f"https://store.example.com/{seconds}"
+
+
+def test_a_task_whose_files_cannot_be_deleted_is_not_said_to_be(
+    client: TestClient, services: Services, finished: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: str) -> None:
+        raise StorageUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services.storage, "delete_task", away)
+        assert client.delete(f"/tasks/{finished}").status_code == 503
+    assert client.get(f"/results/{finished}").status_code == 200
+    assert client.delete(f"/tasks/{finished}").status_code == 200
+    assert list(services.storage.task_ids()) == []

@@ -6,6 +6,7 @@ import json
 import textwrap
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
@@ -141,12 +142,17 @@ def test_json_is_small_but_for_its_pictures(client: TestClient, body: str) -> No
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "upload_too_large"), answer.text
 
 
-def test_only_so_much_json_is_held_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_bodies, "HELD_BYTES", 1)
-    assert client.post("/generate", json={"image": TEXT}).status_code == 202, "the largest is always taken"
+def json_layer(client: TestClient) -> json_bodies.JsonBodies:
     layer = client.app.middleware_stack
     while not isinstance(layer, json_bodies.JsonBodies):
         layer = layer.app if not hasattr(layer, "counted") else layer.counted[True].app
+    return layer
+
+
+def test_only_so_much_json_is_held_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_bodies, "HELD_BYTES", 1)
+    assert client.post("/generate", json={"image": TEXT}).status_code == 202, "the largest is always taken"
+    layer = json_layer(client)
     assert layer.room.free == layer.room.places
     with layer.room.place("", layer.room.places):
         answer = client.post("/generate", json={"image": TEXT})
@@ -375,3 +381,19 @@ def test_a_list_may_begin_with_the_oldest(services: Services, client: TestClient
     first = services.ledger.tasks(limit=2, oldest_first=True)
     rest = services.ledger.tasks(limit=2, oldest_first=True, after=first[-1].task_id)
     assert [task.task_id for task in first + rest] == made
+
+
+def test_what_json_is_held_counts_for_its_own_key(client: TestClient, services: Services) -> None:
+    held: list[str] = []
+    layer = json_layer(client)
+    place = layer.room.place
+
+    def counted(owner: str, places: int = 1) -> AbstractContextManager[None]:
+        held.append(owner)
+        return place(owner, places)
+
+    layer.room.place = counted
+    key, text = services.ledger.keys.create("ann")
+    answer = client.post("/generate", json={"image": TEXT}, headers={"X-API-Key": text})
+    assert answer.status_code == 202
+    assert held == [key.key_id] * 2, "as it comes in, and while it is worked on"

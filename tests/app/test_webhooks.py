@@ -126,3 +126,11 @@ def test_the_same_key_with_other_events_is_another_request(client: TestClient) -
     assert client.post("/generate", data=told, **asked).status_code == 202
     assert client.post("/generate", data=told, **asked).status_code == 202
     assert client.post("/generate", data=told | {"callback_events": "task.finished"}, **asked).status_code == 422
+
+
+def test_behind_the_last_full_page_there_is_none(client: TestClient) -> None:
+    register(client)
+    for _ in range(2):
+        client.post(f"/cancel/{upload(client)}")
+    page = client.get("/webhooks/deliveries", params={"limit": 2}).json()
+    assert (len(page["deliveries"]), page["next_after"]) == (2, None)

@@ -599,3 +599,11 @@ def one(column: sa.Column[Any]) -> Any:
     if isinstance(column.type, sa.JSON):
         return {}
     return "1" * min(32, column.type.length or 32) if isinstance(column.type, sa.String) else 1
+
+
+def test_a_step_that_keeps_its_worker_to_its_end_is_all_front(ledger: Ledger) -> None:
+    claim = begin(ledger)
+    ledger.finish(replace(claim, started_at=claim.started_at - 100), {}, {}, {})
+    pace = ledger.speeds().pace(Kind("preview", "clip", "", 0.0))
+    assert pace is not None
+    assert (pace.front, pace.tail) == (pace.seconds, 0.0)

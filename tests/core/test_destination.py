@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from core.config import Settings
-from core.destination import check_destination, is_public
+from core.destination import check_destination, host_of, is_public
 from core.errors import DestinationForbidden, InvalidParameter
 
 LOOPBACK_IN_EVERY_SPELLING = [
@@ -213,3 +213,7 @@ def test_a_name_that_leads_to_an_allowed_host_is_not_allowed_itself(monkeypatch:
 def test_a_fetch_allow_that_would_allow_nothing_is_refused_at_the_start(fetch_allow: str) -> None:
     with pytest.raises(ValidationError):
         Settings(_env_file=None, fetch_allow=fetch_allow)
+
+
+def test_a_host_is_one_however_it_is_written() -> None:
+    assert host_of("https://Example.COM:8443/a") == host_of("https://example.com:8443/b") == "example.com:8443"

@@ -476,3 +476,11 @@ def test_the_callbacks_of_a_revoked_key_have_no_link_that_opens(ledger: Ledger, 
         ledger.cancel(new.task_id)
         wait_until(lambda: bool(receiver.received), what="the callback")
     assert receiver.received[0].body["data"]["result_url"] == f"https://video.example.com/results/{new.task_id}"
+
+
+def test_what_has_been_due_for_longest_is_told_first(ledger: Ledger) -> None:
+    tasks = [canceled_task(ledger, f"http://{name}/") for name in "abc"]
+    with ledger.database.begin() as tx:
+        for late, task_id in enumerate(reversed(tasks)):
+            tx.exec_driver_sql(f"UPDATE deliveries SET next_try_at = next_try_at - {late} WHERE task_id = '{task_id}'")
+    assert [delivery.task_id for delivery in ledger.deliveries.due(2)] == tasks[:2]

@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 
 from core.config import Settings
-from core.errors import ArtifactNotFound, StorageUnavailable
+from core.errors import ArtifactNotFound, LedgerUnavailable, StorageUnavailable
 from core.ledger import Ledger
 from core.queue import StepQueue
 from core.storage import Storage, artifact_key, input_key
-from core.task import Status, new_id
+from core.task import HeldLease, Status, new_id
 from harness.servers import free_port
 from keeper.main import Keeper
 from tests.conftest import new_task
@@ -121,3 +121,36 @@ def test_a_task_is_expired_only_once_its_files_are_deleted(keeper: Keeper, monke
     keeper.tidy()
     assert keeper.ledger.task(new.task_id).expired_at is not None
     assert list(keeper.storage.task_ids()) == []
+
+
+def test_what_waited_longest_is_rung_for_first(keeper: Keeper) -> None:
+    steps = [step.step_id for _ in range(3) for step in keeper.ledger.create(new_task())]
+    keeper.tick()
+    assert [entry.decode() for entry in keeper.queue.redis.lrange("rq:queue:cpu", 0, -1)] == steps
+
+
+def test_a_duty_that_breaks_does_not_hold_up_the_others(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(keeper.ledger, "held_leases", broken)
+    ((step_id, _),) = keeper.ledger.create(new_task())
+    keeper.tick()
+    assert keeper.queue.rung_for("cpu") == {step_id}
+
+
+def test_a_step_whose_row_is_held_does_not_hold_up_the_others(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [step.step_id for _ in range(2) for step in keeper.ledger.create(new_task())]
+    for step_id in steps:
+        keeper.ledger.claim(step_id, "w1", lease_seconds=-1)
+    held, taken = [], keeper.ledger.take_over
+
+    def take_over(lease: HeldLease, max_attempts: int) -> bool:
+        if not held:
+            held.append(lease.step_id)
+            raise LedgerUnavailable("somebody holds its row")
+        return taken(lease, max_attempts)
+
+    monkeypatch.setattr(keeper.ledger, "take_over", take_over)
+    keeper.take_over()
+    assert [lease.step_id for lease in keeper.ledger.held_leases()] == held

@@ -54,3 +54,12 @@ def test_what_cannot_be_stored_is_tried_again_after_pauses_that_stop_growing(mon
     with capture_logs() as logged:
         assert Attempt().keep_trying(store) == "stored"
     assert [line["pause"] for line in logged] == [0.001, 0.002, 0.003, 0.003, 0.003]
+
+
+def test_a_phase_that_comes_again_counts_once() -> None:
+    attempt = Attempt({"decode": 0.5, "store": 0.5})
+    with attempt.phase("decode"):
+        attempt.advance(1, 1)
+    with attempt.phase("decode"):
+        attempt.advance(1, 2)
+        assert attempt.progress == 25

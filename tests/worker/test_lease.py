@@ -1,5 +1,7 @@
 import threading
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -87,3 +89,26 @@ def test_a_renewal_that_fails_as_nobody_expected_stops_the_attempt(
     attempt = Attempt()
     with Lease(ledger, claim, attempt, 60.0):
         wait_for_stop(attempt)
+
+
+def test_a_lease_lasts_from_when_its_renewal_was_asked_for(
+    ledger: Ledger, claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("worker.lease.time", SimpleNamespace(monotonic=lambda: clock.now))
+    lease, renew = Lease(ledger, claim, Attempt(), 10.0), ledger.renew
+
+    def slowly(*given: Any) -> bool:
+        clock.now += 8
+        return renew(*given)
+
+    def away(*_: object) -> bool:
+        raise LedgerUnavailable("away")
+
+    monkeypatch.setattr(ledger, "renew", slowly)
+    assert lease._renew()
+    monkeypatch.setattr(ledger, "renew", away)
+    clock.now = 109.0
+    assert lease._renew(), "it is held still"
+    clock.now = 111.0
+    assert not lease._renew()

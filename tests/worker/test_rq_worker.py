@@ -85,3 +85,11 @@ def test_what_a_dead_worker_left_in_redis_is_cleared(connection: Redis) -> None:
     assert answered(connection) == []
     assert not connection.exists("rq:queue:cpu:intermediate")
     assert Worker.count(connection=connection) == 0
+
+
+def test_of_a_huge_job_nothing_is_read(connection: Redis) -> None:
+    said = json.dumps(["worker.runner.run_step", None, ["s1"], {}])
+    for number, blanks in enumerate((0, 20_000)):
+        connection.hset(f"rq:job:{number}", mapping={"data": said + " " * blanks})
+        connection.rpush("rq:queue:cpu", str(number))
+    assert answered(connection) == ["s1"], "the small one"

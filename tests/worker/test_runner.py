@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import structlog
 from PIL import Image
@@ -19,8 +20,9 @@ from core.spec import Clip, ClipRequest, Part, resolve
 from core.task import NewStep, NewTask, Status, Task, new_id
 from harness.servers import wait_until
 from worker.attempt import Attempt, Stopped
+from worker.engines.preview import Preview
 from worker.main import load_engine
-from worker.runner import Kit, hand_over, reason_to_leave, run_step
+from worker.runner import Kit, hand_over, reason_to_leave, resident_mb, run_step
 
 
 def picture() -> bytes:
@@ -588,3 +590,15 @@ def test_a_clip_is_not_as_slow_as_the_tail_that_it_waited_for(kit: Kit, monkeypa
     monkeypatch.setattr(kit.tail, "wait", wait_long)
     run(kit)
     assert told["waited_seconds"] >= 0.2
+
+
+def test_memory_is_counted_in_megabytes() -> None:
+    assert resident_mb() == pytest.approx(psutil.Process().memory_info().rss / 1e6, rel=0.1)
+
+
+def test_an_engine_makes_room_before_another_is_loaded(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, unloaded = kit.renderers.get("preview"), []
+    monkeypatch.setattr(first, "unload", lambda: unloaded.append(kit.renderers.loaded))
+    monkeypatch.setattr("worker.renderers.create_renderer", Preview)
+    second = kit.renderers.get("svd")
+    assert (kit.renderers.loaded, unloaded) == (second, [first])

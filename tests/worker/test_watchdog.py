@@ -43,21 +43,23 @@ def test_an_attempt_in_time_is_left_alone() -> None:
     assert left == []
 
 
-# Of two attempts the one that began later ends, and then the other is stuck in C, holding Python's lock.
-STUCK_BEHIND_ANOTHER = """
+# Of two attempts the one that began first is stuck in C, holding Python's lock, while the other runs still or after its
+# end.
+STUCK_BESIDE_ANOTHER = """
 import ctypes
 from worker import watchdog
 from worker.attempt import Attempt
 watchdog.CHECK_POINT_SECONDS = watchdog.LAST_RESORT_SECONDS = 0.2
 with watchdog.Watchdog(Attempt(), 0.2):
     with watchdog.Watchdog(Attempt(), 60):
-        pass
+        INSIDE
     ctypes.PyDLL(None).sleep(60)
 """
 
 
-def test_the_last_resort_stands_for_the_attempt_that_is_due_first_until_its_own_end() -> None:
-    stuck = [sys.executable, "-c", STUCK_BEHIND_ANOTHER]
+@pytest.mark.parametrize("inside", ["pass", "ctypes.PyDLL(None).sleep(60)"], ids=["after its end", "while it runs"])
+def test_the_last_resort_stands_for_the_attempt_that_is_due_first_until_its_own_end(inside: str) -> None:
+    stuck = [sys.executable, "-c", STUCK_BESIDE_ANOTHER.replace("INSIDE", inside)]
     assert subprocess.run(stuck, cwd=ROOT, stderr=subprocess.DEVNULL, timeout=50, check=False).returncode == 1
 
 

@@ -12,9 +12,17 @@ import sqlalchemy as sa
 from core.config import Settings
 from core.ledger import Ledger
 from core.storage import Storage
-from core.tables import metadata
+from core.tables import link_secrets, metadata
 from core.task import Callback, NewStep, NewTask, new_id
 from harness.servers import PostgresServer, RedisServer, s3_server
+
+pytest_plugins = ["harness.durations"]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out tests/long, unless it is named."""
+    is_long = collection_path == Path(__file__).parent / "long"
+    return True if is_long and not any("tests/long" in named for named in config.option.file_or_dir) else None
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +92,7 @@ def create_database(postgres_url: str, name: str) -> str:
 def empty_tables(url: str) -> None:
     """Of whoever may still be connected, too: nobody is left to hold a lock."""
     engine = sa.create_engine(url)
-    tables = ", ".join(table.name for table in metadata.sorted_tables if table.name != "links")  # a migration filled it
+    to_empty = [table.name for table in metadata.sorted_tables if table is not link_secrets]  # migrating has filled it
     with engine.begin() as connection:
         connection.execute(
             sa.text(
@@ -92,7 +100,7 @@ def empty_tables(url: str) -> None:
                 "WHERE datname = current_database() AND pid != pg_backend_pid()"
             )
         )
-        connection.execute(sa.text(f"TRUNCATE {tables} RESTART IDENTITY"))
+        connection.execute(sa.text(f"TRUNCATE {', '.join(to_empty)} RESTART IDENTITY"))
     engine.dispose()
 
 

@@ -564,8 +564,8 @@ def test_the_pauses_between_attempts_grow(ledger: Ledger) -> None:
     assert pauses == [pytest.approx(seconds, abs=0.9) for seconds in (1, 5, 30, 30)]
 
 
-def test_each_migration_keeps_the_rows_of_the_tables_before_it(database_url: str) -> None:
-    ledger, task_id = Ledger(database_url), "1" * 32
+def test_each_migration_keeps_the_rows_of_the_tables_before_it(empty_database_url: str) -> None:
+    ledger, task_id = Ledger(empty_database_url), "1" * 32
     for script in sorted((MIGRATIONS / "versions").glob("0*.py")):
         with ledger.database.begin() as connection:
             config = Config()

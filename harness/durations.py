@@ -1,0 +1,70 @@
+"""A plugin of pytest: keeps how long each test took, and has the files that took longest begin first.
+
+A whole run leaves its durations in artifacts/durations.json; bench/results/ci.json keeps those of a quiet machine.
+"""
+
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+KEPT, NEW = ROOT / "bench" / "results" / "ci.json", ROOT / "artifacts" / "durations.json"
+# Their tests share one service, or one browser, for the whole folder.
+SHARING = ("tests/browser", "tests/clients")
+SHOWN = 15
+
+
+def group_of(nodeid: str) -> str:
+    """Return what is run by one process: a file, or a folder whose tests share what takes long to start."""
+    return next((folder for folder in SHARING if nodeid.startswith(f"{folder}/")), nodeid.partition("::")[0])
+
+
+class Durations:
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.tests: dict[str, float] = defaultdict(float)
+
+    def groups(self) -> dict[str, float]:
+        sums: dict[str, float] = defaultdict(float)
+        for nodeid, seconds in self.tests.items():
+            sums[group_of(nodeid)] += seconds
+        return sums
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.tests[report.nodeid.partition("@")[0]] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        groups = longest(self.groups())
+        terminalreporter.section(f"longest of {sum(groups.values()):.0f} s")
+        for name, seconds in list(groups.items())[:SHOWN]:
+            terminalreporter.line(f"{seconds:7.1f} s  {name}")
+        NEW.parent.mkdir(exist_ok=True)
+        tests = {name: seconds for name, seconds in longest(self.tests).items() if seconds >= 0.5}
+        figures = {"wall_seconds": round(time.monotonic() - self.begun, 1), "files": groups, "tests": tests}
+        NEW.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def longest(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(seconds[name], 1) for name in sorted(seconds, key=lambda name: -seconds[name])}
+
+
+def is_whole(config: pytest.Config) -> bool:
+    """Whether everything is run: nobody named a test."""
+    return not config.option.file_or_dir
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if is_whole(config) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Durations())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept: dict[str, float] = json.loads(KEPT.read_text())["files"] if KEPT.exists() else {}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item.nodeid)))
+    if is_whole(config):
+        items.sort(key=lambda item: -kept.get(group_of(item.nodeid), 0.0))

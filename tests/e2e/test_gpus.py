@@ -46,6 +46,7 @@ def test_one_worker_too_many_says_so_and_takes_over_where_a_gpu_falls_free(tmp_p
         holder(tmp_path / "data" / "gpus", settings) as other,
         Stack(tmp_path, redis, **settings) as stack,
     ):
+        stack.announced.add("engine_unavailable")
         for name, *command in (("app", "app"), ("keeper", "keeper"), ("spare", IMPATIENT, "--queue", "gpu")):
             stack.start(name, *command)
         said = "1 can be seen here, and each has a worker already"

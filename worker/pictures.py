@@ -3,7 +3,8 @@ longer than all else between two clips."""
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -28,16 +29,18 @@ log = structlog.get_logger(__name__)
 class Pictures:
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self.settings, self.storage = settings, storage
-        self._ahead: tuple[str, Image.Image] | None = None
+        self._ahead: tuple[str, Future[Image.Image]] | None = None
         """Of which task. It may never be asked for: another worker may be faster."""
         self._lock = threading.Lock()
 
     def get(self, task: Task, clip: Clip, attempt: Attempt) -> Image.Image:
         """Raises what reading and decoding raise."""
-        with self._lock:  # it may be on its way
-            if self._ahead and self._ahead[0] == task.task_id:
-                (_, picture), self._ahead = self._ahead, None
-                return picture
+        with self._lock:
+            ahead = self._ahead if self._ahead and self._ahead[0] == task.task_id else None
+            self._ahead = None if ahead else self._ahead
+        if ahead:
+            with suppress(Exception):  # what failed there is tried again here, and told
+                return ahead[1].result()
         return self._decode(clip, read_input(task, attempt, self.storage))
 
     @contextmanager
@@ -68,11 +71,16 @@ class Pictures:
     def _read_ahead(self, task: Task, clip: Clip, is_late: Callable[[], bool]) -> None:
         if self._ahead and self._ahead[0] == task.task_id:
             return
-        data = self.storage.read(task.input_key)
-        with self._lock:
-            if not is_late():
-                self._ahead = None  # no third one in memory
-                self._ahead = task.task_id, self._decode(clip, data)
+        data, picture = self.storage.read(task.input_key), Future[Image.Image]()
+        with self._lock:  # for this alone: the clip that renders may be about to ask for its own picture
+            if is_late():
+                return
+            self._ahead = task.task_id, picture
+        try:
+            picture.set_result(self._decode(clip, data))
+        except Exception as error:
+            picture.set_exception(error)
+            raise
 
     def _decode(self, clip: Clip, data: bytes) -> Image.Image:
         if not clip.continues:

@@ -505,7 +505,33 @@ def test_the_picture_of_the_next_clip_is_decoded_while_this_one_renders(
         do(first_step, kit)
     do(second_step, kit)
     assert kit.ledger.task(second).status == Status.FINISHED
-    assert reads == [(first, "MainThread"), (second, "ahead")]
+    assert len(reads) == 2
+    assert dict(reads) == {first: "MainThread", second: "ahead"}
+
+
+def test_a_clip_does_not_wait_for_the_picture_of_the_next_one(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, first_step = enqueue(kit, picture())
+    second, _ = enqueue(kit, picture())
+    decode, begun, first_is_done = kit.pictures._decode, threading.Event(), threading.Event()
+    let_go: list[bool] = []
+
+    def slow(clip: Clip, data: bytes) -> Image.Image:
+        if threading.current_thread().name == "ahead":
+            begun.set()
+            let_go.append(first_is_done.wait(30))
+        else:
+            begun.wait(30)
+        return decode(clip, data)
+
+    monkeypatch.setattr(kit.pictures, "_decode", slow)
+    do(first_step, kit)
+    assert kit.ledger.task(first).status == Status.FINISHED
+    assert begun.is_set()
+    assert kit.pictures._ahead is not None
+    assert kit.pictures._ahead[0] == second
+    first_is_done.set()
+    wait_until(lambda: bool(let_go), what="the picture of the next one")
+    assert let_go == [True], "the first clip was done before it"
 
 
 @pytest.mark.parametrize("data", [None, b"no picture at all"])

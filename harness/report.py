@@ -15,7 +15,8 @@ RESULTS = Path(__file__).parent.parent / "bench" / "results"
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """What figures depend on: processor, memory (GiB), GPU, and the versions of Python and of `packages`.
+    """What figures depend on: processor, memory (GiB), GPU, what else ran (harness/quiet.py; None: nobody looked), and
+    the versions of Python and of `packages`.
 
     The GPU is looked for only where the benchmark has imported torch: others need not wait for that.
     """
@@ -24,6 +25,7 @@ def machine(*packages: str) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "system": platform.platform(),
+        "busy_percent_before": float(os.environ["BUSY_PERCENT"]) if "BUSY_PERCENT" in os.environ else None,
         "gpu": None,
         "python": platform.python_version(),
     }

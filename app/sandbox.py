@@ -5,6 +5,7 @@ process of its own because the front has threads and secrets, which a fork would
 made of a child, it can open nothing, write nowhere but to its own socket, and is gone when its time is over.
 """
 
+import gc
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import signal
 import socket
 import struct
 from pathlib import Path
+from typing import NoReturn
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
@@ -30,15 +32,27 @@ REPLY = struct.Struct("!?Q")  # whether it is a picture or an error as JSON, byt
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the children
     load_all_code()
+    gc.freeze()  # or the first collection in each child would copy all pages that it shares
     front = socket.socket(fileno=0)
-    while True:
-        _, descriptors, *_ = socket.recv_fds(front, 1, 1)
-        if not descriptors:  # the front is gone, however it ended
-            os.killpg(0, signal.SIGKILL)
-        with socket.socket(fileno=descriptors[0]) as job:
-            if os.fork() == 0:
-                front.close()
-                work_in_child(job)
+    while True:  # always one child that waits: an upload finds it there
+        told, tell = os.pipe()
+        if os.fork() == 0:
+            os.close(told)
+            wait_for_upload(front, tell)
+        os.close(tell)
+        os.read(told, 1)  # it has one now, or it died
+        os.close(told)
+
+
+def wait_for_upload(front: socket.socket, tell: int) -> NoReturn:
+    """In a child: take the next upload's socket, have the next child made, and decode."""
+    _, descriptors, *_ = socket.recv_fds(front, 1, 1)
+    if not descriptors:  # the front is gone, however it ended
+        os.killpg(0, signal.SIGKILL)
+    os.close(tell)
+    front.close()
+    with socket.socket(fileno=descriptors[0]) as job:
+        work_in_child(job)
 
 
 def load_all_code() -> None:
@@ -53,8 +67,7 @@ def load_all_code() -> None:
         encode(read_picture(file.getvalue(), 1), file.getvalue())
 
 
-def work_in_child(job: socket.socket) -> None:
-    """Never returns."""
+def work_in_child(job: socket.socket) -> NoReturn:
     try:
         job.sendall(PID.pack(os.getpid()))  # before the upload is there, so that it can be believed
         limit_this_process()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -146,8 +147,8 @@ def test_a_child_that_breaks_off_costs_its_picture_and_nothing_else(decoder: Dec
     sandbox = sandbox_of(decoder)
     with ThreadPoolExecutor() as pool:
         lost = pool.submit(decoder.decode, saved(gradient(8000, 6000), "JPEG"), 50)
-        wait_until(sandbox.children, what="a child")
-        sandbox.children()[0].kill()
+        wait_until(lambda: len(sandbox.children()) == 2, what="a child, and one that waits for the next upload")
+        min(sandbox.children(), key=lambda child: (child.create_time(), child.pid)).kill()
         with pytest.raises(ImageUnreadable, match="takes too long or breaks off"):
             lost.result()
     assert decoder.decode(CAT, 50)
@@ -156,13 +157,37 @@ def test_a_child_that_breaks_off_costs_its_picture_and_nothing_else(decoder: Dec
 
 def test_a_sandbox_that_died_is_started_again(decoder: Decoder) -> None:
     first = sandbox_of(decoder)
-    first.kill()
+    end(decoder)
     assert sandbox_of(decoder).pid != first.pid
+
+
+def end(decoder: Decoder) -> None:
+    assert decoder._sandbox
+    decoder._sandbox.kill()
+    decoder._sandbox.wait()
+
+
+def test_the_child_that_waited_ends_with_a_sandbox_that_died(decoder: Decoder) -> None:
+    (waiting,) = sandbox_of(decoder).children()
+    end(decoder)
+    sandbox_of(decoder)
+    psutil.wait_procs([waiting], 10)
+    assert not waiting.is_running() or waiting.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_child_is_there_before_its_upload_is(decoder: Decoder) -> None:
+    sandbox = sandbox_of(decoder)
+    for _ in range(3):
+        wait_until(lambda: len(sandbox.children()) == 1, what="the next child, and the end of the one before")
+        (waiting,) = sandbox.children()
+        assert decoder.decode(CAT, 50)
+        psutil.wait_procs([waiting], 10)
+        assert not waiting.is_running(), "it was not this one that decoded"
 
 
 def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     first = sandbox_of(decoder)
-    first.suspend()
+    os.killpg(first.pid, signal.SIGSTOP)  # with the child that waits
     monkeypatch.setattr(decoder_module, "START_SECONDS", 1.0)
     assert sandbox_of(decoder).pid != first.pid
 
@@ -182,8 +207,9 @@ def test_nothing_is_left_when_the_front_ends(how: signal.Signals, decoder: Decod
         assert front.stdin
         front.stdin.write(saved(gradient(8000, 6000), "JPEG"))
         front.stdin.close()
-        wait_until(lambda: len(psutil.Process(front.pid).children(recursive=True)) == 2, what="a sandbox with a child")
-        left = psutil.Process(front.pid).children(recursive=True)
+        family = psutil.Process(front.pid)
+        wait_until(lambda: len(family.children(recursive=True)) == 3, what="a sandbox with a child, and one that waits")
+        left = family.children(recursive=True)
         front.send_signal(how)
     _, alive = psutil.wait_procs(left, 10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
@@ -242,7 +268,7 @@ def test_a_child_that_says_nothing_is_killed_when_its_time_is_over(monkeypatch: 
 
 def test_uploads_wait_in_a_room_of_bounded_size_and_the_front_still_answers(client: TestClient) -> None:
     sandbox = sandbox_of(DECODER)
-    sandbox.suspend()
+    os.killpg(sandbox.pid, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(AT_ONCE + WAITING) as pool:
             sent = [pool.submit(client.post, "/generate", files={"file": CAT}) for _ in range(AT_ONCE + WAITING)]
@@ -251,10 +277,10 @@ def test_uploads_wait_in_a_room_of_bounded_size_and_the_front_still_answers(clie
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
             assert int(refused.headers["retry-after"]) >= 1
             assert client.get("/tasks").status_code == 200
-            sandbox.resume()
+            os.killpg(sandbox.pid, signal.SIGCONT)
             assert {future.result().status_code for future in sent} == {202}
     finally:
-        sandbox.resume()
+        os.killpg(sandbox.pid, signal.SIGCONT)
 
 
 # What it is made of

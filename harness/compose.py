@@ -69,7 +69,7 @@ class Stack:
 
     def logs(self, service: str) -> str:
         """What it wrote to either stream: podman keeps them apart."""
-        said = self._compose("logs", "--no-log-prefix", service)
+        said = self._compose("logs", "--no-log-prefix", "--no-color", service)
         return said.stdout + said.stderr
 
     def _compose(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -406,3 +406,11 @@ def test_sync_names_the_task_that_takes_too_long(client: TestClient, monkeypatch
     answer = client.post("/v1/videos/sync", files={"input_reference": CAT})
     assert refused(answer)[:2] == (409, "not_ready")
     assert only_task(client) in answer.json()["error"]["message"]
+
+
+def test_a_video_expires_so_long_after_it_was_made(client: TestClient, services: Services, finished: str) -> None:
+    with services.ledger.database.begin() as tx:  # it waited for a while
+        tx.exec_driver_sql("UPDATE tasks SET created_at = created_at - 1000")
+    found = client.get(f"/v1/videos/{finished}").json()
+    assert found["expires_at"] == found["completed_at"] + int(services.settings.result_ttl)
+    assert found["completed_at"] - found["created_at"] >= 999

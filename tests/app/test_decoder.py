@@ -168,7 +168,9 @@ def end(decoder: Decoder) -> None:
 
 
 def test_the_child_that_waited_ends_with_a_sandbox_that_died(decoder: Decoder) -> None:
-    (waiting,) = sandbox_of(decoder).children()
+    sandbox = sandbox_of(decoder)
+    wait_until(lambda: len(sandbox.children()) == 1, what="the end of the child before")
+    (waiting,) = sandbox.children()
     end(decoder)
     sandbox_of(decoder)
     psutil.wait_procs([waiting], 10)

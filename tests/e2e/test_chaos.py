@@ -4,11 +4,13 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from chaos.__main__ import run
 from chaos.reconcile import unexplained
 from chaos.service import Death, Trouble
 from core.ledger import Ledger
+from core.tables import steps
 from core.task import ErrorInfo
 from tests.conftest import new_task
 
@@ -23,6 +25,11 @@ def test_a_short_chaos_breaks_no_promise(tmp_path: Path, database: str) -> None:
     assert figures["takeovers"] >= 1, "no worker died at its work: this run has shown nothing"
 
 
+def started_at(ledger: Ledger, step_id: str) -> float:
+    with ledger.database.connect() as connection:
+        return float(connection.execute(sa.select(steps.c.started_at).where(steps.c.step_id == step_id)).scalar_one())
+
+
 @pytest.fixture
 def exhausted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[Death]:
     """The deaths of the three workers that lost a task's only step."""
@@ -32,7 +39,7 @@ def exhausted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[Death]:
     for pid in (11, 12, 13):
         claim = ledger.claim(step_id, f"a-host-{pid}-abc", 60)
         assert claim is not None
-        deaths.append(Death(pid, time.time()))
+        deaths.append(Death(pid, started_at(ledger, step_id)))  # by the ledger's clock, which counts in milliseconds
         assert ledger.lose(claim, ErrorInfo("gpu_lost", "for once"), 3)
     return deaths
 

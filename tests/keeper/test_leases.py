@@ -63,12 +63,12 @@ def test_a_lease_that_lasts_too_long_is_not_believed(clock: list[float]) -> None
 
 
 @pytest.fixture
-def set_clock(database_url: str) -> Iterator[Callable[[float], None]]:
+def set_clock(empty_database_url: str) -> Iterator[Callable[[float], None]]:
     """Sets the database's clock forward by so many seconds, for every connection made from now on."""
-    if database_url.startswith("sqlite"):
+    if empty_database_url.startswith("sqlite"):
         yield from _sqlite_clock()
     else:
-        yield from _postgresql_clock(database_url)
+        yield from _postgresql_clock(empty_database_url)
 
 
 def _sqlite_clock() -> Iterator[Callable[[float], None]]:
@@ -100,8 +100,8 @@ def _postgresql_clock(url: str) -> Iterator[Callable[[float], None]]:
 
 
 @pytest.fixture
-def keeper(set_clock: Callable[[float], None], settings: Settings, database_url: str) -> Iterator[Keeper]:
-    ledger, queue = Ledger(database_url), StepQueue(settings)
+def keeper(set_clock: Callable[[float], None], settings: Settings, empty_database_url: str) -> Iterator[Keeper]:
+    ledger, queue = Ledger(empty_database_url), StepQueue(settings)
     ledger.migrate()
     soon = settings.model_copy(update={"lease_seconds": LEASE})
     yield Keeper(soon, ledger, Storage(settings.resolved_storage_url), queue)

@@ -35,7 +35,7 @@ class Durations:
         return sums
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.tests[report.nodeid.partition("@")[0]] += report.duration
+        self.tests[report.nodeid.removesuffix(f"@{group_of(report.nodeid)}")] += report.duration
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         groups = longest(self.groups())
@@ -62,6 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Durations())
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept: dict[str, float] = json.loads(KEPT.read_text())["files"] if KEPT.exists() else {}
     for item in items:

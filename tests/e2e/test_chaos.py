@@ -17,9 +17,9 @@ from tests.conftest import new_task
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_a_short_chaos_breaks_no_promise(tmp_path: Path, database: str) -> None:
-    figures, verdict = run(tmp_path, faults=15, seed=1, postgres=database == "postgresql", quiet=True)
+    figures, verdict = run(tmp_path, faults=10, seed=1, postgres=database == "postgresql", quiet=True)
     assert verdict.broken == []
-    assert figures["faults"] == 15
+    assert figures["faults"] == 10
     assert figures["tasks"] >= 10
     assert figures["of them graphs of 30 steps"] >= 1
     assert figures["takeovers"] >= 1, "no worker died at its work: this run has shown nothing"

@@ -7,6 +7,7 @@ from fastapi import Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from core.config import Settings
+from core.keys import Keys
 from core.ledger import Ledger
 from core.links import signed
 from core.queue import StepQueue
@@ -41,7 +42,7 @@ class Links:
     """Absolute URLs, as the caller reaches this service. Where keys are asked for, a result's opens without one."""
 
     base: str
-    secret: bytes
+    keys: Keys
     ttl: int
 
     def status(self, task_id: str) -> str:
@@ -52,7 +53,7 @@ class Links:
 
     def result(self, task_id: str, owner: str, what: str = "") -> str:
         path = f"/results/{task_id}{what}"
-        return self.base + (signed(path, self.secret, self.ttl) if owner else path)
+        return self.base + (signed(path, self.keys.link_secret, self.ttl) if owner else path)
 
 
 async def _services(request: Request) -> Services:  # async: a plain function would cost a change of thread
@@ -70,14 +71,18 @@ async def _caller(
     return caller
 
 
-def links_of(request: Request, services: Annotated[Services, Depends(_services)]) -> Links:
+def links_of(request: Request, services: Services) -> Links:
     base = (services.settings.public_url or str(request.base_url)).rstrip("/")
-    return Links(base, services.ledger.keys.link_secret, services.settings.link_ttl)
+    return Links(base, services.ledger.keys, services.settings.link_ttl)
+
+
+async def _links(request: Request, services: Annotated[Services, Depends(_services)]) -> Links:
+    return links_of(request, services)
 
 
 Given = Annotated[Services, Depends(_services)]
 Known = Annotated[Caller, Depends(_caller)]
-Linked = Annotated[Links, Depends(links_of)]
+Linked = Annotated[Links, Depends(_links)]
 RetryKey = Annotated[
     str | None,
     Header(min_length=1, max_length=255, alias="Idempotency-Key", description="The same request, sent again"),

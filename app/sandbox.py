@@ -10,6 +10,7 @@ import io
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -23,6 +24,7 @@ from core.picture import MEMORY_BYTES, is_webp, read_picture, too_much_memory
 
 CPU_SECONDS = 20  # 24 megapixels of a photo as PNG take 3 on a machine of today
 WALL_SECONDS = 40
+REST_SECONDS = 0.05  # of a new child, for the upload before it has the cores then
 
 PID = struct.Struct("!i")
 JOB = struct.Struct("!IQ")  # megapixels allowed, bytes of the upload, which follows
@@ -46,6 +48,8 @@ def main() -> None:
 
 def wait_for_upload(front: socket.socket, tell: int) -> NoReturn:
     """In a child: take the next upload's socket, have the next child made, and decode."""
+    if not select.select([front], [], [], REST_SECONDS)[0]:
+        load_all_code()  # once more: what it touches is copied for this child now, and not while an upload waits
     _, descriptors, *_ = socket.recv_fds(front, 1, 1)
     if not descriptors:  # the front is gone, however it ended
         os.killpg(0, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A short run of scripts/fuzz, which docs/security.md has the figures of a long one; tests/long goes without keys too."""
+"""A short run of scripts/fuzz. docs/security.md has the figures of a long one; tests/long goes without keys too."""
 
 from pathlib import Path
 

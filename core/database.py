@@ -8,10 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import sqlalchemy as sa
-from psycopg.abc import PQGen
-from psycopg.pq import TransactionStatus
 from sqlalchemy import event, exc
 
 from core.errors import LedgerUnavailable
@@ -27,26 +24,13 @@ ENDPOINTS_LOCK = 0x6B696E6F7263
 
 OLDEST_SQLITE = (3, 35)  # the first with RETURNING
 
-# A server that freezes must not freeze us: seconds to connect and for any answer, milliseconds for a statement or a
-# lock (which the server itself keeps), and a dead connection is noticed within about ten seconds.
-ANSWER_SECONDS = 20.0
-POSTGRESQL_OPTIONS = {
-    "connect_timeout": 5,
-    # The last is for one of ours that froze in a transaction: its locks would hold up all the others.
-    "options": "-c statement_timeout=15000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=10000",
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
-
 
 def connect(url: str) -> sa.Engine:
     # hide_parameters: an error in the log must not show a prompt or a caller's URL.
     if sa.make_url(url).get_backend_name() != "sqlite":
-        engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=POSTGRESQL_OPTIONS)
-        event.listen(engine, "do_connect", _connect_postgresql)
-        return engine
+        from core.postgresql import create_engine  # its driver, which most processes do without
+
+        return create_engine(url)
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         sys.exit(f"SQLite 3.35 or newer is needed; this Python has {sqlite3.sqlite_version}. Set DATABASE_URL instead")
     Path(sa.make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
@@ -54,22 +38,6 @@ def connect(url: str) -> sa.Engine:
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
-
-
-class ImpatientConnection(psycopg.Connection[Any]):
-    """Gives a server up that holds the connection but does not answer, which libpq would wait for without end."""
-
-    def wait(self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = None) -> Any:
-        try:
-            return super().wait(gen, interval, timeout or ANSWER_SECONDS)
-        except psycopg.OperationalError:
-            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                self.pgconn.finish()  # whatever it may still answer is of no use to anyone
-            raise
-
-
-def _connect_postgresql(_dialect: Any, _record: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    return ImpatientConnection.connect(*args, **options)
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

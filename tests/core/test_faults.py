@@ -12,9 +12,9 @@ import boto3
 import pytest
 import sqlalchemy as sa
 
-from core.database import POSTGRESQL_OPTIONS
 from core.errors import LedgerUnavailable, StorageUnavailable
 from core.ledger import Ledger
+from core.postgresql import POSTGRESQL_OPTIONS
 from core.storage import Storage
 from harness.proxy import Proxy, proxy_to
 from harness.servers import PostgresServer
@@ -70,7 +70,7 @@ def test_an_object_store_that_is_away_or_slow_is_said_to_be(cut_off: tuple[Stora
 
 
 def test_a_postgresql_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.database.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("core.postgresql.ANSWER_SECONDS", 0.5)
     monkeypatch.setitem(POSTGRESQL_OPTIONS, "connect_timeout", 2)
     with PostgresServer() as postgres:
         ledger = Ledger(postgres.url.replace("postgresql:", "postgresql+psycopg:"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent
 KEPT, NEW = ROOT / "bench" / "results" / "ci.json", ROOT / "artifacts" / "durations.json"
@@ -35,7 +36,7 @@ class Durations:
         return sums
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.tests[report.nodeid.removesuffix(f"@{group_of(report.nodeid)}")] += report.duration
+        self.tests[report.nodeid] += report.duration
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         groups = longest(self.groups())
@@ -62,10 +63,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Durations())
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    kept: dict[str, float] = json.loads(KEPT.read_text())["files"] if KEPT.exists() else {}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item.nodeid)))
-    if is_whole(config):
+    if is_whole(config) and KEPT.exists():
+        kept: dict[str, float] = json.loads(KEPT.read_text())["files"]
         items.sort(key=lambda item: -kept.get(group_of(item.nodeid), 0.0))
+
+
+class ByGroup(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
+    return ByGroup(config, log)

@@ -96,7 +96,7 @@ LOOK_INSIDE = """
 echo "=status"; cat /proc/1/status
 echo "=mounts"; cat /proc/mounts
 echo "=environment"; env
-echo "=password"; cat /redis/password 2>/dev/null
+echo "=password"; cat /redis/password 2>/dev/null; echo
 echo "=overwritten"; (echo mine >/redis/password) 2>&1
 true
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import structlog
 
 from core.config import Settings
 from core.ledger import Ledger
@@ -23,6 +24,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave out tests/long, unless it is named."""
     is_long = collection_path == Path(__file__).parent / "long"
     return True if is_long and not any("tests/long" in named for named in config.option.file_or_dir) else None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _loggers_are_not_cached() -> Iterator[None]:
+    """structlog.testing.capture_logs sees nothing of a logger that a process in an earlier test has cached."""
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structlog, "configure", lambda **given: configure(**given | {"cache_logger_on_first_use": False}))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -14,14 +14,20 @@ from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent
 KEPT, NEW = ROOT / "bench" / "results" / "ci.json", ROOT / "artifacts" / "durations.json"
-# Their tests share one service, or one browser, for the whole folder.
-SHARING = ("tests/browser", "tests/clients")
+# What is run by one process though it is more than a file: a folder whose tests share one service; and containers with
+# the browser, which drops its connections (ERR_NETWORK_CHANGED) when a network of theirs comes or goes.
+TOGETHER = {
+    "tests/clients/": "tests/clients",
+    "tests/browser/": "containers and browser",
+    "tests/e2e/test_compose.py": "containers and browser",
+}
 SHOWN = 15
 
 
 def group_of(nodeid: str) -> str:
-    """Return what is run by one process: a file, or a folder whose tests share what takes long to start."""
-    return next((folder for folder in SHARING if nodeid.startswith(f"{folder}/")), nodeid.partition("::")[0])
+    """Return what is run by one process: the test's file, or what TOGETHER says."""
+    found = (group for beginning, group in TOGETHER.items() if nodeid.startswith(beginning))
+    return next(found, nodeid.partition("::")[0])
 
 
 class Durations:

@@ -18,3 +18,16 @@ def test_only_so_many_speak_at_once(client: TestClient, monkeypatch: pytest.Monk
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
     assert client.post("/mcp", json=LIST, headers=ACCEPT).status_code == 200
     assert mcp.EXCHANGES.free == 1
+
+
+def test_a_library_that_cannot_be_loaded_fails_each_request_and_nothing_else(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_server: mcp.McpServer) -> None:
+        raise ImportError("broken")
+
+    monkeypatch.setattr(mcp.McpServer, "_load", broken)
+    for _ in range(2):
+        answer = client.post("/mcp", json=LIST, headers=ACCEPT)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert client.get("/health/live").status_code == 200

@@ -455,6 +455,7 @@ def test_more_is_told_than_may_be_at_once(
         tasks = [canceled_task(ledger, receiver.url) for _ in range(9)]
         for task_id in tasks:
             wait_for_status(ledger, task_id, DeliveryStatus.DELIVERED)
+        assert sorted(found.body["data"]["task_id"] for found in receiver.received) == sorted(tasks)
 
 
 def test_what_waits_for_an_endpoint_that_is_gone_is_not_tried(ledger: Ledger) -> None:

@@ -89,6 +89,7 @@ def test_a_renewal_that_fails_as_nobody_expected_stops_the_attempt(
     attempt = Attempt()
     with Lease(ledger, claim, attempt, 60.0):
         wait_for_stop(attempt)
+    assert attempt.is_stopped
 
 
 def test_a_lease_lasts_from_when_its_renewal_was_asked_for(

@@ -11,7 +11,9 @@ from app.deps import needs_key
 
 
 def create_router(dependencies: Sequence[Depends] = (needs_key,), **options: Any) -> APIRouter:
-    """Return a router whose routes ask who calls, and whose errors include those that any route can give."""
+    """Return a router whose routes are documented as wanting a key, with the errors that any route can give.
+
+    Who calls is found out before, by app/auth.py."""
     return APIRouter(
         dependencies=dependencies,
         responses=errors.everywhere(),

@@ -283,3 +283,12 @@ def test_the_command_makes_lists_and_revokes_keys(settings: Settings) -> None:
 
 def test_the_command_says_that_nobody_is_asked_for_a_key(settings: Settings) -> None:
     assert "AUTH=off" in keys_command(settings, "create", "--name", "ann", AUTH="off").stderr
+
+
+def test_the_document_says_of_every_route_but_health_that_it_wants_a_key(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    without = {
+        path for path, operations in paths.items() if not all("security" in found for found in operations.values())
+    }
+    assert {path for path in without if not path.startswith("/health")} == set()
+    assert len(paths) > 20

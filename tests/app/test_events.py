@@ -254,6 +254,7 @@ def test_a_listener_who_leaves_makes_room_for_another(server: Server, monkeypatc
 
 def test_500_listeners_cost_one_query_a_tick(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     accepted = [server.accept() for _ in range(TASKS)]
+    threads = threading.active_count()  # those of this process, which other tests may have left some of
     asked: list[str] = []
     ticks: list[int] = []
     snapshots = server.ledger.snapshots
@@ -289,7 +290,7 @@ def test_500_listeners_cost_one_query_a_tick(server: Server, monkeypatch: pytest
         wait_until(lambda: len(asked) >= 5, what="queries")
         sa.event.remove(server.ledger.database, "before_cursor_execute", note)
         monkeypatch.undo()
-        assert threading.active_count() < 60  # 40 of them are the front's for whatever is asked
+        assert threading.active_count() - threads < 50  # 40 of them are the front's for whatever is asked
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         if statement != "BEGIN":

@@ -45,62 +45,95 @@ class Decoder:
         self._turns = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._sandbox: subprocess.Popen[bytes] | None = None
-        self._children: socket.socket | None = None
+        self._asks: socket.socket | None = None
+        """Where the sandbox is asked for children."""
+        self._ready: socket.socket | None = None
+        """To a child that waits for the next upload."""
 
     def decode(self, upload: bytes, max_megapixels: int, owner: str = "") -> bytearray:
         """The picture as a JPEG or PNG with nothing else in it. Raises what core/picture.read_picture does, and
         QueueFull where too many wait, or too many of `owner`'s."""
         with self.room.place(owner), self._turns:
-            job, pid = self._start_child()
-            with job:
-                return exchange(job, pid, upload, max_megapixels)
+            job, pid = self._start_job(max_megapixels, len(upload))
+            try:
+                with job:
+                    return exchange(job, pid, upload)
+            finally:
+                self._have_child_ready()
 
     def close(self) -> None:
         with self._lock:
             self._stop()
 
-    def _start_child(self) -> tuple[socket.socket, int]:
-        """Its socket and its process id. A sandbox that is dead, or does not answer, is started again once."""
+    def _start_job(self, max_megapixels: int, length: int) -> tuple[socket.socket, int]:
+        """The socket and the process id of a child that waits for an upload. A sandbox that is dead, or does not answer,
+        is started again once."""
         for _ in range(2):
-            job, theirs = socket.socketpair()
-            with self._lock, theirs:
+            with self._lock:
                 try:
-                    socket.send_fds(self._running(), [b"\0"], [theirs.fileno()])
-                    theirs.close()  # so that its end is seen here
-                    return job, PID.unpack(receive(job, PID.size, START_SECONDS))[0]
+                    return self._begin(JOB.pack(max_megapixels, length))
                 except OSError:
-                    job.close()
                     self._stop()
         raise QueueFull("no process for decoding could be started", retry_after=COME_BACK_SECONDS)
 
+    def _begin(self, head: bytes) -> tuple[socket.socket, int]:
+        sandbox = self._running()
+        job, self._ready = self._ready or new_child(sandbox), None
+        try:
+            job.settimeout(START_SECONDS)
+            job.sendall(head)
+            return job, PID.unpack(receive(job, PID.size, START_SECONDS))[0]
+        except OSError:
+            job.close()
+            raise
+
+    def _have_child_ready(self) -> None:
+        """For the next upload: to make a child takes longer than to wake one."""
+        with self._lock, suppress(OSError):
+            sandbox = self._running()
+            self._ready = self._ready or new_child(sandbox)
+
     def _running(self) -> socket.socket:
         """The socket to the sandbox, started where none runs."""
-        if self._children and self._sandbox and self._sandbox.poll() is None:
-            return self._children
+        if self._asks and self._sandbox and self._sandbox.poll() is None:
+            return self._asks
         self._stop()
-        self._children, theirs = socket.socketpair()
+        self._asks, theirs = socket.socketpair()
         with theirs:
             # No environment: it holds secrets. A session of its own: signals to the front's group end the front,
             # which ends this one by closing the socket, in order or not.
             self._sandbox = subprocess.Popen(
                 [sys.executable, "-m", "app.sandbox"], stdin=theirs.fileno(), cwd=ROOT, env={}, start_new_session=True
             )
-        return self._children
+        return self._asks
 
     def _stop(self) -> None:
-        if self._children:
-            self._children.close()
+        for end in (self._ready, self._asks):
+            if end:
+                end.close()
         if self._sandbox:
             self._sandbox.kill()
             self._sandbox.wait()
-        self._children = self._sandbox = None
+        self._ready = self._asks = self._sandbox = None
 
 
-def exchange(job: socket.socket, pid: int, upload: bytes, max_megapixels: int) -> bytearray:
+def new_child(sandbox: socket.socket) -> socket.socket:
+    """The socket to a child that the sandbox is about to make. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            socket.send_fds(sandbox, [b"\0"], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            raise
+    return ours
+
+
+def exchange(job: socket.socket, pid: int, upload: bytes) -> bytearray:
     try:
         job.settimeout(ANSWER_SECONDS)
-        job.sendall(JOB.pack(max_megapixels, len(upload)))
-        job.sendall(upload)
+        if upload:  # of an empty one the child knows all: it may have answered and gone
+            job.sendall(upload)
         is_picture, length = REPLY.unpack(receive(job, REPLY.size, ANSWER_SECONDS))
         if length > (MAX_PICTURE_BYTES if is_picture else MAX_REFUSAL_BYTES):
             raise OSError("no honest answer is so long")

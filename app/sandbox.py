@@ -24,10 +24,10 @@ from core.picture import MEMORY_BYTES, is_webp, read_picture, too_much_memory
 
 CPU_SECONDS = 20  # 24 megapixels of a photo as PNG take 3 on a machine of today
 WALL_SECONDS = 40
-REST_SECONDS = 0.05  # of a new child, for the upload before it has the cores then
+REST_SECONDS = 0.05  # before a child is made for what may come: who waits for the upload before has the cores then
 
-PID = struct.Struct("!i")
-JOB = struct.Struct("!IQ")  # megapixels allowed, bytes of the upload, which follows
+JOB = struct.Struct("!IQ")  # megapixels allowed, bytes of the upload
+PID = struct.Struct("!i")  # of the child that took the job; then the upload follows
 REPLY = struct.Struct("!?Q")  # whether it is a picture or an error as JSON, bytes of what follows
 
 
@@ -36,27 +36,15 @@ def main() -> None:
     load_all_code()
     gc.freeze()  # or the first collection in each child would copy all pages that it shares
     front = socket.socket(fileno=0)
-    while True:  # always one child that waits: an upload finds it there
-        told, tell = os.pipe()
-        if os.fork() == 0:
-            os.close(told)
-            wait_for_upload(front, tell)
-        os.close(tell)
-        os.read(told, 1)  # it has one now, or it died
-        os.close(told)
-
-
-def wait_for_upload(front: socket.socket, tell: int) -> NoReturn:
-    """In a child: take the next upload's socket, have the next child made, and decode."""
-    if not select.select([front], [], [], REST_SECONDS)[0]:
-        load_all_code()  # once more: what it touches is copied for this child now, and not while an upload waits
-    _, descriptors, *_ = socket.recv_fds(front, 1, 1)
-    if not descriptors:  # the front is gone, however it ended
-        os.killpg(0, signal.SIGKILL)
-    os.close(tell)
-    front.close()
-    with socket.socket(fileno=descriptors[0]) as job:
-        work_in_child(job)
+    while True:
+        _, descriptors, *_ = socket.recv_fds(front, 1, 1)
+        if not descriptors:  # the front is gone, however it ended
+            os.killpg(0, signal.SIGKILL)
+        with socket.socket(fileno=descriptors[0]) as job:
+            select.select([job, front], [], [], REST_SECONDS)
+            if os.fork() == 0:
+                front.close()
+                work_in_child(job)
 
 
 def load_all_code() -> None:
@@ -72,12 +60,15 @@ def load_all_code() -> None:
 
 
 def work_in_child(job: socket.socket) -> NoReturn:
+    """Wait for the upload, which may be long in coming, and decode it."""
     try:
+        if not select.select([job], [], [], 0)[0]:
+            load_all_code()  # once more: what it touches is copied for this child now, and not while an upload waits
+        max_megapixels, length = JOB.unpack(job.recv(JOB.size, socket.MSG_WAITALL))
         job.sendall(PID.pack(os.getpid()))  # before the upload is there, so that it can be believed
         limit_this_process()
         os.closerange(1, 3)  # or it could write into the front's log
         with job.makefile("rb") as sent:
-            max_megapixels, length = JOB.unpack(sent.read(JOB.size))
             data = sent.read(length)
         is_picture, body = answer(data, max_megapixels)
         job.sendall(REPLY.pack(is_picture, len(body)))

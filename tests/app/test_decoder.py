@@ -25,7 +25,7 @@ from PIL import Image
 from app import decoder as decoder_module
 from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, exchange
 from app.sandbox import REPLY
-from core.errors import ImageTooLarge, ImageUnreadable, InvalidRequest
+from core.errors import ImageTooLarge, ImageUnreadable, ImageUnsupported, InvalidRequest
 from core.picture import read_picture
 from harness.pictures import CAT, png
 from harness.servers import wait_until
@@ -38,6 +38,19 @@ def decoder() -> Iterator[Decoder]:
     decoder = Decoder()
     yield decoder
     decoder.close()
+
+
+@pytest.fixture
+def at_work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The process ids of the children that were given an upload, in that order."""
+    pids: list[int] = []
+
+    def noted(job: socket.socket, pid: int, upload: bytes) -> bytearray:
+        pids.append(pid)
+        return exchange(job, pid, upload)
+
+    monkeypatch.setattr(decoder_module, "exchange", noted)
+    return pids
 
 
 def sandbox_of(decoder: Decoder) -> psutil.Process:
@@ -143,12 +156,12 @@ def test_a_child_that_sleeps_for_ever_is_ended() -> None:
 # When something goes wrong
 
 
-def test_a_child_that_breaks_off_costs_its_picture_and_nothing_else(decoder: Decoder) -> None:
+def test_a_child_that_breaks_off_costs_its_picture_and_nothing_else(decoder: Decoder, at_work: list[int]) -> None:
     sandbox = sandbox_of(decoder)
     with ThreadPoolExecutor() as pool:
         lost = pool.submit(decoder.decode, saved(gradient(8000, 6000), "JPEG"), 50)
-        wait_until(lambda: len(sandbox.children()) == 2, what="a child, and one that waits for the next upload")
-        min(sandbox.children(), key=lambda child: (child.create_time(), child.pid)).kill()
+        wait_until(lambda: len(at_work) == 2, what="a child with the upload")
+        psutil.Process(at_work[-1]).kill()
         with pytest.raises(ImageUnreadable, match="takes too long or breaks off"):
             lost.result()
     assert decoder.decode(CAT, 50)
@@ -167,24 +180,34 @@ def end(decoder: Decoder) -> None:
     decoder._sandbox.wait()
 
 
-def test_the_child_that_waited_ends_with_a_sandbox_that_died(decoder: Decoder) -> None:
-    sandbox = sandbox_of(decoder)
-    wait_until(lambda: len(sandbox.children()) == 1, what="the end of the child before")
-    (waiting,) = sandbox.children()
+def waiting_child(sandbox: psutil.Process, at_work: list[int]) -> psutil.Process:
+    found: list[psutil.Process] = []
+
+    def there() -> bool:
+        found[:] = [child for child in sandbox.children() if child.pid not in at_work]
+        return bool(found)
+
+    wait_until(there, what="a child that waits for the next upload")
+    (waiting,) = found
+    return waiting
+
+
+def test_the_child_that_waited_ends_with_a_sandbox_that_died(decoder: Decoder, at_work: list[int]) -> None:
+    waiting = waiting_child(sandbox_of(decoder), at_work)
     end(decoder)
     sandbox_of(decoder)
     psutil.wait_procs([waiting], 10)
     assert not waiting.is_running() or waiting.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_child_is_there_before_its_upload_is(decoder: Decoder) -> None:
+def test_a_child_is_there_before_its_upload_is(decoder: Decoder, at_work: list[int]) -> None:
     sandbox = sandbox_of(decoder)
     for _ in range(3):
-        wait_until(lambda: len(sandbox.children()) == 1, what="the next child, and the end of the one before")
-        (waiting,) = sandbox.children()
+        waiting = waiting_child(sandbox, at_work)
         assert decoder.decode(CAT, 50)
+        assert at_work[-1] == waiting.pid
         psutil.wait_procs([waiting], 10)
-        assert not waiting.is_running(), "it was not this one that decoded"
+        assert not waiting.is_running()
 
 
 def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +221,9 @@ FRONT = """
 import sys, threading
 from app.decoder import DECODER
 DECODER.decode(open('samples/cat.jpg', 'rb').read(), 50)
-threading.Thread(target=DECODER.decode, args=(sys.stdin.buffer.read(), 50), daemon=True).start()
+large = sys.stdin.buffer.read()
+for _ in range(2):
+    threading.Thread(target=DECODER.decode, args=(large, 50), daemon=True).start()
 threading.Event().wait()
 """
 
@@ -210,7 +235,7 @@ def test_nothing_is_left_when_the_front_ends(how: signal.Signals, decoder: Decod
         front.stdin.write(saved(gradient(8000, 6000), "JPEG"))
         front.stdin.close()
         family = psutil.Process(front.pid)
-        wait_until(lambda: len(family.children(recursive=True)) == 3, what="a sandbox with a child, and one that waits")
+        wait_until(lambda: len(family.children(recursive=True)) == 3, what="a sandbox with two children")
         left = family.children(recursive=True)
         front.send_signal(how)
     _, alive = psutil.wait_procs(left, 10)
@@ -222,7 +247,7 @@ def answered(*said: bytes) -> InvalidRequest:
     ours, theirs = socket.socketpair()
     child = subprocess.Popen(["sleep", "60"])
     with ours, child, ThreadPoolExecutor() as pool:
-        refused = pool.submit(exchange, ours, child.pid, CAT, 50)
+        refused = pool.submit(exchange, ours, child.pid, CAT)
         with theirs:
             for part in said:
                 theirs.sendall(part)
@@ -259,12 +284,24 @@ def test_of_a_child_that_was_taken_over_nothing_is_believed(said: list[bytes]) -
     assert isinstance(answered(*said), ImageUnreadable)
 
 
+def test_the_answer_of_a_child_that_has_gone_already_is_heard() -> None:
+    """It knows all of an empty upload before anything is sent."""
+    ours, theirs = socket.socketpair()
+    child = subprocess.Popen(["true"])
+    assert child.wait() == 0
+    with ours, theirs:
+        theirs.sendall(b"".join(as_json(code="image_unsupported", message="no picture")))
+        theirs.close()
+        with pytest.raises(ImageUnsupported):
+            exchange(ours, child.pid, b"")
+
+
 def test_a_child_that_says_nothing_is_killed_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_module, "ANSWER_SECONDS", 0.5)
     ours, theirs = socket.socketpair()
     child = subprocess.Popen(["sleep", "60"])
     with ours, theirs, pytest.raises(ImageUnreadable, match="takes too long"):
-        exchange(ours, child.pid, CAT, 50)
+        exchange(ours, child.pid, CAT)
     assert child.wait(10) == -signal.SIGKILL
 
 

@@ -40,6 +40,8 @@ from keeper.main import Keeper
 RECOVERY_SECONDS = 4.0
 # After the last fault everything must have ended by then. A callback whose keeper died waits for half a minute.
 SETTLE_SECONDS = 120.0
+# After a process has ended, what it started must have too.
+END_SECONDS = 10.0
 # A fault that did not come about in so many tries never will: its point is where nobody comes any more.
 TRIES_IN_VAIN = 5
 
@@ -85,7 +87,8 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
         verdict.unexpected += [f"the fault {name!r} never came about in {tried[name]} tries" for name in in_vain]
         left = {path.name for path in service.temporary.iterdir()} - {"kinora-keeper"}
         verdict.leftovers += [f"the temporary file {name}" for name in sorted(left)]
-    verdict.leftovers += [f"the process {process.pid} still runs" for process in processes if process.is_running()]
+    _, left_running = psutil.wait_procs(processes, END_SECONDS)  # a sandbox ends once it sees that its front has
+    verdict.leftovers += [f"the process {process.pid} still runs" for process in left_running]
     minutes = (time.monotonic() - begun) / 60
     return figures(done, service, load.accepted, len(receiver.received), verdict) | {"minutes": minutes}, verdict
 

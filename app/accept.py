@@ -110,9 +110,9 @@ def record(services: Services, task: NewTask, key: IdempotencyKey | None) -> str
         if isinstance(refused, TaskExists):
             return refused.task_id
         raise
-    log.info("task_accepted", task_id=task.task_id, engine=task.engine)
     for step_id, queue in ready:
         wake(services, step_id, queue)
+    log.info("task_accepted", task_id=task.task_id, engine=task.engine)  # a worker need not wait for that
     return task.task_id
 
 

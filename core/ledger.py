@@ -142,7 +142,7 @@ class Ledger(Reader):
             if row is None:
                 return None
             begun = {"step_id": step_id, "attempt": row.attempt, "worker_id": worker_id, "started_at": row.started_at}
-            tx.execute(attempts.insert(), begun)
+            tx.execute(statements.INSERT_ATTEMPT, begun)
             waited = max(0.0, row.started_at - row.not_before)
             if task.status == Status.QUEUED:
                 task = self._move_task(tx, task, Status.STARTED, started_at=row.started_at)

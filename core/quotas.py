@@ -11,6 +11,21 @@ from core.tables import api_keys, now, tasks
 from core.task import Bounds, Quota, Status
 
 HOUR = 3600.0
+OWNER: sa.BindParameter[str] = sa.bindparam("owner")
+# Built once: each is asked twice with every task of a key.
+CREATED_OF_HOUR = (
+    sa.select(tasks.c.created_at, now().label("now"))
+    .where(tasks.c.owner == OWNER, tasks.c.created_at > now() - HOUR)
+    .order_by(tasks.c.created_at.desc())
+    .limit(1)
+    .offset(sa.bindparam("newer"))
+)
+WAITING_OF = (
+    sa.select(tasks.c.task_id)
+    .where(tasks.c.owner == OWNER, tasks.c.status == Status.QUEUED)
+    .limit(sa.bindparam("most"))
+)
+STORED_BY = sa.select(api_keys.c.stored_bytes).where(api_keys.c.key_id == OWNER)
 FULL_SECONDS = 3600  # nothing comes free by itself before a task's RESULT_TTL is over: there is no hurry
 
 
@@ -29,7 +44,7 @@ def check(tx: sa.Connection, owner: str, quota: Quota, more: int = 0) -> None:
         return
     _check_hour(tx, owner, quota.tasks_per_hour, more)
     _check_waiting(tx, owner, quota.waiting, more)
-    stored = tx.execute(sa.select(api_keys.c.stored_bytes).where(api_keys.c.key_id == owner)).scalar_one() + more
+    stored = tx.execute(STORED_BY, {"owner": owner}).scalar_one() + more
     if quota.stored_bytes and stored > quota.stored_bytes:
         raise QuotaExceeded(
             f"this key may store {quota.stored_bytes / 1e6:.0f} MB and would have {stored / 1e6:.1f} MB: delete tasks",
@@ -51,11 +66,9 @@ def _check_hour(tx: sa.Connection, owner: str, most: int, more: int) -> None:
     """The task that fills the hour is the one that must grow old before there is room."""
     if not most:
         return
-    of_the_hour = sa.and_(tasks.c.owner == owner, tasks.c.created_at > now() - HOUR)
-    newest_first = sa.select(tasks.c.created_at).where(of_the_hour).order_by(tasks.c.created_at.desc())
-    created_at = tx.execute(newest_first.offset(most - more).limit(1)).scalar_one_or_none()
-    if created_at is not None:
-        left = created_at + HOUR - tx.execute(sa.select(now())).scalar_one()
+    found = tx.execute(CREATED_OF_HOUR, {"owner": owner, "newer": most - more}).one_or_none()
+    if found:
+        left = found.created_at + HOUR - found.now
         message = f"this key may make {most} tasks an hour"
         raise QuotaExceeded(message, retry_after=max(1, math.ceil(left)))
 
@@ -63,6 +76,5 @@ def _check_hour(tx: sa.Connection, owner: str, most: int, more: int) -> None:
 def _check_waiting(tx: sa.Connection, owner: str, most: int, more: int) -> None:
     if not most:
         return
-    waiting = sa.select(tasks.c.task_id).where(tasks.c.owner == owner, tasks.c.status == Status.QUEUED).limit(most + 1)
-    if len(tx.execute(waiting).all()) + more > most:
+    if len(tx.execute(WAITING_OF, {"owner": owner, "most": most + 1}).all()) + more > most:
         raise QuotaExceeded(f"{most} tasks of this key wait, and no more may")

@@ -35,6 +35,9 @@ WOKEN_AT_ONCE = 500  # of each queue; more would hold up the keeper's other duti
 
 TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id"))
 STEPS = sa.select(steps).where(steps.c.task_id == sa.bindparam("task_id")).order_by(steps.c.position)
+WORKERS = sa.select(workers, (workers.c.seen_at > now() - ALIVE_SECONDS).label("alive")).order_by(
+    workers.c.queue, workers.c.started_at
+)
 KIND = (tasks.c.engine, steps.c.verb, steps.c.size, steps.c.work)
 READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
 
@@ -272,9 +275,8 @@ class Reader:
 
     def workers(self) -> list[Worker]:
         """Every worker heard of in the last day, with whether it is alive now."""
-        query = sa.select(workers, (workers.c.seen_at > now() - ALIVE_SECONDS).label("alive"))
         with reading(self.database) as connection:
-            rows = connection.execute(query.order_by(workers.c.queue, workers.c.started_at))
+            rows = connection.execute(WORKERS)
             return [Worker(**{name: getattr(row, name) for name in Worker.__dataclass_fields__}) for row in rows]
 
     def keepers(self) -> int:

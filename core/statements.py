@@ -22,6 +22,7 @@ INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now(), arti
 INSERT_STEP = steps.insert().values(
     status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), not_before=now(), artifacts={}
 )
+INSERT_ATTEMPT = attempts.insert()
 INSERT_EVENT = events.insert().values(created_at=now())
 # FOR NO KEY UPDATE: rows that only refer to the task may be written meanwhile, as a renewal's delivery is.
 LOCK_TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id")).with_for_update(key_share=True)

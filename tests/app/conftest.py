@@ -16,7 +16,8 @@ VIDEO, THUMBNAIL = bytes(range(256)) * 100, b"\xff\xd8thumbnail"
 
 
 @pytest.fixture
-def client(settings: Settings) -> Iterator[TestClient]:
+def client(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    monkeypatch.setattr("app.errors.LINGER_SECONDS", 0.01)  # this client never hangs up by itself
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
 

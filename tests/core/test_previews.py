@@ -1,4 +1,6 @@
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from core.previews import LIFE_SECONDS, Previews
 from harness.servers import RedisServer, free_port
@@ -46,7 +48,7 @@ def test_nothing_is_left_of_a_preview_that_is_forgotten(redis_server: RedisServe
 
 
 def test_a_redis_that_is_away_is_like_one_without_previews() -> None:
-    with Redis(port=free_port()) as nobody:
+    with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as nobody:
         previews = Previews(nobody)
         previews.put("a", b"x")
         previews.forget("a")

@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -75,43 +76,67 @@ def test_the_service_needs_no_env_file(stack: Stack) -> None:
     assert stack.health()["status"] == "ok"
 
 
-def test_every_health_check_passes(stack: Stack) -> None:
-    """Run by hand, since not every engine runs them."""
-    checks = {name: service["healthcheck"]["test"] for name, service in stack.services().items()}
-    for name in ("redis", "api", "worker", "keeper"):
-        kind, *command = checks[name]
-        if kind == "CMD-SHELL":
-            command = ["sh", "-c", command[0].replace("$$", "$")]
-        stack.inside(name, *command)
-
-
 def test_only_the_api_is_published_and_on_loopback_only(stack: Stack) -> None:
     # As the engine shows it: 127.0.0.1:8000->8000/tcp
     published = re.findall(r"(\S+)->(\d+)/tcp", stack.compose("ps"))
     assert published == [(f"127.0.0.1:{stack.ports['API_PORT']}", "8000")]
 
 
-# Each question to a container takes seconds, whatever it asks, so all of them are asked at once.
+# Each question to a container takes seconds, whatever it asks, so all of them are asked at once. HEALTH is its health
+# check, run by hand since not every engine runs it.
 LOOK_INSIDE = """
+echo "=health"; (HEALTH) >/dev/null 2>&1; echo $?
 echo "=status"; cat /proc/1/status
 echo "=mounts"; cat /proc/mounts
 echo "=environment"; env
 echo "=password"; cat /redis/password 2>/dev/null; echo
 echo "=overwritten"; (echo mine >/redis/password) 2>&1
-true
+"""
+
+# What only an engine needs, and no image of the service holds.
+OF_ENGINES = [name for name in ("torch", "numpy", "cv2", "av", "diffusers", "worker") if importlib.util.find_spec(name)]
+LOOK_INTO_OURS = f"""
+echo "=bill"; cat /kinora/sbom.json; echo
+python -c '
+from importlib.metadata import distributions
+from importlib.util import find_spec
+print("=installed", *(f"{{each.name}}=={{each.version}}".lower() for each in distributions()), sep="\\n")
+print("=engines", *filter(find_spec, "{" ".join(OF_ENGINES)}".split()), sep="\\n")
+'
+"""
+
+LOOK_INTO_REDIS = """
+echo "=stranger"; redis-cli ping
+export REDISCLI_AUTH="$(cat /secret/password)"
+echo "=ping"; redis-cli ping
+echo "=refused"
+redis-cli flushall
+redis-cli config get dir
+redis-cli keys '*'
+redis-cli shutdown nosave
+redis-cli set other 1
 """
 
 
 @pytest.fixture(scope="module")
 def inside(stack: Stack) -> Callable[[str], dict[str, str]]:
     """What a service's container shows from within, by name."""
+    checks = {name: service["healthcheck"]["test"] for name, service in stack.services().items()}
 
     @functools.cache
     def look(service: str) -> dict[str, str]:
-        said = stack.inside(service, "sh", "-c", LOOK_INSIDE)
+        kind, *command = checks[service]
+        check = command[0].replace("$$", "$") if kind == "CMD-SHELL" else shlex.join(command)
+        script = LOOK_INSIDE.replace("HEALTH", check) + (LOOK_INTO_REDIS if service == "redis" else LOOK_INTO_OURS)
+        said = stack.inside(service, "sh", "-c", f"{script}\ntrue")
         return dict(re.findall(r"^=(\w+)\n(.*?)(?=^=\w+$|\Z)", said, re.DOTALL | re.MULTILINE))
 
     return look
+
+
+@pytest.mark.parametrize("service", ["redis", *OUR_SERVICES])
+def test_every_health_check_passes(inside: Callable[[str], dict[str, str]], service: str) -> None:
+    assert inside(service)["health"].strip() == "0"
 
 
 @pytest.mark.parametrize("service", ["redis", *OUR_SERVICES])
@@ -125,13 +150,10 @@ def test_no_service_runs_as_root_or_can_become_it_or_writes_to_its_root(
     assert re.findall(r"^\S+ / \S+ (\w+),", said["mounts"], re.MULTILINE) == ["ro"]
 
 
-def test_the_api_image_holds_no_engine(stack: Stack) -> None:
-    names = [name for name in ("torch", "numpy", "cv2", "av", "diffusers", "worker") if importlib.util.find_spec(name)]
-    found = stack.inside(
-        "api", "python", "-c", f"from importlib.util import find_spec as f; print(*filter(f, {names}))"
-    )
-    assert len(names) > 3
-    assert found.split() == []
+def test_the_api_image_holds_no_engine(inside: Callable[[str], dict[str, str]]) -> None:
+    assert len(OF_ENGINES) > 3
+    assert inside("api")["engines"].split() == []
+    assert "av" in inside("worker")["engines"].split()
 
 
 @pytest.mark.parametrize("service", ["redis", *OUR_SERVICES])
@@ -163,12 +185,15 @@ def test_a_wiped_redis_loses_no_task(stack: Stack) -> None:
     assert [stack.status(task)["status"] for task in tasks] == ["finished"] * 3
 
 
-def test_redis_wants_its_password_and_refuses_what_the_service_does_not_use(stack: Stack) -> None:
-    assert "NOAUTH" in stack.inside("redis", "redis-cli", "ping")
-    as_service = 'export REDISCLI_AUTH="$(cat /secret/password)"; redis-cli'
-    assert stack.inside("redis", "sh", "-c", f"{as_service} ping").strip() == "PONG"
-    for command in ("flushall", "config get dir", "keys '*'", "shutdown nosave", "set other 1"):
-        assert "NOPERM" in stack.inside("redis", "sh", "-c", f"{as_service} {command}")
+def test_redis_wants_its_password_and_refuses_what_the_service_does_not_use(
+    inside: Callable[[str], dict[str, str]],
+) -> None:
+    said = inside("redis")
+    assert "NOAUTH" in said["stranger"]
+    assert said["ping"].strip() == "PONG"
+    assert re.findall(r"\w+", said["refused"]).count("NOPERM") == LOOK_INTO_REDIS.partition("=refused")[2].count(
+        "redis-cli"
+    )
 
 
 @pytest.mark.parametrize("service", OUR_SERVICES)
@@ -190,13 +215,11 @@ SBOM = {
 
 
 @pytest.mark.parametrize("service", SBOM)
-def test_an_image_says_what_is_in_it(stack: Stack, service: str) -> None:
-    bill = json.loads(stack.inside(service, "cat", "/kinora/sbom.json"))
+def test_an_image_says_what_is_in_it(inside: Callable[[str], dict[str, str]], service: str) -> None:
+    bill = json.loads(inside(service)["bill"])
     assert bill["bomFormat"] == "CycloneDX"
     listed = {component["name"].lower(): component["version"] for component in bill["components"]}
-    listing = "from importlib.metadata import distributions as d; print(*(f'{x.name}=={x.version}' for x in d()))"
-    installed = dict(line.split("==") for line in stack.inside(service, "python", "-c", listing).lower().split())
-    assert listed == installed
+    assert listed == dict(line.split("==") for line in inside(service)["installed"].split())
     present, absent = SBOM[service]
     assert present <= listed.keys()
     assert absent.isdisjoint(listed)

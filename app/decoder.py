@@ -66,8 +66,8 @@ class Decoder:
             self._stop()
 
     def _start_job(self, max_megapixels: int, length: int) -> tuple[socket.socket, int]:
-        """The socket and the process id of a child that waits for an upload. A sandbox that is dead, or does not answer,
-        is started again once."""
+        """The socket and the process id of a child that waits for an upload. A sandbox that does not answer is started
+        again once."""
         for _ in range(2):
             with self._lock:
                 try:

@@ -24,7 +24,7 @@ import psutil
 from chaos.faults import FAULTS, POSTGRES_FAULTS, WEIGHTS
 from chaos.load import Accepted, Load
 from chaos.reconcile import Verdict, reconcile
-from chaos.service import LEASE_SECONDS, Service, Trouble
+from chaos.service import LEASE_SECONDS, WORKERS, Service, Trouble
 from core.config import Settings
 from core.deliveries import DeliveryStatus
 from core.ledger import Ledger
@@ -133,13 +133,20 @@ def in_turns(names: list[str], random: Random) -> Iterator[str]:
 
 
 def settle(service: Service, ledger: Ledger) -> None:
-    """Wait until nothing is under way any more; what still is after SETTLE_SECONDS is stuck."""
+    """Wait until every process listens to signals and nothing is under way any more; what still is after SETTLE_SECONDS
+    is stuck."""
+
+    def listening() -> bool:
+        workers = {service.processes[name].pid for name in WORKERS}
+        beat, keeper = service.temporary / "kinora-keeper", psutil.Process(service.processes["keeper"].pid)
+        return workers <= {worker.pid for worker in ledger.workers()} and beat.stat().st_mtime > keeper.create_time()
 
     def at_rest() -> bool:
         under_way = [ledger.tasks(status=status, after=None, limit=1) for status in (Status.QUEUED, Status.STARTED)]
         return not any(under_way) and ledger.deliveries.waiting()[DeliveryStatus.PENDING] == 0
 
     service.wait_until_ready()
+    wait_until(listening, SETTLE_SECONDS, "a start of every process")
     try:
         wait_until(at_rest, SETTLE_SECONDS, "the end of every task")
     except TimeoutError as error:

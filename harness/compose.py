@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,22 @@ class Stack:
         for task_id in task_ids:
             assert self.status(task_id)["status"] == "finished", self.status(task_id)
             assert self.http.head(f"/results/{task_id}").status_code == 200
+
+
+@contextlib.contextmanager
+def running(folder: Path, failed: Callable[[], int]) -> Iterator[Stack]:
+    """The stack, then taken down. Prints its logs where `failed()`, a number of tests, has grown meanwhile. Raises
+    AssertionError for a crash."""
+    stack = Stack(folder)
+    failed_before = failed()
+    try:
+        stack.up()
+        yield stack
+        if failed() > failed_before:
+            print(stack.compose("logs"))  # pytest shows it beside the failure
+        stack.require_no_crash()
+    finally:
+        stack.down()
 
 
 def curl_lines(readme: str, url: str) -> str:

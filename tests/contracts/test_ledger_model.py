@@ -167,34 +167,30 @@ class LedgerMoves(RuleBasedStateMachine):
         self.ledger.close()
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
-def test_no_order_of_moves_breaks_a_promise(
-    backend: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+def play(backend: str, orders: int, request: pytest.FixtureRequest) -> None:
+    """Tries so many orders of moves. Each move asserts what it must come to, and hypothesis raises what it asserts."""
     folder = tempfile.mkdtemp(prefix="kinora-model-")
-    postgres = request.getfixturevalue("postgres_url") if backend == "postgresql" else None
+    postgres = request.getfixturevalue("migrated_postgres_url") if backend == "postgresql" else None
+    migrated = request.getfixturevalue("migrated_file")
 
     class Moves(LedgerMoves):
-        """Each move asserts what it must come to, and hypothesis raises what it asserts."""
-
-        orders = 0
+        played = 0
 
         def teardown(self) -> None:
             super().teardown()
-            Moves.orders += 1
+            Moves.played += 1
 
         @property
         def url(self) -> str:
-            if postgres is None:
-                return f"sqlite:///{folder}/{uuid.uuid4().hex}.db"
-            return postgres.replace("postgresql://", "postgresql+psycopg://")
+            if postgres:
+                return str(postgres)
+            return f"sqlite:///{shutil.copy(migrated, f'{folder}/{uuid.uuid4().hex}.db')}"
 
     try:
         run_state_machine_as_test(
             Moves,
             settings=settings(
-                max_examples=60,
+                max_examples=orders,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
@@ -203,4 +199,14 @@ def test_no_order_of_moves_breaks_a_promise(
         )
     finally:
         shutil.rmtree(folder)
-    assert Moves.orders >= 60
+    assert Moves.played >= orders
+
+
+@pytest.fixture(autouse=True)
+def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+def test_no_order_of_moves_breaks_a_promise(backend: str, request: pytest.FixtureRequest) -> None:
+    play(backend, 30, request)  # tests/long plays ten times as many

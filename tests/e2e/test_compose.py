@@ -1,9 +1,8 @@
 """The stack in containers, from `up` to `down -v`, on the file for machines without a GPU.
 
-The tests share one stack and stand in the order in which they disturb it.
+The tests share one stack and stand in the order in which they disturb it; tests/long/test_compose.py has more.
 """
 
-import contextlib
 import functools
 import importlib.util
 import json
@@ -15,10 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
-import httpx2
 import pytest
 
-from harness.compose import OURS, ROOT, Stack, compose_works, curl_lines
+from harness.compose import OURS, ROOT, Stack, compose_works, curl_lines, running
 from harness.pictures import SAMPLES
 from harness.servers import wait_until
 
@@ -33,9 +31,6 @@ OUR_SERVICES = list(OURS)
 # Long enough to be caught at work.
 LONG = {"num_frames": 300}
 
-# What Prometheus finds while there are two workers, by the name of the job.
-EVERY_PROCESS = ["kinora-api", "kinora-worker", "kinora-worker"]
-
 # Asks every copy of the service: its address, then how many attempts it finished.
 ATTEMPTS_BY_WORKER = """
 import re, socket, urllib.request
@@ -48,16 +43,8 @@ for address in sorted({found[4][0] for found in socket.getaddrinfo("worker", 910
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("compose"))
-    failed_before = request.session.testsfailed
-    try:
-        stack.up()
+    with running(tmp_path_factory.mktemp("compose"), lambda: request.session.testsfailed) as stack:
         yield stack
-        if request.session.testsfailed > failed_before:
-            print(stack.compose("logs"))  # noqa: T201 - pytest shows it beside the failure
-        stack.require_no_crash()
-    finally:
-        stack.down()
 
 
 def test_the_readmes_curl_lines_make_a_video(stack: Stack, tmp_path: Path) -> None:
@@ -174,17 +161,6 @@ def test_a_killed_worker_loses_no_task(stack: Stack) -> None:
     stack.wait_for(*tasks)
 
 
-def test_a_wiped_redis_loses_no_task(stack: Stack) -> None:
-    stack.compose("stop", "worker")
-    tasks = [stack.upload(CAT) for _ in range(3)]
-    stack.inside("redis", "sh", "-c", "rm -r /data/*")
-    stack.compose("kill", "-s", "KILL", "redis")  # it has no time to write anything down again
-    stack.compose("start", "redis")
-    stack.compose("start", "worker")
-    stack.wait_for(*tasks)
-    assert [stack.status(task)["status"] for task in tasks] == ["finished"] * 3
-
-
 def test_redis_wants_its_password_and_refuses_what_the_service_does_not_use(
     inside: Callable[[str], dict[str, str]],
 ) -> None:
@@ -233,18 +209,6 @@ def test_redis_reads_again_what_it_wrote_down(stack: Stack) -> None:
     stack.wait_for_health()
 
 
-def test_what_was_made_outlives_the_containers(stack: Stack) -> None:
-    task = stack.upload(CAT)
-    stack.wait_for(task)
-    video = stack.http.get(f"/results/{task}").content
-    stack.require_no_crash()  # the logs go with the containers
-    stack.compose("down")
-    stack.compose("up", "-d")
-    stack.wait_for_health()
-    stack.wait_for(task)
-    assert stack.http.get(f"/results/{task}").content == video
-
-
 def test_two_workers_share_the_work(stack: Stack) -> None:
     stack.compose("up", "-d", "--scale", "worker=2")
     wait_until(lambda: len(stack.health()["queues"]["cpu"]["workers"]) == 2, timeout=60, what="the second worker")
@@ -261,49 +225,3 @@ def test_two_workers_share_the_work(stack: Stack) -> None:
 def attempts_by_worker(stack: Stack) -> dict[str, int]:
     lines = stack.inside("api", "python", "-c", ATTEMPTS_BY_WORKER).splitlines()
     return {address: int(count) for address, count in map(str.split, lines)}
-
-
-def test_prometheus_finds_every_process_and_the_dashboard_gets_answers(stack: Stack) -> None:
-    stack.compose("--profile", "monitoring", "up", "-d", "prometheus")
-    assert stack.http.get("/status/none").status_code == 404  # an error to be seen
-    with httpx2.Client(base_url=f"http://127.0.0.1:{stack.ports['PROMETHEUS_PORT']}/api/v1", timeout=10) as prometheus:
-        wait_until(lambda: targets_up(prometheus) == EVERY_PROCESS, timeout=90, what="three targets that are up")
-        with contextlib.suppress(TimeoutError):
-            wait_until(lambda: not silent_queries(prometheus), timeout=60)
-        assert silent_queries(prometheus) == []
-
-
-def test_with_a_key_made_inside_and_one_line_in_env_a_stranger_is_refused(stack: Stack) -> None:
-    key = stack.inside("api", "python", "-m", "app.keys", "create", "--name", "ann").split()[0]
-    stack.environment["AUTH"] = "keys"
-    stack.compose("up", "-d")
-
-    def asks_for_a_key() -> bool:
-        with contextlib.suppress(httpx2.TransportError):  # while it starts again
-            return stack.http.get("/tasks").status_code == 401
-        return False
-
-    wait_until(asks_for_a_key, timeout=60, what="a front that asks for a key")
-    assert stack.http.get("/tasks", headers={"Authorization": f"Bearer {key}"}).status_code == 200
-    assert stack.health() == stack.health() | {"status": "ok", "queues": {}}
-
-
-def targets_up(prometheus: httpx2.Client) -> list[str]:
-    with contextlib.suppress(httpx2.HTTPError):  # while it starts, it refuses or answers 503
-        targets = prometheus.get("/targets").raise_for_status().json()["data"]["activeTargets"]
-        return sorted(target["labels"]["job"] for target in targets if target["health"] == "up")
-    return []
-
-
-def silent_queries(prometheus: httpx2.Client) -> list[str]:
-    """The dashboard's queries that find nothing."""
-    board = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "kinora.json").read_text())
-    silent = []
-    for target in [target for panel in board["panels"] for target in panel.get("targets", [])]:
-        query = target["expr"].replace("$__rate_interval", "1m").replace("$engine", ".*")
-        answer = prometheus.get("/query", params={"query": query})
-        assert answer.status_code == 200, f"{query}: {answer.text}"
-        # Nothing has failed or was canceled here, so these counters have no series.
-        if not answer.json()["data"]["result"] and not re.search(r"_failed_|_canceled_", query):
-            silent.append(query)
-    return silent

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ from harness.stack import ROOT, running_stack
 
 # Small clips, and no bound that only says that there were many requests.
 SETTINGS = {"VIDEO_WIDTH": "64", "VIDEO_HEIGHT": "64", "VIDEO_FRAMES": "2", "ENGINE": "preview", "RATE_LIMIT": "0"}
+PHASES = ("examples", "coverage", "fuzzing", "stateful")
 UNDOCUMENTED = ("UndefinedStatusCode", "UndefinedContentType", "MissingHeaders", "JsonSchemaError", "MalformedJson")
 SETTLE_SECONDS = 120.0
 BY_HYPOTHESIS = ["tests/app/test_multipart.py", "tests/app/test_decoder.py"]
 
 
-def fuzz_routes(folder: Path, examples: int, seed: int, with_keys: bool) -> dict[str, Any]:
+def fuzz_routes(
+    folder: Path, examples: int, seed: int, with_keys: bool, phases: Sequence[str] = PHASES
+) -> dict[str, Any]:
     """Runs schemathesis against a stack of its own. Returns its report, with the tasks that failed. Raises
     AssertionError where a log tells of a crash."""
     folder.mkdir()
@@ -49,7 +53,7 @@ def fuzz_routes(folder: Path, examples: int, seed: int, with_keys: bool) -> dict
             [
                 *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "fuzz/schemathesis.toml")),
                 *("run", f"{stack.url}/openapi.json", "--checks", "all", "--continue-on-failure", "--no-color"),
-                *("--max-examples", str(examples), "--seed", str(seed)),
+                *("--max-examples", str(examples), "--seed", str(seed), "--phases", ",".join(phases)),
                 *("--report", "json", "--report-json-path", str(folder / "report.json"), *options),
             ],
             cwd=ROOT,

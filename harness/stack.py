@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 
 from harness.gate import Gate
 from harness.log_check import crashes_in
@@ -125,8 +126,10 @@ class Stack:
 
     def stop(self) -> None:
         self.client.close()
-        for process in self.processes.values():
-            process.kill()
+        started = [psutil.Process(process.pid) for process in self.processes.values() if process.poll() is None]
+        for each in [child for process in started for child in process.children(recursive=True)] + started:
+            with contextlib.suppress(psutil.NoSuchProcess):  # several fronts outlive the one that started them
+                each.kill()
         for process in self.processes.values():
             process.wait()
 

@@ -14,7 +14,6 @@ from core.tables import steps
 from core.task import ErrorInfo
 from tests.conftest import new_task
 
-
 FAULTS = 5  # tests/long has a hundred
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from fuzz.__main__ import fuzz_routes, row
 
-
 # Without `coverage`, whose thousands of cases take most of the time: they are for tests/long.
 QUICK = ("examples", "fuzzing", "stateful")
 

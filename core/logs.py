@@ -6,6 +6,7 @@ may quote prompts, parameters and URLs, and so may what a library says in its ow
 
 import errno
 import logging
+import ssl
 import sys
 import threading
 import traceback
@@ -18,6 +19,8 @@ import structlog
 
 # Libraries that never quote a caller; of what the others say, only where they said it is told.
 TRUSTED = ("alembic", "rq", "sqlalchemy.pool", "uvicorn")
+
+MOST_TOLD = 20  # of the errors that led to one, and of those in a group
 
 log = structlog.get_logger(__name__)
 
@@ -54,25 +57,31 @@ def set_up_logs(log_format: str) -> None:
     root.setLevel(logging.INFO)
     for chatty in ("rq.worker", "rq.queue", "rq.job", "alembic", "httpx2", "mcp", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # of a line that cannot be formatted, Python would print the values
     _log_what_nobody_catches()
 
 
-def without_values(error: BaseException | None, seen: frozenset[int] = frozenset()) -> str:
-    """The traceback of `error`, and of those that led to it, with neither variables nor messages."""
-    if error is None or id(error) in seen:
-        return ""
-    seen |= {id(error)}
-    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    within = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    places = "".join(traceback.format_tb(error.__traceback__))
-    own = f"Traceback (most recent call last):\n{places}{_name(error)}"
-    return "\n\n".join(filter(None, [without_values(before, seen), own, *(without_values(e, seen) for e in within)]))
+def without_values(error: BaseException | None) -> str:
+    """The traceback of `error`, and of those that led to it, with neither variables nor messages; what a group holds
+    follows it."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain and len(chain) < MOST_TOLD:
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    told = []
+    for each in reversed(chain):
+        places = "".join(traceback.format_tb(each.__traceback__))
+        told.append(f"Traceback (most recent call last):\n{places}{_name(each)}")
+        if isinstance(each, BaseExceptionGroup):
+            told += [without_values(held) for held in each.exceptions[:MOST_TOLD] if held not in chain]
+    return "\n\n".join(told)
 
 
 def _name(error: BaseException) -> str:
     name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    known = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) else None
-    return f"{name} {known}" if known else name
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):  # whose numbers are its own
+        name = f"{name} {errno.errorcode.get(error.errno or 0, '')}".strip()
+    return name
 
 
 def _without_quotes(_logger: Any, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

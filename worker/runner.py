@@ -205,7 +205,9 @@ WORTH_ANOTHER_ATTEMPT = (Unavailable, GpuLost, TimeLimitExceeded)
 
 def _end(claim: Claim, attempt: Attempt, error: KinoraError, kit: Kit) -> str:
     """Record why the attempt did not finish."""
-    log.warning("attempt_failed", code=error.code, reason=error.message)
+    # What an engine says may quote what was asked for: it is for the task's owner, not for the log.
+    reason = {"reason": error.message} if isinstance(error, Unavailable) else {}
+    log.warning("attempt_failed", code=error.code, phase=attempt.phase_name, **reason)
     kit.gpu_lost = kit.gpu_lost or isinstance(error, GpuLost)
     info = ErrorInfo(error.code, error.message)
     try:

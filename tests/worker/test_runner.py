@@ -118,12 +118,15 @@ def renders(error: Exception) -> Callable[..., None]:
 def test_an_engine_that_fails_ends_the_task_and_the_next_one_works(
     kit: Kit, error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
         patch.setattr("worker.engines.preview.Preview.render", renders(error))
         task = run(kit)
     assert task.error is not None
     assert task.error.code == code
     assert "secret" not in task.error.message
+    (failed,) = [line for line in lines if line["event"] == "attempt_failed"]
+    assert (failed["code"], failed["phase"]) == (code, "load"), "the last phase that had begun"
+    assert "NaN" not in str(failed), "what an engine says may quote what was asked for"
     assert run(kit).status == Status.FINISHED
 
 

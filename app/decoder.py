@@ -89,9 +89,15 @@ class Decoder:
 
     def _have_child_ready(self) -> None:
         """For the next upload: to make a child takes longer than to wake one."""
-        with self._lock, suppress(OSError):
+        if not self._lock.acquire(blocking=False):  # another upload makes one for itself: this one's answer is ready
+            return
+        try:
             sandbox = self._running()
             self._ready = self._ready or new_child(sandbox)
+        except OSError:
+            self._stop()
+        finally:
+            self._lock.release()
 
     def _running(self) -> socket.socket:
         """The socket to the sandbox, started where none runs."""
@@ -139,9 +145,10 @@ def exchange(job: socket.socket, pid: int, upload: bytes) -> bytearray:
             raise OSError("no honest answer is so long")
         body = receive(job, length, ANSWER_SECONDS)
     except OSError as error:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
         raise ImageUnreadable("file is broken: decoding it takes too long or breaks off", param="file") from error
+    finally:
+        with suppress(ProcessLookupError):  # one that was taken over would stay
+            os.kill(pid, signal.SIGKILL)
     if is_picture and body.startswith(SIGNATURES):
         return body
     raise refusal(bytes(body))

@@ -214,7 +214,11 @@ def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: py
     first = sandbox_of(decoder)
     os.killpg(first.pid, signal.SIGSTOP)  # with the child that waits
     monkeypatch.setattr(decoder_module, "START_SECONDS", 1.0)
-    assert sandbox_of(decoder).pid != first.pid
+    try:
+        assert sandbox_of(decoder).pid != first.pid
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
 
 
 FRONT = """
@@ -302,6 +306,16 @@ def test_a_child_that_says_nothing_is_killed_when_its_time_is_over(monkeypatch: 
     child = subprocess.Popen(["sleep", "60"])
     with ours, theirs, pytest.raises(ImageUnreadable, match="takes too long"):
         exchange(ours, child.pid, CAT)
+    assert child.wait(10) == -signal.SIGKILL
+
+
+def test_a_child_that_was_taken_over_does_not_stay_when_it_has_answered() -> None:
+    ours, theirs = socket.socketpair()
+    child = subprocess.Popen(["sleep", "60"])
+    with ours, theirs:
+        theirs.sendall(b"".join(as_json(code="image_unsupported", message="no picture")))
+        with pytest.raises(ImageUnsupported):
+            exchange(ours, child.pid, CAT)
     assert child.wait(10) == -signal.SIGKILL
 
 

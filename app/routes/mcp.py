@@ -54,12 +54,13 @@ class McpServer:
         await self._wanted.wait()
         try:
             manager = await run_in_threadpool(self._load)
+            async with manager.run():
+                self._manager.set_result(manager)
+                await asyncio.get_running_loop().create_future()  # until it is canceled
         except Exception as error:
+            if self._manager.done():
+                raise
             self._manager.set_exception(error)  # each request fails with it
-            return
-        async with manager.run():
-            self._manager.set_result(manager)
-            await asyncio.get_running_loop().create_future()  # until it is canceled
 
     def _load(self) -> "StreamableHTTPSessionManager":
         from app.mcp_tools import create_session_manager

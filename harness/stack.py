@@ -177,6 +177,10 @@ def running_stack(folder: Path, *queues: str, guarded: bool = False, **settings:
 
 @contextlib.contextmanager
 def restored(stack: Stack) -> Iterator[Stack]:
-    """For a stack that the tests of a file share: after each it is as it was before."""
+    """For a stack that the tests of a file share: after each it is as it was before. Raises AssertionError for a crash
+    that the test did not announce."""
     yield stack
-    stack.restore()
+    try:
+        stack.require_no_crash()
+    finally:
+        stack.restore()

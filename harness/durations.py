@@ -60,8 +60,9 @@ def longest(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def is_whole(config: pytest.Config) -> bool:
-    """Whether everything is run: nobody named a test."""
-    return not config.option.file_or_dir
+    """Whether everything is run: nobody named a test, or chose some."""
+    chosen = ("file_or_dir", "keyword", "markexpr", "lf", "failedfirst", "deselect")
+    return not any(getattr(config.option, name, None) for name in chosen)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,6 +1,6 @@
 """OpenAI's own client against the whole service: what it sends is what comes, and what it parses is what is answered.
 
-tests/clients/test_openai_oldest.py runs this file with the first version that has `videos` too.
+tests/long/test_openai_oldest.py runs this file with the first version that has `videos` too.
 """
 
 import asyncio

@@ -27,7 +27,7 @@ from core.task import FINAL, Callback, NewStep, NewTask, new_id
 from harness.pictures import SAMPLES
 from harness.receiver import Receiver, receiving
 from harness.servers import PostgresServer, RedisServer, wait_until
-from harness.stack import ROOT, Stack, restored, running_stack
+from harness.stack import ROOT, Stack, running_stack
 from worker.main import EXIT_GPU_LOST
 
 CAT = SAMPLES / "cat.jpg"
@@ -48,18 +48,6 @@ def ledger(service: Service) -> Iterator[Ledger]:
     ledger = Ledger(f"sqlite:///{service.folder}/data/kinora.db")
     yield ledger
     ledger.close()
-
-
-@pytest.fixture(scope="module")
-def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
-        yield stack
-
-
-@pytest.fixture
-def stack(one_stack: Stack) -> Iterator[Stack]:
-    with restored(one_stack) as stack:
-        yield stack
 
 
 @pytest.fixture

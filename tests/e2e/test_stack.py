@@ -17,23 +17,11 @@ from core.ledger import Ledger
 from core.tables import attempts, steps
 from harness.pictures import SAMPLES
 from harness.servers import wait_until
-from harness.stack import Stack, restored, running_stack
+from harness.stack import Stack, running_stack
 
 CAT = SAMPLES / "cat.jpg"
 
 SMALL = {"num_frames": 8, "width": 128, "height": 72}
-
-
-@pytest.fixture(scope="module")
-def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
-        yield stack
-
-
-@pytest.fixture
-def stack(one_stack: Stack) -> Iterator[Stack]:
-    with restored(one_stack) as stack:
-        yield stack
 
 
 @pytest.fixture

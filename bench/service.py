@@ -55,6 +55,7 @@ def main() -> None:
             figures["preview_clips_a_minute_2_workers"] = clips_a_minute(stack)
         finally:
             ledger.close()
+    figures["with_keys"] = with_keys()
     figures["busy"] = busy(PICTURE)
     figures["encode_seconds"] = encode_seconds()
     figures["image_mb"] = image_sizes()
@@ -64,12 +65,27 @@ def main() -> None:
     print(f"\nwritten to {write('service', {'machine': where, 'figures': figures})}")
 
 
+def with_keys() -> dict[str, Any]:
+    """The same where each caller shows a key, whose requests and tasks are counted."""
+    with (
+        tempfile.TemporaryDirectory(prefix="kinora-bench-") as folder,
+        running_stack(Path(folder), AUTH="keys", RATE_LIMIT="1000000/minute") as stack,
+    ):
+        ledger = Ledger(f"sqlite:///{folder}/data/kinora.db")
+        try:
+            _, key = ledger.keys.create("bench")
+            stack.client.headers["Authorization"] = f"Bearer {key}"
+            return latencies(stack, ledger) | {"status_requests_a_second": status_rate(stack)}
+        finally:
+            ledger.close()
+
+
 def latencies(stack: Stack, ledger: Ledger) -> dict[str, Any]:
     """Milliseconds on an idle service, one task at a time; all clocks are this machine's."""
     to_start, to_visible = [], []
     # What the client has to do before it can send is not the service's.
     request = stack.client.build_request("POST", "/generate", files={"file": PICTURE.read_bytes()}, data=SMALL)
-    body, headers = request.read(), {"Content-Type": request.headers["Content-Type"]}
+    body, headers = request.read(), dict(request.headers)
     connection = http.client.HTTPConnection("127.0.0.1", stack.port)
     for number in range(2 * UPLOADS):
         sent = time.time()
@@ -103,12 +119,13 @@ def status_rate(stack: Stack) -> float:
     task_id = stack.upload(PICTURE, **SMALL)
     stack.finish(task_id)
     counts: list[int] = []
+    headers = dict(stack.client.headers)
     give_up = time.monotonic() + STATUS_SECONDS
 
     def ask() -> None:
         connection, count = http.client.HTTPConnection("127.0.0.1", stack.port), 0
         while time.monotonic() < give_up:
-            connection.request("GET", f"/status/{task_id}")
+            connection.request("GET", f"/status/{task_id}", headers=headers)
             response = connection.getresponse()
             response.read()
             count += response.status == 200

@@ -10,7 +10,7 @@ import structlog
 
 from app.again import as_before, check_there, extended_from, frames_before, remixed_from
 from app.deps import Caller, Services
-from app.source import Sizing, Source, gather, name_of
+from app.source import Sizing, Source, gathering, name_of
 from core.config import Settings
 from core.destination import check_destination
 from core.engines import Engine, find_engine, known_engines
@@ -45,7 +45,7 @@ def accept(
 ) -> str:
     """The task's id. When this returns, what it is made from is stored and the task is in the ledger: it will end.
 
-    A picture is encoded anew, and fetched only once all that costs less has been checked. What `request` leaves out is
+    A picture is encoded anew while the rest is checked, and fetched only once it has been. What `request` leaves out is
     as it was in the task that is remixed or extended, but for the seed. With `nearest` an engine that cannot make
     the size, or so many seconds more, makes its largest of that shape, or as many as it can. `warnings` are those of
     the dialect.
@@ -62,39 +62,40 @@ def accept(
     if key and (made := services.ledger.task_made_with(key)):
         return made
     check_there(source, services)
-    names_profile = request.profile is not None
-    request = as_before(source, request)
-    workers = services.ledger.workers()
-    engine = choose_engine(services, request.engine or services.settings.engine, workers)
-    before = frames_before(source)
-    request, changed = adapted(request, engine, before) if nearest else (request, [])
-    clip, unused = resolve(request, engine, services.settings, before)
-    if clip.profile == "fast" and not names_profile:
-        changed.append("profile is fast, as in the video that goes on: an approximation")
-    require_disk_space(services.settings)
-    try:
-        services.ledger.check_room(caller.owner, engine.queue, *limits(services.settings))
-        given = gather(source, services, caller.owner)
-        if sizing and given.size:
-            clip, unused = resolve(sizing.settle(given.size), engine, services.settings)
-        steps = steps_of(clip, engine, smoothing_queue(engine, workers, services.settings), services.settings)
-        task = replace(
-            new_task(caller.owner, clip, steps, [*warnings, *changed, *unused]),
-            input_sha256=given.sha256,
-            stored_bytes=given.stored_bytes,
-            callback=callback,
-            dialect=dialect,
-            remixed_from=remixed_from(source),
-            extended_from=extended_from(source),
-        )
-        given.store(task.input_key)
-        return record(services, task, key)
-    except TooMuch as refused:
-        if key and (made := services.ledger.task_made_with(key)):  # meanwhile, and it may have taken the last place
-            return made
-        if refused.retry_after is None:
-            refused.retry_after = seconds_to_a_free_place(services, clip, engine.queue, workers)
-        raise
+    with gathering(source, services, caller.owner) as gather:
+        names_profile = request.profile is not None
+        request = as_before(source, request)
+        workers = services.ledger.workers()
+        engine = choose_engine(services, request.engine or services.settings.engine, workers)
+        before = frames_before(source)
+        request, changed = adapted(request, engine, before) if nearest else (request, [])
+        clip, unused = resolve(request, engine, services.settings, before)
+        if clip.profile == "fast" and not names_profile:
+            changed.append("profile is fast, as in the video that goes on: an approximation")
+        require_disk_space(services.settings)
+        try:
+            services.ledger.check_room(caller.owner, engine.queue, *limits(services.settings))
+            given = gather()
+            if sizing and given.size:
+                clip, unused = resolve(sizing.settle(given.size), engine, services.settings)
+            steps = steps_of(clip, engine, smoothing_queue(engine, workers, services.settings), services.settings)
+            task = replace(
+                new_task(caller.owner, clip, steps, [*warnings, *changed, *unused]),
+                input_sha256=given.sha256,
+                stored_bytes=given.stored_bytes,
+                callback=callback,
+                dialect=dialect,
+                remixed_from=remixed_from(source),
+                extended_from=extended_from(source),
+            )
+            given.store(task.input_key)
+            return record(services, task, key)
+        except TooMuch as refused:
+            if key and (made := services.ledger.task_made_with(key)):  # meanwhile: it may have taken the last place
+                return made
+            if refused.retry_after is None:
+                refused.retry_after = seconds_to_a_free_place(services, clip, engine.queue, workers)
+            raise
 
 
 def adapted(request: ClipRequest, engine: Engine, before: int | None) -> tuple[ClipRequest, list[str]]:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from app.room import COME_BACK_SECONDS, Room
@@ -41,7 +42,7 @@ class Decoder:
     """Safe to use from many threads: two pictures at once, the others wait their turn."""
 
     def __init__(self) -> None:
-        self.room = Room(AT_ONCE + WAITING, "as many pictures wait to be decoded as may")
+        self.room = Room(WAITING, "as many pictures wait to be decoded as may")
         self._turns = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._sandbox: subprocess.Popen[bytes] | None = None
@@ -53,13 +54,35 @@ class Decoder:
     def decode(self, upload: bytes, max_megapixels: int, owner: str = "") -> bytearray:
         """The picture as a JPEG or PNG with nothing else in it. Raises what core/picture.read_picture does, and
         QueueFull where too many wait, or too many of `owner`'s."""
-        with self.room.place(owner), self._turns:
-            job, pid = self._start_job(max_megapixels, len(upload))
-            try:
-                with job:
-                    return exchange(job, pid, upload)
-            finally:
-                self._have_child_ready()
+        with self.decoding(upload, max_megapixels, owner) as picture:
+            return picture()
+
+    @contextmanager
+    def decoding(self, upload: bytes, max_megapixels: int, owner: str = "") -> Iterator[Callable[[], bytearray]]:
+        """What gives the picture, as `decode` does. If a turn is free a child is at it at once, and the caller may do
+        something else meanwhile; who leaves the block without the picture ends the child."""
+        with ExitStack() as held:
+
+            def begin() -> socket.socket:
+                held.callback(self._turns.release)
+                job, pid = self._start_job(max_megapixels, len(upload))
+                held.callback(self._have_child_ready)
+                held.callback(end, job, pid)
+                send(job, upload)
+                return job
+
+            nobody_waits = self.room.free == self.room.places
+            begun = begin() if nobody_waits and self._turns.acquire(blocking=False) else None
+
+            def picture() -> bytearray:
+                with held:  # the turn is over with the answer
+                    if begun:
+                        return answer(begun)
+                    held.enter_context(self.room.place(owner))
+                    self._turns.acquire()
+                    return answer(begin())
+
+            yield picture
 
     def close(self) -> None:
         with self._lock:
@@ -135,23 +158,30 @@ def new_child(sandbox: socket.socket) -> socket.socket:
     return ours
 
 
-def exchange(job: socket.socket, pid: int, upload: bytes) -> bytearray:
+def send(job: socket.socket, upload: bytes) -> None:
+    job.settimeout(ANSWER_SECONDS)
+    with suppress(OSError):  # what the child answered is heard all the same: an empty upload it knows without this
+        job.sendall(upload)
+
+
+def answer(job: socket.socket) -> bytearray:
     try:
-        job.settimeout(ANSWER_SECONDS)
-        if upload:  # of an empty one the child knows all: it may have answered and gone
-            job.sendall(upload)
         is_picture, length = REPLY.unpack(receive(job, REPLY.size, ANSWER_SECONDS))
         if length > (MAX_PICTURE_BYTES if is_picture else MAX_REFUSAL_BYTES):
             raise OSError("no honest answer is so long")
         body = receive(job, length, ANSWER_SECONDS)
     except OSError as error:
         raise ImageUnreadable("file is broken: decoding it takes too long or breaks off", param="file") from error
-    finally:
-        with suppress(ProcessLookupError):  # one that was taken over would stay
-            os.kill(pid, signal.SIGKILL)
     if is_picture and body.startswith(SIGNATURES):
         return body
     raise refusal(bytes(body))
+
+
+def end(job: socket.socket, pid: int) -> None:
+    """Also where the child has answered: one that was taken over would stay."""
+    job.close()
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def receive(job: socket.socket, length: int, seconds: float) -> bytearray:

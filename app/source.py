@@ -4,7 +4,8 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +18,7 @@ from core.config import Settings
 from core.errors import ArtifactNotFound, FileMissing, InvalidParameter, TaskGone, UploadTooLarge
 from core.picture import size_of
 from core.spec import ClipRequest
+from core.storage import Storage
 from core.task import Task
 
 # A picture in base64 has 4 bytes for each 3 of its own, and may be broken into lines.
@@ -65,8 +67,23 @@ class Input:
     """Of the picture, upright: width and height."""
 
 
-def gather(source: Source, services: Services, owner: str) -> Input:
-    """Raises InvalidRequest for what the caller can mend, TaskGone, QueueFull, StorageUnavailable."""
+@contextmanager
+def gathering(source: Source, services: Services, owner: str) -> Iterator[Callable[[], Input]]:
+    """What gathers the input. A picture that was sent is being decoded meanwhile; nothing else is begun before it is
+    asked for, which raises InvalidRequest for what the caller can mend, TaskGone, QueueFull, StorageUnavailable."""
+    if isinstance(source, bytes):
+        with DECODER.decoding(source, services.settings.max_image_megapixels, owner) as picture:
+            yield lambda: sent(source, picture(), services.storage)
+    else:
+        yield partial(gather, source, services, owner)
+
+
+def sent(given: bytes, clean: bytearray, storage: Storage) -> Input:
+    sha256 = hashlib.sha256(given).hexdigest()
+    return Input(sha256, len(clean), lambda key: storage.put(key, clean), size_of(clean))
+
+
+def gather(source: str | Remix | Extension, services: Services, owner: str) -> Input:
     storage = services.storage
     if isinstance(source, (Remix, Extension)):
         is_remix = isinstance(source, Remix)
@@ -76,10 +93,8 @@ def gather(source: Source, services: Services, owner: str) -> Input:
             return Input(sha256, storage.size(key), partial(storage.copy, key))
         except ArtifactNotFound as error:
             raise TaskGone("what it would be made from was deleted", reason="result_expired") from error
-    picture = source if isinstance(source, bytes) else fetch(source, services.settings, owner)
-    clean = DECODER.decode(picture, services.settings.max_image_megapixels, owner)
-    sha256 = hashlib.sha256(picture).hexdigest()
-    return Input(sha256, len(clean), lambda key: storage.put(key, clean), size_of(clean))
+    picture = fetch(source, services.settings, owner)
+    return sent(picture, DECODER.decode(picture, services.settings.max_image_megapixels, owner), storage)
 
 
 def name_of(source: Source) -> str:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app import decoder as decoder_module
-from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, exchange
+from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, answer, end, send
 from app.sandbox import REPLY
 from core.errors import ImageTooLarge, ImageUnreadable, ImageUnsupported, InvalidRequest
 from core.picture import read_picture
@@ -41,15 +41,17 @@ def decoder() -> Iterator[Decoder]:
 
 
 @pytest.fixture
-def at_work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def at_work(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The process ids of the children that were given an upload, in that order."""
     pids: list[int] = []
+    start = decoder._start_job
 
-    def noted(job: socket.socket, pid: int, upload: bytes) -> bytearray:
+    def noted(max_megapixels: int, length: int) -> tuple[socket.socket, int]:
+        job, pid = start(max_megapixels, length)
         pids.append(pid)
-        return exchange(job, pid, upload)
+        return job, pid
 
-    monkeypatch.setattr(decoder_module, "exchange", noted)
+    monkeypatch.setattr(decoder, "_start_job", noted)
     return pids
 
 
@@ -170,11 +172,11 @@ def test_a_child_that_breaks_off_costs_its_picture_and_nothing_else(decoder: Dec
 
 def test_a_sandbox_that_died_is_started_again(decoder: Decoder) -> None:
     first = sandbox_of(decoder)
-    end(decoder)
+    end_sandbox(decoder)
     assert sandbox_of(decoder).pid != first.pid
 
 
-def end(decoder: Decoder) -> None:
+def end_sandbox(decoder: Decoder) -> None:
     assert decoder._sandbox
     decoder._sandbox.kill()
     decoder._sandbox.wait()
@@ -194,7 +196,7 @@ def waiting_child(sandbox: psutil.Process, at_work: list[int]) -> psutil.Process
 
 def test_the_child_that_waited_ends_with_a_sandbox_that_died(decoder: Decoder, at_work: list[int]) -> None:
     waiting = waiting_child(sandbox_of(decoder), at_work)
-    end(decoder)
+    end_sandbox(decoder)
     sandbox_of(decoder)
     psutil.wait_procs([waiting], 10)
     assert not waiting.is_running() or waiting.status() == psutil.STATUS_ZOMBIE
@@ -246,18 +248,21 @@ def test_nothing_is_left_when_the_front_ends(how: signal.Signals, decoder: Decod
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
+def exchange(job: socket.socket, upload: bytes) -> bytearray:
+    send(job, upload)
+    return answer(job)
+
+
 def answered(*said: bytes) -> InvalidRequest:
     """What the front makes of a child that was taken over by its upload and says this."""
     ours, theirs = socket.socketpair()
-    child = subprocess.Popen(["sleep", "60"])
-    with ours, child, ThreadPoolExecutor() as pool:
-        refused = pool.submit(exchange, ours, child.pid, CAT)
+    with ours, ThreadPoolExecutor() as pool:
+        refused = pool.submit(exchange, ours, CAT)
         with theirs:
             for part in said:
                 theirs.sendall(part)
             theirs.recv(1 << 20)
         error = refused.exception()
-        child.kill()
     assert isinstance(error, InvalidRequest)
     return error
 
@@ -291,32 +296,44 @@ def test_of_a_child_that_was_taken_over_nothing_is_believed(said: list[bytes]) -
 def test_the_answer_of_a_child_that_has_gone_already_is_heard() -> None:
     """It knows all of an empty upload before anything is sent."""
     ours, theirs = socket.socketpair()
-    child = subprocess.Popen(["true"])
-    assert child.wait() == 0
-    with ours, theirs:
+    with ours:
         theirs.sendall(b"".join(as_json(code="image_unsupported", message="no picture")))
         theirs.close()
         with pytest.raises(ImageUnsupported):
-            exchange(ours, child.pid, b"")
+            exchange(ours, b"")
 
 
-def test_a_child_that_says_nothing_is_killed_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_says_nothing_is_given_up_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_module, "ANSWER_SECONDS", 0.5)
     ours, theirs = socket.socketpair()
-    child = subprocess.Popen(["sleep", "60"])
     with ours, theirs, pytest.raises(ImageUnreadable, match="takes too long"):
-        exchange(ours, child.pid, CAT)
-    assert child.wait(10) == -signal.SIGKILL
+        exchange(ours, CAT)
 
 
-def test_a_child_that_was_taken_over_does_not_stay_when_it_has_answered() -> None:
+def test_a_child_that_was_taken_over_does_not_stay() -> None:
     ours, theirs = socket.socketpair()
     child = subprocess.Popen(["sleep", "60"])
-    with ours, theirs:
-        theirs.sendall(b"".join(as_json(code="image_unsupported", message="no picture")))
-        with pytest.raises(ImageUnsupported):
-            exchange(ours, child.pid, CAT)
-    assert child.wait(10) == -signal.SIGKILL
+    with theirs:
+        end(ours, child.pid)
+        assert child.wait(10) == -signal.SIGKILL
+        assert theirs.recv(1) == b""
+
+
+def test_who_leaves_without_the_picture_ends_the_child_and_frees_its_turn(decoder: Decoder, at_work: list[int]) -> None:
+    large = saved(gradient(8000, 6000), "JPEG")
+    for _ in range(2 * AT_ONCE):
+        with decoder.decoding(large, 50):
+            child = psutil.Process(at_work[-1])
+        psutil.wait_procs([child], 10)
+        assert not child.is_running()
+    assert decoder.decode(CAT, 50)
+
+
+def test_a_turn_is_over_with_its_answer(decoder: Decoder) -> None:
+    with decoder.decoding(CAT, 50) as first, decoder.decoding(CAT, 50) as second, decoder.decoding(CAT, 50) as third:
+        assert first()
+        assert third()
+        assert second()
 
 
 def test_uploads_wait_in_a_room_of_bounded_size_and_the_front_still_answers(client: TestClient) -> None:

@@ -22,7 +22,7 @@ from rq.exceptions import NoSuchJobError, StopRequested
 from rq.job import Job
 from rq.utils import now
 from rq.worker import SimpleWorker
-from rq.worker_registration import clean_worker_registry
+from rq.worker_registration import clean_worker_registry, register
 
 from core.queue import SERIALIZER, STEP_FUNCTION
 
@@ -100,6 +100,9 @@ class StepWorker(SimpleWorker):
         # RQ beats several times around each job; what `rq info` shows needs one every few seconds.
         if time.monotonic() - self._beat_at > HEARTBEAT_SECONDS:
             self._beat_at = time.monotonic()
+            connection = self.connection if pipeline is None else pipeline
+            connection.hset(self.key, mapping=self.serialize())  # all of it: a Redis that was wiped knows no worker
+            register(self, pipeline)
             super().heartbeat(timeout, pipeline)
 
     def run_maintenance_tasks(self) -> None:

@@ -16,7 +16,7 @@ from core.errors import QueueUnavailable
 from core.previews import Previews
 from core.queue import StepQueue, connect_redis
 from harness.pictures import SAMPLES
-from harness.servers import RedisServer
+from harness.servers import RedisServer, wait_until
 from harness.stack import Stack, running_stack
 
 CAT = SAMPLES / "cat.jpg"
@@ -77,7 +77,8 @@ def test_every_use_of_the_queue_is_allowed(stack: Stack, settings: Settings, con
     queue.forget("s1")
     queue.forget("s2")
     queue.close()
-    assert len(Worker.all(connection=connection)) >= 1  # as `rq info` asks
+    # As `rq info` asks. A Redis that was restarted just now hears of the worker within its pop, of 15 s.
+    wait_until(lambda: len(Worker.all(connection=connection)) >= 1, 30, "a worker")
     assert refused(stack.redis) == []
 
 

@@ -67,6 +67,16 @@ def test_rq_sees_the_worker_while_it_works(connection: Redis, settings: Settings
     assert counts == [1]
 
 
+def test_rq_sees_the_worker_again_after_redis_was_wiped(connection: Redis) -> None:
+    worker = StepWorker("cpu", connection, lambda _: True)
+    worker.register_birth()
+    connection.flushall()
+    assert Worker.all(connection=connection) == []
+    worker.heartbeat()
+    (seen,) = Worker.all(connection=connection)
+    assert (seen.name, seen.queue_names()) == (worker.name, ["cpu"])
+
+
 def test_a_worker_that_has_had_enough_leaves_the_rest_of_its_queue(connection: Redis, settings: Settings) -> None:
     queue = StepQueue(settings)
     for step_id in ("s1", "s2"):

@@ -40,7 +40,7 @@ def main() -> None:
     queue = arguments.parse_args().queue
     settings = read_settings()
     set_up_logs(settings.log_format)
-    on_stop(_leave)
+    on_stop(lambda *_: os._exit(0))  # nothing has begun
 
     ledger = Ledger(settings.resolved_database_url)
     wait_for_ledger(ledger, threading.Event())  # a signal ends this process outright
@@ -52,6 +52,9 @@ def main() -> None:
         settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings), renderers, presence, metrics
     )
     presence.start()
+    # In a thread: an exception out of a signal's handler comes in the midst of whatever a library does, whose
+    # cleaning up may raise another in its place.
+    on_stop(lambda *_: threading.Thread(target=leave_at_once, args=[kit], daemon=True).start())
     try:
         load_engine(kit)
         if not kit.gpu_lost:
@@ -63,10 +66,6 @@ def main() -> None:
         ledger.close()
     if kit.gpu_lost:
         sys.exit(EXIT_GPU_LOST)
-
-
-def _leave(signum: int, frame: FrameType | None) -> None:
-    sys.exit(0)
 
 
 def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -83,7 +82,7 @@ def hurry(kit: Kit) -> None:
 
 
 def leave_at_once(kit: Kit) -> None:
-    """What ran was given back and this process is stuck in it."""
+    """Nothing has begun, or what ran was given back and this process is stuck in it."""
     kit.presence.leave()
     os._exit(0)
 

@@ -1,0 +1,46 @@
+"""A worker that is told to stop before it has begun to work."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from core.config import Settings
+from core.ledger import Ledger
+from harness.stack import ROOT
+
+# The signal comes in the midst of what a library does, whose cleaning up raises an error of its own.
+TOLD_TO_STOP = """
+import os, signal, time
+from worker import main
+from worker.renderers import Renderers
+
+def interrupted(*_):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+    finally:
+        raise ValueError
+
+PLACE = interrupted
+main.main()
+"""
+
+
+@pytest.mark.parametrize("place", ["main.wait_for_ledger", "Renderers.preload"])
+def test_a_worker_that_is_told_to_stop_as_it_starts_leaves_with_0(settings: Settings, place: str) -> None:
+    given = {"DATA_DIR": str(settings.data_dir), "REDIS_PORT": str(settings.redis_port)}
+    told = subprocess.run(
+        [sys.executable, "-c", TOLD_TO_STOP.replace("PLACE", place), "--queue", "cpu"],
+        cwd=ROOT,
+        env=os.environ | given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (told.returncode, "process_crashed" in told.stderr) == (0, False), told.stderr
+    ledger = Ledger(settings.resolved_database_url)
+    assert not any(worker.alive for worker in ledger.workers())
+    ledger.close()

@@ -61,6 +61,7 @@ def test_prometheus_finds_every_process_and_the_dashboard_gets_answers(stack: St
     assert stack.http.get("/status/none").status_code == 404  # an error to be seen
     with httpx2.Client(base_url=f"http://127.0.0.1:{stack.ports['PROMETHEUS_PORT']}/api/v1", timeout=10) as prometheus:
         wait_until(lambda: targets_up(prometheus) == EVERY_PROCESS, timeout=90, what="three targets that are up")
+        stack.wait_for(*(stack.upload(CAT) for _ in range(4)))  # there must be something to be seen
         with contextlib.suppress(TimeoutError):
             wait_until(lambda: not silent_queries(prometheus), timeout=60)
         assert silent_queries(prometheus) == []

@@ -59,8 +59,8 @@ class Decoder:
 
     @contextmanager
     def decoding(self, upload: bytes, max_megapixels: int, owner: str = "") -> Iterator[Callable[[], bytearray]]:
-        """What gives the picture, as `decode` does. If a turn is free a child is at it at once, and the caller may do
-        something else meanwhile; who leaves the block without the picture ends the child."""
+        """Yield what gives the picture, as `decode` does. If a turn is free a child is at it at once while the caller
+        does something else; to leave the block without the picture ends the child."""
         with ExitStack() as held:
 
             def begin() -> socket.socket:
@@ -137,9 +137,9 @@ class Decoder:
         return self._asks
 
     def _stop(self) -> None:
-        for end in (self._ready, self._asks):
-            if end:
-                end.close()
+        for connection in (self._ready, self._asks):
+            if connection:
+                connection.close()
         if self._sandbox:
             self._sandbox.kill()
             self._sandbox.wait()
@@ -147,7 +147,7 @@ class Decoder:
 
 
 def new_child(sandbox: socket.socket) -> socket.socket:
-    """The socket to a child that the sandbox is about to make. Raises OSError."""
+    """Return the socket to a child that the sandbox is about to make. Raises OSError."""
     ours, theirs = socket.socketpair()
     with theirs:
         try:

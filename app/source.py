@@ -69,8 +69,8 @@ class Input:
 
 @contextmanager
 def gathering(source: Source, services: Services, owner: str) -> Iterator[Callable[[], Input]]:
-    """What gathers the input. A picture that was sent is being decoded meanwhile; nothing else is begun before it is
-    asked for, which raises InvalidRequest for what the caller can mend, TaskGone, QueueFull, StorageUnavailable."""
+    """Yield what gathers the input. A picture that was sent is being decoded meanwhile; nothing else is begun before
+    it is called, which raises InvalidRequest for what the caller can mend, TaskGone, QueueFull, StorageUnavailable."""
     if isinstance(source, bytes):
         with DECODER.decoding(source, services.settings.max_image_megapixels, owner) as picture:
             yield lambda: sent(source, picture(), services.storage)

@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def with_keys() -> dict[str, Any]:
-    """The same where each caller shows a key, whose requests and tasks are counted."""
+    """Measure the same where each caller shows a key, whose requests and tasks are counted."""
     with tempfile.TemporaryDirectory(prefix="kinora-bench-") as folder:
         ledger = Ledger(f"sqlite:///{folder}/data/kinora.db")
         ledger.migrate()

@@ -62,8 +62,8 @@ def set_up_logs(log_format: str) -> None:
 
 
 def without_values(error: BaseException | None) -> str:
-    """The traceback of `error`, and of those that led to it, with neither variables nor messages; what a group holds
-    follows it."""
+    """Return the traceback of `error`, and of those that led to it, with neither variables nor messages; what a group
+    holds follows it."""
     chain: list[BaseException] = []
     while error is not None and error not in chain and len(chain) < MOST_TOLD:
         chain.append(error)

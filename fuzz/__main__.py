@@ -83,14 +83,14 @@ def failed_tasks(ledger: Ledger) -> list[str]:
     wait_until(at_rest, SETTLE_SECONDS, "the end of every task")
     failed = ledger.tasks(status=Status.FAILED, after=None, limit=100)
     deleted = tallied(ledger, "tasks_failed") - len(failed)
-    told = [f"{deleted} tasks that were deleted since had failed"] if deleted else []
+    told = [f"tasks that failed and were deleted since: {deleted}"] if deleted else []
     told += [f"{task.task_id} failed: {task.error and task.error.code} of {task.params}" for task in failed]
     print(*told, sep="\n", end="\n" if told else "", file=sys.stderr)
     return told
 
 
 def tallied(ledger: Ledger, name: str) -> int:
-    """Of all tasks, also of those that a request deleted since."""
+    """Return how often it happened to a task, also to one that a request deleted since."""
     return sum(count for (tally, _), count in ledger.counters().items() if tally == name)
 
 

@@ -158,7 +158,7 @@ class Stack:
 
 @contextlib.contextmanager
 def running(folder: Path, failed: Callable[[], int]) -> Iterator[Stack]:
-    """The stack, then taken down. Prints its logs where `failed()`, a number of tests, has grown meanwhile. Raises
+    """Yield the stack, then take it down. Prints its logs if `failed()`, a number of tests, has grown meanwhile. Raises
     AssertionError for a crash."""
     stack = Stack(folder)
     failed_before = failed()

@@ -61,7 +61,7 @@ def longest(seconds: dict[str, float]) -> dict[str, float]:
 
 def is_whole(config: pytest.Config) -> bool:
     """Whether everything is run: nobody named a test, or chose some."""
-    chosen = ("file_or_dir", "keyword", "markexpr", "lf", "failedfirst", "deselect")
+    chosen = ("file_or_dir", "keyword", "markexpr", "lf", "deselect")
     return not any(getattr(config.option, name, None) for name in chosen)
 
 

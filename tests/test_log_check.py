@@ -6,7 +6,7 @@ import pytest
 
 from harness.log_check import REDIS_FAULTS, crashes
 from harness.servers import RedisServer
-from harness.stack import Stack
+from harness.stack import Stack, restored
 
 INFO = "2026-11-29T12:00:00.000001Z [info     ] attempt_ended                  [worker.runner] outcome=finished"
 WARNING = INFO.replace("info   ", "warning")
@@ -47,4 +47,22 @@ def test_a_process_that_ends_by_itself_is_a_crash(tmp_path: Path, redis_server: 
         stack.processes["nobody"].wait(30)
         with pytest.raises(AssertionError, match="nobody ended with 1"):
             stack.require_no_crash()
+        stack.announced.add("nobody ended with 1")
+
+
+def test_a_shared_stack_is_asked_after_each_test_before_its_dead_are_replaced(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undone: list[Stack] = []
+    monkeypatch.setattr(Stack, "restore", lambda stack: undone.append(stack))
+    with Stack(tmp_path, redis_server) as stack:
+
+        def test_that_shares_it() -> None:
+            with restored(stack):
+                stack.start("nobody", "keeper.nowhere")
+                stack.processes["nobody"].wait(30)
+
+        with pytest.raises(AssertionError, match="nobody ended with 1"):
+            test_that_shares_it()
+        assert undone == [stack]
         stack.announced.add("nobody ended with 1")

@@ -329,6 +329,14 @@ def test_who_leaves_without_the_picture_ends_the_child_and_frees_its_turn(decode
     assert decoder.decode(CAT, 50)
 
 
+def test_who_comes_while_others_wait_takes_no_turn_before_them(decoder: Decoder, at_work: list[int]) -> None:
+    with decoder.room.place(""), decoder.decoding(CAT, 50) as picture:
+        assert at_work == []
+        assert picture()
+    with decoder.decoding(CAT, 50):
+        assert len(at_work) == 2
+
+
 def test_a_turn_is_over_with_its_answer(decoder: Decoder) -> None:
     with decoder.decoding(CAT, 50) as first, decoder.decoding(CAT, 50) as second, decoder.decoding(CAT, 50) as third:
         assert first()

@@ -123,6 +123,7 @@ class Crashing:
         thread.join()
         warnings.warn(f"a library says {PROMPT}", stacklevel=1)
         logging.getLogger("mcp.server").warning("Failed to validate request: %s", PROMPT)
+        logging.getLogger("mcp.server").warning("This line wants two values: %s and %s", PROMPT)
         logging.getLogger("asyncio").error(f"Task exception was never retrieved\nfuture: <Task {PROMPT}>")
 
 

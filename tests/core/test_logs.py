@@ -1,5 +1,6 @@
 """No log holds what a caller sent, whatever crashes with it in hand."""
 
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,10 @@ def test_a_crash_is_told_by_its_place_and_its_type_and_by_nothing_that_a_caller_
     for private in (crashing.PROMPT, crashing.SEED, crashing.TOKEN):
         assert private in quoted, "no crash had it in hand"
         assert private not in said
+
+
+def test_an_error_of_tls_has_numbers_of_its_own() -> None:
+    assert without_values(ssl.SSLError(1, "a-host")).splitlines()[-1] == "ssl.SSLError"
 
 
 def test_of_a_long_chain_of_errors_the_last_ones_are_told() -> None:

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from fuzz.__main__ import fuzz_routes, row
+from core.ledger import Ledger
+from core.task import ErrorInfo
+from fuzz.__main__ import failed_tasks, fuzz_routes, row
+from tests.conftest import new_task
 
 # Without `coverage`, whose thousands of cases take most of the time: they are for tests/long.
 QUICK = ("examples", "fuzzing", "stateful")
@@ -14,3 +17,16 @@ def test_no_request_breaks_the_service_or_is_answered_as_the_document_does_not_s
     assert found["operations"] >= 39
     assert found["finished tasks"] >= 3, "hardly a request came as far as a worker"
     assert found["all failures"] == 0, "what failed is printed above"
+
+
+def test_a_failed_task_is_seen_also_where_a_request_deleted_it(ledger: Ledger) -> None:
+    assert failed_tasks(ledger) == []
+    task = new_task()
+    ((step_id, _),) = ledger.create(task)
+    claim = ledger.claim(step_id, "w", 60)
+    assert claim is not None
+    ledger.fail(claim, ErrorInfo("internal_error", "it crashed"))
+    (told,) = failed_tasks(ledger)
+    assert task.task_id in told
+    ledger.mark_deleted(task.task_id)
+    assert failed_tasks(ledger) == ["tasks that failed and were deleted since: 1"]

@@ -324,6 +324,7 @@ def test_who_leaves_without_the_picture_ends_the_child_and_frees_its_turn(decode
     for _ in range(2 * AT_ONCE):
         with decoder.decoding(large, 50):
             child = psutil.Process(at_work[-1])
+            child.suspend()  # it would end by itself once it has decoded
         psutil.wait_procs([child], 10)
         assert not child.is_running()
     assert decoder.decode(CAT, 50)

@@ -52,9 +52,7 @@ def main() -> None:
         settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings), renderers, presence, metrics
     )
     presence.start()
-    # In a thread: an exception out of a signal's handler comes in the midst of whatever a library does, whose
-    # cleaning up may raise another in its place.
-    on_stop(lambda *_: threading.Thread(target=leave_at_once, args=[kit], daemon=True).start())
+    on_stop(lambda *_: leave_beside(kit))
     try:
         load_engine(kit)
         if not kit.gpu_lost:
@@ -81,10 +79,19 @@ def hurry(kit: Kit) -> None:
         timer.start()
 
 
+def leave_beside(kit: Kit) -> None:
+    """Leave by a thread. An exception out of a signal's handler would come in the midst of whatever a library does, and
+    its cleaning up may raise another in its place."""
+    kit.presence.ended.set()
+    threading.Thread(target=leave_at_once, args=[kit], daemon=True).start()
+
+
 def leave_at_once(kit: Kit) -> None:
     """Nothing has begun, or what ran was given back and this process is stuck in it."""
-    kit.presence.leave()
-    os._exit(0)
+    try:
+        kit.presence.leave()
+    finally:
+        os._exit(0)
 
 
 def load_engine(kit: Kit) -> None:
@@ -120,6 +127,8 @@ def take_steps(kit: Kit, queue: str) -> None:
         sys.exit(0)
 
     on_stop(leave)  # until the loop sets its own handlers, and again once it has ended: no front is under way
+    if kit.presence.ended.is_set():  # told so as it started: it takes no step before the other thread ends it
+        threading.Event().wait()
     while True:
         loop = None
         try:

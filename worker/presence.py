@@ -25,7 +25,7 @@ class Presence:
         self.ledger, self.queue, self.renderers, self.metrics_port = ledger, queue, renderers, metrics_port
         self.step_ids: list[str] = []
         """Of what it works on; the newest is reported."""
-        self._ended = threading.Event()
+        self.ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="presence", daemon=True)
 
     def start(self) -> None:
@@ -33,7 +33,9 @@ class Presence:
         self._thread.start()
 
     def report(self) -> None:
-        """Say at once what changed; an unreachable ledger is told at the next turn."""
+        """Say at once what changed, unless this worker leaves; an unreachable ledger is told at the next turn."""
+        if self.ended.is_set():
+            return
         seen = Worker(
             worker_id=self.worker_id,
             queue=self.queue,
@@ -56,7 +58,7 @@ class Presence:
 
     def leave(self) -> None:
         """Called at an orderly end, so that nobody waits for this worker."""
-        self._ended.set()
+        self.ended.set()
         self._thread.join()
         try:
             self.ledger.sign_off_worker(self.worker_id)
@@ -64,7 +66,7 @@ class Presence:
             log.warning("worker_not_signed_off", reason=error.message)
 
     def _keep(self) -> None:
-        while not self._ended.wait(REPORT_SECONDS):
+        while not self.ended.wait(REPORT_SECONDS):
             try:
                 self.report()
             except Exception:  # whatever it is, a worker that works must not count as dead

@@ -42,7 +42,7 @@ class Decoder:
     """Safe to use from many threads: two pictures at once, the others wait their turn."""
 
     def __init__(self) -> None:
-        self.room = Room(WAITING, "as many pictures wait to be decoded as may")
+        self.room = Room(AT_ONCE + WAITING, "as many pictures wait to be decoded as may")
         self._turns = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._sandbox: subprocess.Popen[bytes] | None = None
@@ -61,26 +61,30 @@ class Decoder:
     def decoding(self, upload: bytes, max_megapixels: int, owner: str = "") -> Iterator[Callable[[], bytearray]]:
         """Yield what gives the picture, as `decode` does. If a turn is free a child is at it at once while the caller
         does something else; to leave the block without the picture ends the child."""
-        with ExitStack() as held:
+        with ExitStack() as held:  # a place, a turn and a child: all are given back with the answer
 
-            def begin() -> socket.socket:
+            def begin(wait: bool) -> socket.socket:
+                held.enter_context(self.room.place(owner))
+                if not self._turns.acquire(blocking=wait):
+                    raise QueueFull("it is not this picture's turn")
                 held.callback(self._turns.release)
                 job, pid = self._start_job(max_megapixels, len(upload))
                 held.callback(self._have_child_ready)
-                held.callback(end, job, pid)
+                held.callback(end, job, handle_of(pid))
                 send(job, upload)
                 return job
 
-            nobody_waits = self.room.free == self.room.places
-            begun = begin() if nobody_waits and self._turns.acquire(blocking=False) else None
+            begun = None
+            if self.room.places - self.room.free < AT_ONCE:  # nobody waits
+                try:
+                    begun = begin(wait=False)
+                except QueueFull:  # it is tried again when the picture is asked for
+                    held.close()
 
             def picture() -> bytearray:
-                with held:  # the turn is over with the answer
-                    if begun:
-                        return answer(begun)
-                    held.enter_context(self.room.place(owner))
-                    self._turns.acquire()
-                    return answer(begin())
+                """To be called once."""
+                with held:
+                    return answer(begun or begin(wait=True))
 
             yield picture
 
@@ -112,7 +116,7 @@ class Decoder:
 
     def _have_child_ready(self) -> None:
         """For the next upload: to make a child takes longer than to wake one."""
-        if not self._lock.acquire(blocking=False):  # another upload makes one for itself: this one's answer is ready
+        if not self._lock.acquire(blocking=False):  # whoever holds it has one made, and this answer need not wait
             return
         try:
             sandbox = self._running()
@@ -177,11 +181,20 @@ def answer(job: socket.socket) -> bytearray:
     raise refusal(bytes(body))
 
 
-def end(job: socket.socket, pid: int) -> None:
-    """Also where the child has answered: one that was taken over would stay."""
+def handle_of(pid: int) -> int | None:
+    """Return a descriptor of the process, which no later process with this id is taken for. None before Linux 5.3."""
+    with suppress(OSError):
+        return os.pidfd_open(pid)
+    return None
+
+
+def end(job: socket.socket, child: int | None) -> None:
+    """End a child, by its descriptor: also one that has answered, for one that was taken over would stay."""
     job.close()
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+    if child is not None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child, signal.SIGKILL)
+        os.close(child)
 
 
 def receive(job: socket.socket, length: int, seconds: float) -> bytearray:

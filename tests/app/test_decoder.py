@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app import decoder as decoder_module
-from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, answer, end, send
+from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, answer, end, handle_of, send
 from app.sandbox import REPLY
 from core.errors import ImageTooLarge, ImageUnreadable, ImageUnsupported, InvalidRequest
 from core.picture import read_picture
@@ -215,7 +215,7 @@ def test_a_child_is_there_before_its_upload_is(decoder: Decoder, at_work: list[i
 def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     first = sandbox_of(decoder)
     os.killpg(first.pid, signal.SIGSTOP)  # with the child that waits
-    monkeypatch.setattr(decoder_module, "START_SECONDS", 1.0)
+    monkeypatch.setattr(decoder_module, "START_SECONDS", 5.0)
     try:
         assert sandbox_of(decoder).pid != first.pid
     finally:
@@ -314,7 +314,7 @@ def test_a_child_that_was_taken_over_does_not_stay() -> None:
     ours, theirs = socket.socketpair()
     child = subprocess.Popen(["sleep", "60"])
     with theirs:
-        end(ours, child.pid)
+        end(ours, handle_of(child.pid))
         assert child.wait(10) == -signal.SIGKILL
         assert theirs.recv(1) == b""
 
@@ -331,7 +331,7 @@ def test_who_leaves_without_the_picture_ends_the_child_and_frees_its_turn(decode
 
 
 def test_who_comes_while_others_wait_takes_no_turn_before_them(decoder: Decoder, at_work: list[int]) -> None:
-    with decoder.room.place(""), decoder.decoding(CAT, 50) as picture:
+    with decoder.room.place("", AT_ONCE), decoder.decoding(CAT, 50) as picture:
         assert at_work == []
         assert picture()
     with decoder.decoding(CAT, 50):

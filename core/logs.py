@@ -61,20 +61,22 @@ def set_up_logs(log_format: str) -> None:
     _log_what_nobody_catches()
 
 
-def without_values(error: BaseException | None) -> str:
+def without_values(error: BaseException | None, told: set[int] | None = None) -> str:
     """Return the traceback of `error`, and of those that led to it, with neither variables nor messages; what a group
-    holds follows it."""
+    holds follows it. Each is told once."""
+    told = set() if told is None else told
     chain: list[BaseException] = []
-    while error is not None and error not in chain and len(chain) < MOST_TOLD:
+    while error is not None and id(error) not in told and len(chain) < MOST_TOLD:
+        told.add(id(error))
         chain.append(error)
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    told = []
+    parts = []
     for each in reversed(chain):
         places = "".join(traceback.format_tb(each.__traceback__))
-        told.append(f"Traceback (most recent call last):\n{places}{_name(each)}")
+        parts.append(f"Traceback (most recent call last):\n{places}{_name(each)}")
         if isinstance(each, BaseExceptionGroup):
-            told += [without_values(held) for held in each.exceptions[:MOST_TOLD] if held not in chain]
-    return "\n\n".join(told)
+            parts += [without_values(held, told) for held in each.exceptions[:MOST_TOLD]]
+    return "\n\n".join(filter(None, parts))
 
 
 def _name(error: BaseException) -> str:

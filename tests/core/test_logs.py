@@ -55,6 +55,13 @@ def test_of_a_long_chain_of_errors_the_last_ones_are_told() -> None:
     assert 10 < without_values(error).count("KeyError") < 100
 
 
+def test_groups_that_led_to_each_other_are_told_once() -> None:
+    first, second = KeyError("a"), KeyError("b")
+    one, other = ExceptionGroup("one", [first]), ExceptionGroup("other", [second])
+    first.__context__, second.__context__ = other, one
+    assert without_values(one).count("ExceptionGroup") == 2
+
+
 def test_a_traceback_names_what_led_to_an_error_and_what_a_group_holds() -> None:
     try:
         try:

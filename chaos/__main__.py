@@ -85,7 +85,7 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
         verdict.crashes = service.crashes()
         in_vain = [name for name, times in tried.items() if times >= TRIES_IN_VAIN and not done[name]]
         verdict.unexpected += [f"the fault {name!r} never came about in {tried[name]} tries" for name in in_vain]
-        left = {path.name for path in service.temporary.iterdir()} - {"kinora-keeper"}
+        left = {path.name for path in service.temporary.iterdir()} - {service.beat.name}
         verdict.leftovers += [f"the temporary file {name}" for name in sorted(left)]
     _, left_running = psutil.wait_procs(processes, END_SECONDS)  # a sandbox ends once it sees that its front has
     verdict.leftovers += [f"the process {process.pid} still runs" for process in left_running]
@@ -138,8 +138,7 @@ def settle(service: Service, ledger: Ledger) -> None:
 
     def listening() -> bool:
         workers = {service.processes[name].pid for name in WORKERS}
-        beat, keeper = service.temporary / "kinora-keeper", psutil.Process(service.processes["keeper"].pid)
-        return workers <= {worker.pid for worker in ledger.workers()} and beat.stat().st_mtime > keeper.create_time()
+        return workers <= {worker.pid for worker in ledger.workers()} and service.beat.exists()
 
     def at_rest() -> bool:
         under_way = [ledger.tasks(status=status, after=None, limit=1) for status in (Status.QUEUED, Status.STARTED)]

@@ -43,6 +43,8 @@ class Service(Stack):
             settings["DATABASE_URL"] = postgres.url
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
+        self.beat = self.temporary / "kinora-keeper"
+        """Is there once the keeper that was started last is at work."""
         super().__init__(folder, redis, TMPDIR=str(self.temporary), **settings)
         self.announced |= REDIS_FAULTS
         self.postgres = postgres
@@ -106,6 +108,8 @@ class Service(Stack):
             self._held_down.discard(name)
 
     def _start(self, name: str) -> None:
+        if name == "keeper":
+            self.beat.unlink(missing_ok=True)
         if name in WORKERS:  # as on a GPU: two steps at once are what can go wrong in more ways
             command = ["worker", "harness.gate", str(self.gate.folder), "--overlap", "--queue", "cpu"]
         else:

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from core.ledger import Ledger
 from core.tables import events
 from core.task import FINAL, Claim, ErrorInfo, Status
-from tests.conftest import expire_leases, new_task
+from tests.conftest import empty_tables, expire_leases, new_task
 
 MAX_ATTEMPTS = 4
 MOST_TASKS = 4  # few, so that many moves meet on one
@@ -172,6 +172,8 @@ def play(backend: str, orders: int, request: pytest.FixtureRequest) -> int:
     folder = tempfile.mkdtemp(prefix="kinora-model-")
     postgres = request.getfixturevalue("migrated_postgres_url") if backend == "postgresql" else None
     migrated = request.getfixturevalue("migrated_file")
+    if postgres:
+        empty_tables(postgres)  # of what other tests left
 
     class Moves(LedgerMoves):
         played = 0

@@ -69,8 +69,8 @@ class StepQueue:
 
         Raises QueueUnavailable; whoever recorded the step in the ledger may go on.
         """
-        with _translated():
-            # Stored as JSON and answered by worker/rq_worker.py, which takes the id and deletes the job.
+        with _translated(), self.redis.pipeline() as pipeline:  # or RQ would ask twice
+            # Answered by worker/rq_worker.py, which reads the id alone: the rest is what `rq info` shows.
             Queue(queue, connection=self.redis, serializer=SERIALIZER).enqueue_call(
                 STEP_FUNCTION,
                 args=(step_id,),
@@ -79,7 +79,9 @@ class StepQueue:
                 result_ttl=0,
                 failure_ttl=0,
                 at_front=at_front,
+                pipeline=pipeline,
             )
+            pipeline.execute()
 
     def rung_for(self, queue: str) -> set[str]:
         """The ids of the steps that a job stands for. Raises QueueUnavailable."""

@@ -1,14 +1,12 @@
 """RQ's loop, with our answer to its bell: the step runs in this very process, so the model stays loaded.
 
 Of RQ this keeps the blocking pop, the heartbeat and the registration (`rq info` works). It does not use RQ's
-execution, registries or commands: a job is only read for its step id and deleted, whatever else somebody wrote into
-Redis. Nothing that stands there is imported, called, unpickled or sent anywhere.
+execution, registries or commands: a job's id is the step's, and the rest is deleted unread, whatever somebody wrote
+into Redis. Nothing that stands there is imported, called, unpickled or sent anywhere.
 """
 
-import json
 import signal
 import time
-import zlib
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 import structlog
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import NoPermissionError, ResponseError
 from rq import Queue
 from rq.exceptions import NoSuchJobError, StopRequested
 from rq.job import Job
@@ -24,7 +21,8 @@ from rq.utils import now
 from rq.worker import SimpleWorker
 from rq.worker_registration import clean_worker_registry, register
 
-from core.queue import SERIALIZER, STEP_FUNCTION
+from core.queue import SERIALIZER
+from core.task import is_id
 
 log = structlog.get_logger(__name__)
 
@@ -32,29 +30,16 @@ log = structlog.get_logger(__name__)
 WORKER_TTL_SECONDS = 30
 HEARTBEAT_SECONDS = 5.0
 
-# Our jobs have 100 bytes or so, packed and unpacked.
-MOST_BYTES = 10_000
-
 
 class Bell(Job):
-    """A job of which only the step id is read. RQ reads every field, and one that it cannot parse ends its loop."""
-
-    step_id: str | None = None
+    """A job of which nothing but its id is read. RQ reads every field, and one that it cannot parse ends its loop."""
 
     @classmethod
     def fetch(cls, id: str, connection: "Redis | None" = None, serializer: Any = None) -> "Bell":
         try:
-            bell = cls(id, connection, serializer)
-            size = bell.connection.hstrlen(bell.key, "data")
-            packed = bell.connection.hget(bell.key, "data") if size <= MOST_BYTES else None
-        except NoPermissionError:  # no fault of the job's: somebody's own ACL
-            raise
-        except (ValueError, ResponseError) as error:  # no id that RQ would give, no hash
+            return cls(id, connection, serializer)
+        except ValueError as error:  # no id that RQ would give
             raise NoSuchJobError(f"not a job: {id!r:.100}") from error
-        if not size:
-            raise NoSuchJobError(f"gone, or without data: {id}")
-        bell.step_id = step_of(packed) if isinstance(packed, bytes) else None
-        return bell
 
 
 class StepWorker(SimpleWorker):
@@ -85,12 +70,12 @@ class StepWorker(SimpleWorker):
             pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
             pipeline.delete(job.key)  # all there is: our jobs have no dependents, and stand in no registry
             pipeline.execute()
-        if not isinstance(job, Bell) or job.step_id is None:
+        if not is_id(job.id):
             log.warning("job_refused", job_id=job.id)
             return
         self._working = True
         try:
-            self.stopping = not self.answer(job.step_id) or self.stopping
+            self.stopping = not self.answer(job.id) or self.stopping
         finally:
             self._working = False
         if self.stopping:
@@ -128,26 +113,3 @@ class StepWorker(SimpleWorker):
     def _install_signal_handlers(self) -> None:
         signal.signal(signal.SIGINT, self.request_stop)
         signal.signal(signal.SIGTERM, self.request_stop)
-
-
-def step_of(packed: bytes) -> str | None:
-    """The step a job rings for; None for any job that is not exactly ours. Imports and calls nothing."""
-    try:
-        function, _instance, args, kwargs = json.loads(unpacked(packed))
-    except (ValueError, TypeError, RecursionError):
-        return None
-    if function != STEP_FUNCTION or kwargs or not _one_string(args):
-        return None
-    return str(args[0])
-
-
-def unpacked(data: bytes) -> bytes:
-    """At most MOST_BYTES of it. RQ compresses a job, or leaves it as it is."""
-    try:
-        return zlib.decompressobj().decompress(data, MOST_BYTES)
-    except zlib.error:
-        return data
-
-
-def _one_string(args: Any) -> bool:
-    return isinstance(args, list) and len(args) == 1 and isinstance(args[0], str)

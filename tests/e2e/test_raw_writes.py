@@ -16,6 +16,7 @@ from harness.servers import wait_until
 from harness.stack import Stack, running_stack
 
 STAMP = "2026-01-01T00:00:00.000000Z"
+EVIL = "e" * 32  # an id like ours
 CANARY = Path("canary")  # in the folder that the variable PLANTED names
 
 
@@ -57,7 +58,7 @@ def job(function: str = "worker.runner.run_step", *args: object, **fields: str |
     return {"data": data, "created_at": STAMP, "enqueued_at": STAMP, "origin": "cpu", "status": "queued"} | fields
 
 
-def write(redis: Redis, fields: dict[str, str | bytes], job_id: str = "evil") -> None:
+def write(redis: Redis, fields: dict[str, str | bytes], job_id: str = EVIL) -> None:
     redis.hset(f"rq:job:{job_id}", mapping=fields)
     redis.rpush("rq:queue:cpu", job_id)
 
@@ -97,16 +98,14 @@ ATTACKS: dict[str, Callable[[Path], dict[str, str | bytes]]] = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_job_written_raw_is_read_and_thrown_away(stack: Stack, canary: Path, name: str) -> None:
+def test_a_job_written_raw_is_thrown_away_unread(stack: Stack, canary: Path, name: str) -> None:
     worker = stack.processes["worker-cpu"]
     write(stack.redis.client, ATTACKS[name](canary))
     make_a_video(stack)
     wait_until(lambda: stack.redis.client.llen("rq:queue:cpu") == 0)
     assert worker.poll() is None
     assert not canary.exists()
-    if name != "no data":
-        assert not stack.redis.client.exists("rq:job:evil")
-    stack.redis.client.delete("rq:job:evil")
+    assert not stack.redis.client.exists(f"rq:job:{EVIL}")
 
 
 def test_a_job_that_unpacks_to_a_gigabyte_takes_no_memory(stack: Stack) -> None:
@@ -132,21 +131,21 @@ def test_an_id_that_is_none_is_passed_over(stack: Stack, entry: bytes) -> None:
 
 
 def test_a_key_of_another_kind_is_passed_over(stack: Stack) -> None:
-    stack.redis.client.set("rq:job:evil", "a string")
-    stack.redis.client.rpush("rq:queue:cpu", "evil")
+    stack.redis.client.set(f"rq:job:{EVIL}", "a string")
+    stack.redis.client.rpush("rq:queue:cpu", EVIL)
     make_a_video(stack)
     assert stack.processes["worker-cpu"].poll() is None
-    stack.redis.client.delete("rq:job:evil")
+    stack.redis.client.delete(f"rq:job:{EVIL}")
 
 
 def test_an_abandoned_job_has_its_callback_not_called(stack: Stack, canary: Path) -> None:
     """RQ's own worker imports and calls it, in its housekeeping."""
     redis = stack.redis.client
-    redis.hset("rq:job:evil", mapping=job("planted.call", **CALLBACKS))
+    redis.hset(f"rq:job:{EVIL}", mapping=job("planted.call", **CALLBACKS))
     for registry in ("wip", "failed", "finished", "deferred", "scheduled", "canceled"):
-        redis.zadd(f"rq:{registry}:cpu", {"evil:1" if registry == "wip" else "evil": 1})
+        redis.zadd(f"rq:{registry}:cpu", {f"{EVIL}:1" if registry == "wip" else EVIL: 1})
     redis.sadd("rq:groups", "evil")
-    redis.sadd("rq:group:evil", "evil")
+    redis.sadd("rq:group:evil", EVIL)
     restart(stack)
     make_a_video(stack)
     assert not canary.exists()
@@ -159,9 +158,9 @@ def test_a_job_that_was_taken_but_not_run_sends_no_webhook(stack: Stack) -> None
         target.setblocking(False)
         url = f"http://127.0.0.1:{target.getsockname()[1]}/"
         hook = json.dumps([{"url": url, "job_status": "failed", "method": "POST", "headers": None, "timeout": 5}])
-        redis.hset("rq:job:evil", mapping=job("planted.call", webhooks=hook))
-        redis.rpush("rq:queue:cpu:intermediate", "evil")
-        redis.set("rq:queue:cpu:intermediate:first_seen:evil", "1")
+        redis.hset(f"rq:job:{EVIL}", mapping=job("planted.call", webhooks=hook))
+        redis.rpush("rq:queue:cpu:intermediate", EVIL)
+        redis.set(f"rq:queue:cpu:intermediate:first_seen:{EVIL}", "1")
         restart(stack)
         make_a_video(stack)
         with pytest.raises(BlockingIOError):

@@ -160,7 +160,7 @@ def test_a_worker_of_the_cpu_queue_looks_for_no_gpu(
     assert len(visible_gpus()) == 2
 
 
-@pytest.mark.parametrize("hidden", [{"CUDA_VISIBLE_DEVICES": ""}, {"FAKE_CUDA_FAILS": "100"}, {"LD_LIBRARY_PATH": ""}])
+@pytest.mark.parametrize("hidden", [{"CUDA_VISIBLE_DEVICES": ""}, {"FAKE_CUDA_FAILS": "100"}, {"PYTHONPATH": ""}])
 def test_without_a_gpu_there_is_nothing_to_hold(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, settings: Settings, hidden: dict[str, str]
 ) -> None:

@@ -68,10 +68,9 @@ class Decoder:
                 if not self._turns.acquire(blocking=wait):
                     raise QueueFull("it is not this picture's turn")
                 held.callback(self._turns.release)
-                job, pid = self._start_job(max_megapixels, len(upload))
+                job, child = self._start_job(max_megapixels, upload)
                 held.callback(self._have_child_ready)
-                held.callback(end, job, handle_of(pid))
-                send(job, upload)
+                held.callback(end, job, child)
                 return job
 
             begun = None
@@ -92,27 +91,26 @@ class Decoder:
         with self._lock:
             self._stop()
 
-    def _start_job(self, max_megapixels: int, length: int) -> tuple[socket.socket, int]:
-        """The socket and the process id of a child that waits for an upload. A sandbox that does not answer is started
+    def _start_job(self, max_megapixels: int, upload: bytes) -> tuple[socket.socket, int | None]:
+        """The socket and the descriptor of a child that has its upload. A sandbox that does not answer is started
         again once."""
         for _ in range(2):
-            with self._lock:
+            try:
+                job = self._child()
                 try:
-                    return self._begin(JOB.pack(max_megapixels, length))
+                    return job, give(job, max_megapixels, upload)
                 except OSError:
-                    self._stop()
+                    job.close()
+                    raise
+            except OSError:
+                self.close()
         raise QueueFull("no process for decoding could be started", retry_after=COME_BACK_SECONDS)
 
-    def _begin(self, head: bytes) -> tuple[socket.socket, int]:
-        sandbox = self._running()
-        job, self._ready = self._ready or new_child(sandbox), None
-        try:
-            job.settimeout(START_SECONDS)
-            job.sendall(head)
-            return job, PID.unpack(receive(job, PID.size, START_SECONDS))[0]
-        except OSError:
-            job.close()
-            raise
+    def _child(self) -> socket.socket:
+        with self._lock:
+            sandbox = self._running()
+            job, self._ready = self._ready or new_child(sandbox), None
+            return job
 
     def _have_child_ready(self) -> None:
         """For the next upload: to make a child takes longer than to wake one."""
@@ -162,10 +160,14 @@ def new_child(sandbox: socket.socket) -> socket.socket:
     return ours
 
 
-def send(job: socket.socket, upload: bytes) -> None:
-    job.settimeout(ANSWER_SECONDS)
-    with suppress(OSError):  # what the child answered is heard all the same: an empty upload it knows without this
+def give(job: socket.socket, max_megapixels: int, upload: bytes) -> int | None:
+    """Send a child its upload, and return the descriptor of its process. Raises OSError where none is there."""
+    job.settimeout(START_SECONDS)
+    job.sendall(JOB.pack(max_megapixels, len(upload)))
+    with suppress(ConnectionError):  # a child that has left has answered: an empty upload it knows without this
         job.sendall(upload)
+    (pid,) = PID.unpack(receive(job, PID.size, START_SECONDS))
+    return handle_of(pid)
 
 
 def answer(job: socket.socket) -> bytearray:

@@ -26,8 +26,8 @@ CPU_SECONDS = 20  # 24 megapixels of a photo as PNG take 3 on a machine of today
 WALL_SECONDS = 40
 REST_SECONDS = 0.05  # before a child is made for what may come: who waits for the upload before has the cores then
 
-JOB = struct.Struct("!IQ")  # megapixels allowed, bytes of the upload
-PID = struct.Struct("!i")  # of the child that took the job; then the upload follows
+JOB = struct.Struct("!IQ")  # megapixels allowed, bytes of the upload, which follows
+PID = struct.Struct("!i")  # of the child that took the job
 REPLY = struct.Struct("!?Q")  # whether it is a picture or an error as JSON, bytes of what follows
 
 
@@ -64,10 +64,11 @@ def work_in_child(job: socket.socket) -> NoReturn:
     try:
         if not select.select([job], [], [], 0)[0]:
             load_all_code()  # once more: what it touches is copied for this child now, and not while an upload waits
-        max_megapixels, length = JOB.unpack(job.recv(JOB.size, socket.MSG_WAITALL))
-        job.sendall(PID.pack(os.getpid()))  # before the upload is there, so that it can be believed
         limit_this_process()
         os.closerange(1, 3)  # or it could write into the front's log
+        max_megapixels, length = JOB.unpack(job.recv(JOB.size, socket.MSG_WAITALL))
+        job.sendall(PID.pack(os.getpid()))  # before the upload is read, so that it can be believed
+        signal.alarm(WALL_SECONDS)
         with job.makefile("rb") as sent:
             data = sent.read(length)
         is_picture, body = answer(data, max_megapixels)
@@ -89,7 +90,6 @@ def limit_this_process() -> None:
     }
     for limit, value in limits.items():
         resource.setrlimit(limit, (value, value))
-    signal.alarm(WALL_SECONDS)
 
 
 def answer(data: bytes, max_megapixels: int) -> tuple[bool, bytes | memoryview]:

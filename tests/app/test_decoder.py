@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app import decoder as decoder_module
-from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, answer, end, handle_of, send
-from app.sandbox import REPLY
+from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, answer, end, give, handle_of
+from app.sandbox import JOB, PID, REPLY
 from core.errors import ImageTooLarge, ImageUnreadable, ImageUnsupported, InvalidRequest
 from core.picture import read_picture
 from harness.pictures import CAT, png
@@ -44,14 +44,13 @@ def decoder() -> Iterator[Decoder]:
 def at_work(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The process ids of the children that were given an upload, in that order."""
     pids: list[int] = []
-    start = decoder._start_job
+    find = handle_of
 
-    def noted(max_megapixels: int, length: int) -> tuple[socket.socket, int]:
-        job, pid = start(max_megapixels, length)
+    def noted(pid: int) -> int | None:
         pids.append(pid)
-        return job, pid
+        return find(pid)
 
-    monkeypatch.setattr(decoder, "_start_job", noted)
+    monkeypatch.setattr("app.decoder.handle_of", noted)
     return pids
 
 
@@ -248,20 +247,14 @@ def test_nothing_is_left_when_the_front_ends(how: signal.Signals, decoder: Decod
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def exchange(job: socket.socket, upload: bytes) -> bytearray:
-    send(job, upload)
-    return answer(job)
-
-
 def answered(*said: bytes) -> InvalidRequest:
     """What the front makes of a child that was taken over by its upload and says this."""
     ours, theirs = socket.socketpair()
-    with ours, ThreadPoolExecutor() as pool:
-        refused = pool.submit(exchange, ours, CAT)
-        with theirs:
-            for part in said:
-                theirs.sendall(part)
-            theirs.recv(1 << 20)
+    with ours, theirs, ThreadPoolExecutor() as pool:
+        refused = pool.submit(answer, ours)
+        for part in said:
+            theirs.sendall(part)
+        theirs.close()
         error = refused.exception()
     assert isinstance(error, InvalidRequest)
     return error
@@ -294,20 +287,29 @@ def test_of_a_child_that_was_taken_over_nothing_is_believed(said: list[bytes]) -
 
 
 def test_the_answer_of_a_child_that_has_gone_already_is_heard() -> None:
-    """It knows all of an empty upload before anything is sent."""
+    """It may know all before everything is sent."""
     ours, theirs = socket.socketpair()
-    with ours:
-        theirs.sendall(b"".join(as_json(code="image_unsupported", message="no picture")))
-        theirs.close()
+    said = PID.pack(os.getpid()), *as_json(code="image_unsupported", message="no picture")
+
+    def child() -> None:
+        with theirs:
+            theirs.recv(JOB.size, socket.MSG_WAITALL)
+            theirs.sendall(b"".join(said))
+
+    with ours, ThreadPoolExecutor() as pool:
+        pool.submit(child)
+        handle = give(ours, 50, bytes(10_000_000))
         with pytest.raises(ImageUnsupported):
-            exchange(ours, b"")
+            answer(ours)
+    assert handle is not None
+    os.close(handle)
 
 
 def test_a_child_that_says_nothing_is_given_up_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_module, "ANSWER_SECONDS", 0.5)
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(ImageUnreadable, match="takes too long"):
-        exchange(ours, CAT)
+        answer(ours)
 
 
 def test_a_child_that_was_taken_over_does_not_stay() -> None:

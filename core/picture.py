@@ -199,6 +199,8 @@ def orientation(picture: Image.Image) -> int:
 def flatten(picture: Image.Image) -> Image.Image:
     """Any mode that the three formats decode to → RGB in sRGB, opaque, reduced; strip by strip."""
     factor, (width, height) = reduction(picture.size), picture.size
+    if factor == 1 and is_flat(picture):
+        return picture
     to_srgb = colours(picture)
     flat = Image.new("RGB", (math.ceil(width / factor), math.ceil(height / factor)))
     rows = factor * max(1, STRIP_PIXELS // (factor * width))
@@ -206,6 +208,10 @@ def flatten(picture: Image.Image) -> Image.Image:
         strip = opaque(picture.crop((0, top, width, min(height, top + rows))), to_srgb)
         flat.paste(strip.reduce(factor) if factor > 1 else strip, (0, top // factor))
     return flat
+
+
+def is_flat(picture: Image.Image) -> bool:
+    return picture.mode == "RGB" and not picture.has_transparency_data and "icc_profile" not in picture.info
 
 
 def opaque(picture: Image.Image, to_srgb: Callable[[Image.Image], Image.Image]) -> Image.Image:

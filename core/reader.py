@@ -40,6 +40,29 @@ WORKERS = sa.select(workers, (workers.c.seen_at > now() - ALIVE_SECONDS).label("
 )
 KIND = (tasks.c.engine, steps.c.verb, steps.c.size, steps.c.work)
 READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
+EARLIER = sa.alias(steps)
+FOLLOWS = sa.exists().where(
+    EARLIER.c.task_id == steps.c.task_id,
+    EARLIER.c.position == steps.c.position - 1,
+    EARLIER.c.queue == steps.c.queue,
+)
+AHEAD = (
+    sa.select(*KIND)
+    .join(steps, steps.c.task_id == tasks.c.task_id)
+    .where(steps.c.queue == sa.bindparam("queue"), steps.c.status == Status.QUEUED)
+    .where(
+        sa.tuple_(steps.c.queued_at, steps.c.step_id)
+        < sa.tuple_(sa.bindparam("queued_at", type_=sa.Float), sa.bindparam("step_id", type_=sa.String))
+    )
+    .where(steps.c.task_id != sa.bindparam("task_id"), sa.or_(steps.c.waits_for == 0, FOLLOWS))
+    .order_by(steps.c.queued_at, steps.c.step_id)
+)
+RUNNING = (
+    sa.select(steps.c.step_id, steps.c.worker_id, now() - steps.c.started_at, *KIND)
+    .join(steps, steps.c.task_id == tasks.c.task_id)
+    .where(steps.c.status == Status.STARTED, steps.c.queue == sa.bindparam("queue"))
+    .order_by(steps.c.started_at)
+)
 
 
 class Running(NamedTuple):
@@ -166,35 +189,13 @@ class Reader:
     def ahead_of(self, step: Step) -> list[Kind]:
         """The steps of other tasks that come before this one in its queue, the next one first: those that wait, and
         those that follow them in the same queue, since a task's steps all have its place."""
-        before = sa.tuple_(steps.c.queued_at, steps.c.step_id) < sa.tuple_(
-            sa.literal(step.queued_at), sa.literal(step.step_id)
-        )
-        earlier = sa.alias(steps)
-        follows = sa.exists().where(
-            earlier.c.task_id == steps.c.task_id,
-            earlier.c.position == steps.c.position - 1,
-            earlier.c.queue == steps.c.queue,
-        )
-        query = (
-            sa.select(*KIND)
-            .join(steps, steps.c.task_id == tasks.c.task_id)
-            .where(steps.c.queue == step.queue, steps.c.status == Status.QUEUED, before)
-            .where(steps.c.task_id != step.task_id, sa.or_(steps.c.waits_for == 0, follows))
-            .order_by(steps.c.queued_at, steps.c.step_id)
-        )
         with reading(self.database) as connection:
-            return [Kind(*kind) for kind in connection.execute(query)]
+            return [Kind(*kind) for kind in connection.execute(AHEAD, vars(step))]
 
     def running(self, queue: str) -> list[Running]:
         """Each step of the queue that runs now, the oldest first."""
-        query = (
-            sa.select(steps.c.step_id, steps.c.worker_id, now() - steps.c.started_at, *KIND)
-            .join(steps, steps.c.task_id == tasks.c.task_id)
-            .where(steps.c.status == Status.STARTED, steps.c.queue == queue)
-            .order_by(steps.c.started_at)
-        )
         with reading(self.database) as connection:
-            rows = connection.execute(query)
+            rows = connection.execute(RUNNING, {"queue": queue})
             return [Running(step_id, by, max(0.0, ran), Kind(*kind)) for step_id, by, ran, *kind in rows]
 
     def speeds(self) -> Speeds:

@@ -26,6 +26,7 @@ def _upsert(insert: Any) -> Any:
     return statement.on_conflict_do_update(index_elements=list(speeds.primary_key), set_=raised)
 
 
+ALL = sa.select(speeds)
 UPSERT = {"postgresql": _upsert(postgresql.insert), "sqlite": _upsert(sqlite.insert)}
 
 
@@ -82,7 +83,7 @@ class Speeds:
     """Every mean there is."""
 
     def __init__(self, connection: sa.Connection) -> None:
-        self._rows = connection.execute(sa.select(speeds)).all()
+        self._rows = connection.execute(ALL).all()
         self._lines: dict[tuple[str, str], tuple[Line, Line] | None] = {}
         self._exact = {(row.engine, row.verb, row.size): Pace(row.front, row.seconds - row.front) for row in self._rows}
 

@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 WORKER_TTL_SECONDS = 30
 HEARTBEAT_SECONDS = 5.0
 
+JOB_PREFIX = Job.redis_job_namespace_prefix.encode()
+
 
 class Bell(Job):
     """A job of which nothing but its id is read. RQ reads every field, and one that it cannot parse ends its loop."""
@@ -65,17 +67,15 @@ class StepWorker(SimpleWorker):
         self._beat_at = float("-inf")
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        # Deleted before the work: from here on the ledger's lease stands for the step, not the job.
-        with self.connection.pipeline() as pipeline:
-            pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
-            pipeline.delete(job.key)  # all there is: our jobs have no dependents, and stand in no registry
-            pipeline.execute()
-        if not is_id(job.id):
-            log.warning("job_refused", job_id=job.id)
-            return
+        """Answer, then delete the job: the step is the ledger's to give, and its start waits for nothing in Redis."""
         self._working = True
         try:
-            self.stopping = not self.answer(job.id) or self.stopping
+            if is_id(job.id):
+                self.stopping = not self.answer(job.id) or self.stopping
+            else:
+                log.warning("job_refused", job_id=job.id)
+            self.connection.lrem(queue.intermediate_queue_key, 1, job.id)
+            self.connection.delete(job.key)  # all there is: our jobs have no dependents, and stand in no registry
         finally:
             self._working = False
         if self.stopping:
@@ -95,7 +95,10 @@ class StepWorker(SimpleWorker):
         that a job names for its failure."""
         for queue in self.queues:
             clean_worker_registry(queue)
-            self.connection.delete(queue.intermediate_queue_key)  # taken by a worker that died: the ledger has them
+            # Answered by somebody, or by a worker that died: the ledger has the steps.
+            taken = self.connection.lrange(queue.intermediate_queue_key, 0, -1)
+            jobs = [JOB_PREFIX + entry for entry in taken if isinstance(entry, bytes)]
+            self.connection.delete(queue.intermediate_queue_key, *jobs)
         self.last_cleaned_at = now()  # type: ignore[assignment] # RQ declares it by the None that it begins with
 
     def subscribe(self) -> None:

@@ -86,9 +86,10 @@ def test_a_worker_that_has_had_enough_leaves_the_rest_of_its_queue(connection: R
 
 
 def test_what_a_dead_worker_left_in_redis_is_cleared(connection: Redis) -> None:
-    connection.rpush("rq:queue:cpu:intermediate", "s1")
+    connection.rpush("rq:queue:cpu:intermediate", "s1", b"\xff")
+    connection.hset("rq:job:s1", "data", "what was asked")
     connection.sadd("rq:workers", "rq:worker:dead")
     connection.sadd("rq:workers:cpu", "rq:worker:dead")
     assert answered(connection) == []
-    assert not connection.exists("rq:queue:cpu:intermediate")
+    assert not connection.exists("rq:queue:cpu:intermediate", "rq:job:s1")
     assert Worker.count(connection=connection) == 0

@@ -73,13 +73,14 @@ def gathering(source: Source, services: Services, owner: str) -> Iterator[Callab
     it is called, which raises InvalidRequest for what the caller can mend, TaskGone, QueueFull, StorageUnavailable."""
     if isinstance(source, bytes):
         with DECODER.decoding(source, services.settings.max_image_megapixels, owner) as picture:
-            yield lambda: sent(source, picture(), services.storage)
+            yield lambda: sent(source, picture, services.storage)
     else:
         yield partial(gather, source, services, owner)
 
 
-def sent(given: bytes, clean: bytearray, storage: Storage) -> Input:
-    sha256 = hashlib.sha256(given).hexdigest()
+def sent(given: bytes, picture: Callable[[], bytearray], storage: Storage) -> Input:
+    sha256 = hashlib.sha256(given).hexdigest()  # while it is being decoded
+    clean = picture()
     return Input(sha256, len(clean), lambda key: storage.put(key, clean), size_of(clean))
 
 
@@ -93,8 +94,8 @@ def gather(source: str | Remix | Extension, services: Services, owner: str) -> I
             return Input(sha256, storage.size(key), partial(storage.copy, key))
         except ArtifactNotFound as error:
             raise TaskGone("what it would be made from was deleted", reason="result_expired") from error
-    picture = fetch(source, services.settings, owner)
-    return sent(picture, DECODER.decode(picture, services.settings.max_image_megapixels, owner), storage)
+    fetched = fetch(source, services.settings, owner)
+    return sent(fetched, partial(DECODER.decode, fetched, services.settings.max_image_megapixels, owner), storage)
 
 
 def name_of(source: Source) -> str:

@@ -74,8 +74,10 @@ class StepWorker(SimpleWorker):
                 self.stopping = not self.answer(job.id) or self.stopping
             else:
                 log.warning("job_refused", job_id=job.id)
-            self.connection.lrem(queue.intermediate_queue_key, 1, job.id)
-            self.connection.delete(job.key)  # all there is: our jobs have no dependents, and stand in no registry
+            with self.connection.pipeline() as pipeline:
+                pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
+                pipeline.delete(job.key)  # all there is: our jobs have no dependents, and stand in no registry
+                pipeline.execute()
         finally:
             self._working = False
         if self.stopping:

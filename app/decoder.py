@@ -95,22 +95,21 @@ class Decoder:
         """The socket and the descriptor of a child that has its upload. A sandbox that does not answer is started
         again once."""
         for _ in range(2):
-            try:
-                job = self._child()
+            with self._lock:
                 try:
-                    return job, give(job, max_megapixels, upload)
+                    sandbox = self._running()
+                    job, self._ready = self._ready or new_child(sandbox), None
                 except OSError:
-                    job.close()
-                    raise
+                    self._stop()
+                    continue
+            try:
+                return job, give(job, max_megapixels, upload)
             except OSError:
-                self.close()
+                job.close()
+                with self._lock:
+                    if self._asks is sandbox:  # another upload may have had it started again meanwhile
+                        self._stop()
         raise QueueFull("no process for decoding could be started", retry_after=COME_BACK_SECONDS)
-
-    def _child(self) -> socket.socket:
-        with self._lock:
-            sandbox = self._running()
-            job, self._ready = self._ready or new_child(sandbox), None
-            return job
 
     def _have_child_ready(self) -> None:
         """For the next upload: to make a child takes longer than to wake one."""
@@ -184,7 +183,8 @@ def answer(job: socket.socket) -> bytearray:
 
 
 def handle_of(pid: int) -> int | None:
-    """Return a descriptor of the process, which no later process with this id is taken for. None before Linux 5.3."""
+    """Return a descriptor of the process, which from now on no later process with this id is taken for. None where it
+    has ended already, and before Linux 5.3."""
     with suppress(OSError):
         return os.pidfd_open(pid)
     return None

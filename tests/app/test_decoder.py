@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -220,6 +221,32 @@ def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: py
     finally:
         with suppress(ProcessLookupError):
             os.killpg(first.pid, signal.SIGKILL)
+
+
+def test_a_sandbox_that_dies_is_started_again_for_all_who_wait(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox, everyone_waits = sandbox_of(decoder), threading.Barrier(AT_ONCE + 1)
+    real, waited = decoder_module.give, threading.local()
+
+    def give_together(job: socket.socket, max_megapixels: int, upload: bytes) -> int | None:
+        if not hasattr(waited, "once"):
+            waited.once = True
+            everyone_waits.wait(10)
+            everyone_waits.wait(10)  # the sandbox is dead, and so is the child that it had ready
+        return real(job, max_megapixels, upload)
+
+    monkeypatch.setattr(decoder_module, "give", give_together)
+    sandbox.suspend()  # it makes no child
+    for child in sandbox.children():
+        child.kill()
+    with ThreadPoolExecutor() as pool:
+        made = [pool.submit(decoder.decode, CAT, 50) for _ in range(AT_ONCE)]
+        everyone_waits.wait(10)
+        sandbox.kill()
+        sandbox.wait()
+        everyone_waits.wait(10)
+        assert all(each.result(30) for each in made)
 
 
 FRONT = """

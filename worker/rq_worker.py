@@ -68,18 +68,18 @@ class StepWorker(SimpleWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Answer, then delete the job: the step is the ledger's to give, and its start waits for nothing in Redis."""
-        self._working = True
-        try:
-            if is_id(job.id):
+        if is_id(job.id):
+            self._working = True
+            try:
                 self.stopping = not self.answer(job.id) or self.stopping
-            else:
-                log.warning("job_refused", job_id=job.id)
-            with self.connection.pipeline() as pipeline:
-                pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
-                pipeline.delete(job.key)  # all there is: our jobs have no dependents, and stand in no registry
-                pipeline.execute()
-        finally:
-            self._working = False
+            finally:
+                self._working = False
+        else:
+            log.warning("job_refused", job_id=job.id[:100])
+        with self.connection.pipeline() as pipeline:
+            pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
+            pipeline.delete(job.key)  # all there is: our jobs have no dependents, and stand in no registry
+            pipeline.execute()
         if self.stopping:
             raise StopRequested
 
@@ -98,9 +98,12 @@ class StepWorker(SimpleWorker):
         for queue in self.queues:
             clean_worker_registry(queue)
             # Answered by somebody, or by a worker that died: the ledger has the steps.
-            taken = self.connection.lrange(queue.intermediate_queue_key, 0, -1)
-            jobs = [JOB_PREFIX + entry for entry in taken if isinstance(entry, bytes)]
-            self.connection.delete(queue.intermediate_queue_key, *jobs)
+            with self.connection.pipeline() as pipeline:
+                pipeline.lrange(queue.intermediate_queue_key, 0, -1)
+                pipeline.delete(queue.intermediate_queue_key)
+                taken, _ = pipeline.execute(raise_on_error=False)  # it may be no list, if somebody else wrote it
+            if isinstance(taken, list) and taken:
+                self.connection.delete(*(JOB_PREFIX + entry for entry in taken))
         self.last_cleaned_at = now()  # type: ignore[assignment] # RQ declares it by the None that it begins with
 
     def subscribe(self) -> None:

@@ -93,3 +93,25 @@ def test_what_a_dead_worker_left_in_redis_is_cleared(connection: Redis) -> None:
     assert answered(connection) == []
     assert not connection.exists("rq:queue:cpu:intermediate", "rq:job:s1")
     assert Worker.count(connection=connection) == 0
+
+
+def test_what_stands_in_the_place_of_the_jobs_that_were_taken_is_cleared_too(connection: Redis) -> None:
+    connection.set("rq:queue:cpu:intermediate", "no list")
+    assert answered(connection) == []
+    assert not connection.exists("rq:queue:cpu:intermediate")
+
+
+def test_a_step_that_is_given_back_while_it_is_answered_stays_rung_for(connection: Redis, settings: Settings) -> None:
+    queue, step_id, answers = StepQueue(settings), new_id(), []
+
+    def answer(step: str) -> bool:
+        answers.append(step)
+        if len(answers) == 1:
+            queue.wake(step, "cpu", at_front=True)
+        return True
+
+    queue.wake(step_id, "cpu")
+    StepWorker("cpu", connection, answer).work(burst=True)
+    queue.close()
+    assert answers == [step_id, step_id]
+    assert connection.keys("rq:job:*") == []

@@ -32,7 +32,11 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                text = self.rfile.read(int(self.headers["content-length"]))
+                length = int(self.headers["content-length"])
+                text = self.rfile.read(length)
+                if len(text) < length:  # who sent it died at it: nothing was told
+                    self.close_connection = True
+                    return
                 try:
                     body = Webhook(receiver.secret).verify(text, dict(self.headers))
                 except WebhookVerificationError as error:

@@ -79,7 +79,7 @@ def gathering(source: Source, services: Services, owner: str) -> Iterator[Callab
 
 
 def sent(given: bytes, picture: Callable[[], bytearray], storage: Storage) -> Input:
-    sha256 = hashlib.sha256(given).hexdigest()  # while it is being decoded
+    sha256 = hashlib.sha256(given).hexdigest()  # beside the decoding, if a child was free for it
     clean = picture()
     return Input(sha256, len(clean), lambda key: storage.put(key, clean), size_of(clean))
 

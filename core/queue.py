@@ -70,7 +70,7 @@ class StepQueue:
         Raises QueueUnavailable; whoever recorded the step in the ledger may go on.
         """
         with _translated(), self.redis.pipeline() as pipeline:  # or RQ would ask twice
-            # Answered by worker/rq_worker.py, which reads the id alone: the rest is what `rq info` shows.
+            # Answered by worker/rq_worker.py, which reads the id alone: the rest is for RQ's other tools.
             Queue(queue, connection=self.redis, serializer=SERIALIZER).enqueue_call(
                 STEP_FUNCTION,
                 args=(step_id,),

@@ -1,4 +1,6 @@
-"""NVIDIA GPUs where there are none: the environment in which Python processes find a driver of our own."""
+"""NVIDIA GPUs where there are none: the environment in which Python processes find a driver of our own.
+
+What is no Python asks the machine's real driver, if there is one."""
 
 from pathlib import Path
 

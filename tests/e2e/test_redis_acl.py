@@ -77,7 +77,7 @@ def test_every_use_of_the_queue_is_allowed(stack: Stack, settings: Settings, con
     queue.forget("s1")
     queue.forget("s2")
     queue.close()
-    # As `rq info` asks. A Redis that was restarted just now hears of the worker within its pop, of 15 s.
+    # A Redis that was restarted just now hears of the worker within its pop, of 15 s.
     wait_until(lambda: len(Worker.all(connection=connection)) >= 1, 30, "a worker")
     assert refused(stack.redis) == []
 

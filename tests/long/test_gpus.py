@@ -15,7 +15,7 @@ from harness.pictures import SAMPLES
 from harness.servers import RedisServer, wait_until
 from harness.stack import ROOT, Stack
 
-IMPATIENT = "tests.e2e.impatient_worker"
+IMPATIENT = "tests.long.impatient_worker"
 SMALL = {"width": 128, "height": 64, "num_frames": 2, "num_inference_steps": 1}
 
 

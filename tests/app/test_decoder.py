@@ -9,6 +9,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -212,41 +214,52 @@ def test_a_child_is_there_before_its_upload_is(decoder: Decoder, at_work: list[i
         assert not waiting.is_running()
 
 
-def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    """Also for an upload that had to wait for its turn, which is tried once."""
     first = sandbox_of(decoder)
     os.killpg(first.pid, signal.SIGSTOP)  # with the child that waits
     monkeypatch.setattr(decoder_module, "START_SECONDS", 5.0)
+    for _ in range(AT_ONCE * waits):
+        decoder._turns.acquire()
     try:
-        assert sandbox_of(decoder).pid != first.pid
+        with ThreadPoolExecutor() as pool:
+            made = pool.submit(decoder.decode, CAT, 50)
+            if waits:
+                wait_until(lambda: decoder.room.free < decoder.room.places, what="it to come")
+                time.sleep(0.2)  # it has seen that there is no turn
+                decoder._turns.release(AT_ONCE)
+            assert made.result(60)
+        assert decoder._sandbox
+        assert decoder._sandbox.pid != first.pid
     finally:
         with suppress(ProcessLookupError):
             os.killpg(first.pid, signal.SIGKILL)
 
 
-def test_a_sandbox_that_dies_is_started_again_for_all_who_wait(
+def test_who_finds_the_sandbox_dead_leaves_the_one_that_was_started_since(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sandbox, everyone_waits = sandbox_of(decoder), threading.Barrier(AT_ONCE + 1)
-    real, waited = decoder_module.give, threading.local()
+    real, calls = decoder_module.give, Counter[bytes]()
+    both_have_a_child, one_tries_again, two_tries_again = threading.Barrier(2), threading.Event(), threading.Event()
 
-    def give_together(job: socket.socket, max_megapixels: int, upload: bytes) -> int | None:
-        if not hasattr(waited, "once"):
-            waited.once = True
-            everyone_waits.wait(10)
-            everyone_waits.wait(10)  # the sandbox is dead, and so is the child that it had ready
+    def give_in_turn(job: socket.socket, max_megapixels: int, upload: bytes) -> int | None:
+        calls[upload] += 1
+        if calls[upload] == 1:
+            both_have_a_child.wait(10)
+            if upload == b"two":
+                one_tries_again.wait(10)
+            raise OSError("the sandbox is dead")
+        if upload == b"one":
+            one_tries_again.set()
+            two_tries_again.wait(10)
+        two_tries_again.set()
         return real(job, max_megapixels, upload)
 
-    monkeypatch.setattr(decoder_module, "give", give_together)
-    sandbox.suspend()  # it makes no child
-    for child in sandbox.children():
-        child.kill()
+    monkeypatch.setattr(decoder_module, "give", give_in_turn)
     with ThreadPoolExecutor() as pool:
-        made = [pool.submit(decoder.decode, CAT, 50) for _ in range(AT_ONCE)]
-        everyone_waits.wait(10)
-        sandbox.kill()
-        sandbox.wait()
-        everyone_waits.wait(10)
-        assert all(each.result(30) for each in made)
+        for begun in [pool.submit(decoder._start_job, 50, upload) for upload in (b"one", b"two")]:
+            end(*begun.result(60))
 
 
 FRONT = """

@@ -153,8 +153,13 @@ def test_a_child_that_computes_for_ever_is_ended() -> None:
     assert done.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
 
 
-def test_a_child_that_sleeps_for_ever_is_ended() -> None:
-    assert in_a_child("import time\nsignal.alarm(1)\ntime.sleep(60)").returncode == -signal.SIGALRM
+def test_a_child_whose_upload_does_not_come_is_ended() -> None:
+    ours, theirs = socket.socketpair()
+    code = "import socket\nfrom app import sandbox\nsandbox.WALL_SECONDS = 1\nsandbox.work_in_child(socket.socket(fileno=0))"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=theirs.fileno(), cwd=ROOT)
+    with ours, theirs:
+        ours.sendall(JOB.pack(50, 1000))
+        assert child.wait(30) == -signal.SIGALRM
 
 
 # When something goes wrong
@@ -260,6 +265,7 @@ def test_who_finds_the_sandbox_dead_leaves_the_one_that_was_started_since(
     with ThreadPoolExecutor() as pool:
         for begun in [pool.submit(decoder._start_job, 50, upload) for upload in (b"one", b"two")]:
             end(*begun.result(60))
+    assert calls == {b"one": 2, b"two": 2}, "nobody needed a third"
 
 
 FRONT = """

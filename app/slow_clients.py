@@ -32,7 +32,7 @@ class BoundedHttp(HttpToolsProtocol):
     _head_bytes = 0  # since a request began, or a piece of its body came: head, trailers, a line without end
     _answering: RequestResponseCycle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # writing is paused whenever something is left to read
         self._await_head()

@@ -57,12 +57,12 @@ def test_a_shared_stack_is_asked_after_each_test_before_its_dead_are_replaced(
     monkeypatch.setattr(Stack, "restore", lambda stack: undone.append(stack))
     with Stack(tmp_path, redis_server) as stack:
 
-        def test_that_shares_it() -> None:
+        def shares_it() -> None:
             with restored(stack):
                 stack.start("nobody", "keeper.nowhere")
                 stack.processes["nobody"].wait(30)
 
         with pytest.raises(AssertionError, match="nobody ended with 1"):
-            test_that_shares_it()
+            shares_it()
         assert undone == [stack]
         stack.announced.add("nobody ended with 1")

@@ -139,7 +139,7 @@ def reduced(plane: Bytes) -> NDArray[Any]:
 def flow_of(one: NDArray[Any], other: NDArray[Any]) -> Floats:
     """Where each pixel of `one` is in `other`, from its place, (height, width, 2)."""
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return np.asarray(search.calc(one, other, None), np.float32)  # type: ignore[call-overload]
+    return np.asarray(search.calc(one, other, None), np.float32)  # type: ignore[call-overload]  # no flow to begin with
 
 
 def mixed(pair: Pair, flow: Floats, moment: float) -> NDArray[Any]:

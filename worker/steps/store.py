@@ -1,5 +1,6 @@
 """What a step made, into storage, and out of it for the next one."""
 
+from functools import partial
 from pathlib import Path, PurePath
 
 from core.errors import ArtifactNotFound, InputMissing
@@ -17,7 +18,7 @@ def store(files: dict[str, bytes], claim: Claim, attempt: Attempt, storage: Stor
     for name, data in files.items():
         key = artifact_key(claim.task.task_id, claim.step.step_id, claim.step.attempt, name)
         artifacts[PurePath(name).stem] = key
-        attempt.keep_trying(lambda key=key, data=data: storage.put(key, data))  # type: ignore[misc]
+        attempt.keep_trying(partial(storage.put, key, data))
     return artifacts
 
 

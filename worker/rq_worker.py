@@ -1,8 +1,8 @@
 """RQ's loop, with our answer to its bell: the step runs in this very process, so the model stays loaded.
 
-Of RQ this keeps the blocking pop, the heartbeat and the registration (`rq info` works). It does not use RQ's
-execution, registries or commands: a job's id is the step's, and the rest is deleted unread, whatever somebody wrote
-into Redis. Nothing that stands there is imported, called, unpickled or sent anywhere.
+Of RQ this keeps the blocking pop, the heartbeat and the registration (`rq info` works, if the ACL allows it). It does
+not use RQ's execution, registries or commands: a job's id is the step's, and the rest is deleted unread, whatever
+somebody wrote into Redis. Nothing that stands there is imported, called, unpickled or sent anywhere.
 """
 
 import signal

@@ -155,7 +155,8 @@ def test_a_child_that_computes_for_ever_is_ended() -> None:
 
 def test_a_child_whose_upload_does_not_come_is_ended() -> None:
     ours, theirs = socket.socketpair()
-    code = "import socket\nfrom app import sandbox\nsandbox.WALL_SECONDS = 1\nsandbox.work_in_child(socket.socket(fileno=0))"
+    wait = "sandbox.WALL_SECONDS = 1\nsandbox.work_in_child(socket.socket(fileno=0))"
+    code = f"import socket\nfrom app import sandbox\n{wait}"
     child = subprocess.Popen([sys.executable, "-c", code], stdin=theirs.fileno(), cwd=ROOT)
     with ours, theirs:
         ours.sendall(JOB.pack(50, 1000))

@@ -135,7 +135,7 @@ def test_a_key_of_another_kind_is_passed_over(stack: Stack) -> None:
     stack.redis.client.rpush("rq:queue:cpu", EVIL)
     make_a_video(stack)
     assert stack.processes["worker-cpu"].poll() is None
-    stack.redis.client.delete(f"rq:job:{EVIL}")
+    assert not stack.redis.client.exists(f"rq:job:{EVIL}")
 
 
 def test_an_abandoned_job_has_its_callback_not_called(stack: Stack, canary: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 
@@ -27,7 +27,7 @@ from harness.report import spread
 from harness.servers import RedisServer
 from harness.stack import Stack
 from worker.attempt import Attempt
-from worker.engines.base import create_renderer
+from worker.engines.base import Renderer, create_engine
 
 CLIENTS = 10
 READY_SECONDS = 1200.0  # an engine may compile itself first
@@ -94,7 +94,7 @@ def measure(work: Work, folder: Path) -> dict[str, Any]:
 def bare_seconds(work: Work) -> float:
     """The same clips one after another, from the picture to the frames, with nothing around."""
     settings = Settings(_env_file=None, **{name.lower(): value for name, value in work.settings.items()})
-    renderer = create_renderer(find_engine(work.engine, settings), settings)
+    renderer = cast(Renderer, create_engine(find_engine(work.engine, settings), settings))
     renderer.load()
     picture = read_picture(work.picture.read_bytes(), settings.max_image_megapixels)
     clips = [resolve(ClipRequest(seed=1, **size), renderer.engine, settings)[0] for size in work.sizes + work.asked()]

@@ -15,7 +15,9 @@ from typing import Any
 from worker.engines import base
 
 
-def note(renderer: base.Renderer, file: Path) -> base.Renderer:
+def note(renderer: base.Hosted, file: Path) -> base.Hosted:
+    if not isinstance(renderer, base.Renderer):
+        return renderer
     render = renderer.render
 
     def noted(*given: Any) -> base.Frames:
@@ -31,8 +33,8 @@ def note(renderer: base.Renderer, file: Path) -> base.Renderer:
 
 
 def main() -> None:
-    file, create = Path(sys.argv[1]), base.create_renderer
-    base.create_renderer = lambda *given: note(create(*given), file)
+    file, create = Path(sys.argv[1]), base.create_engine
+    base.create_engine = lambda *given: note(create(*given), file)
     importlib.import_module("worker.runner").overlaps = lambda _kit: True  # type: ignore[attr-defined]
     sys.argv = ["worker", *sys.argv[2:]]
     runpy.run_module("worker", run_name="__main__", alter_sys=True)

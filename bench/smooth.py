@@ -23,7 +23,7 @@ from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import cv2
@@ -34,7 +34,7 @@ from PIL import Image
 from bench import rivals
 from bench.preview import run
 from core.config import Settings
-from core.engines import find_engine
+from core.engines import Engine, find_engine, motion_engine
 from core.spec import ClipRequest, resolve
 from harness.report import RESULTS, machine, print_table, write
 from worker.attempt import Attempt
@@ -127,7 +127,10 @@ def loaded(weights: Path) -> "Rife":
 
     from worker.rife.rife import Rife
 
-    return Rife(weights, "cuda" if torch.cuda.is_available() else "cpu")
+    rife = Rife(cast(Engine, motion_engine(Settings(rife_weights=weights))), Settings())
+    rife.gpu_memory.found_gpu = torch.cuda.is_available()
+    rife.load()
+    return rife
 
 
 def commands(video: Path, folder: Path, fps: int, smooth_fps: int, ending: str) -> dict[str, tuple[list[str], Path]]:

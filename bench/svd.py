@@ -33,10 +33,10 @@ from statistics import median
 from typing import Any
 
 from bench import rivals
-from worker.svd.compile_cache import keep_compiled
+from worker.torch_environment import set_torch_environment
 
 # At their import torch settles on a folder for compiled programs, and diffusers on what it writes videos with.
-keep_compiled()
+set_torch_environment()
 rivals.install()
 sys.path.append(str(rivals.site_packages()))
 

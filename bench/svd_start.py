@@ -8,10 +8,10 @@ import sys
 import time
 
 from harness.report import machine  # noqa: F401 - so that only torch and its company are timed
-from worker.svd.compile_cache import keep_compiled
+from worker.torch_environment import set_torch_environment
 
 begun = time.perf_counter()
-keep_compiled()
+set_torch_environment()
 
 import torch  # noqa: E402
 

@@ -21,7 +21,7 @@ from core.engines import Approximation, find_engine
 from core.spec import Clip
 from harness.random_svd import Case
 from worker.attempt import Attempt
-from worker.engines.base import create_renderer
+from worker.engines.base import create_engine
 from worker.engines.svd import Svd
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
 from worker.svd.consistency import ConsistencyScheduler
@@ -157,7 +157,7 @@ def engine_for(name: str, case: Case, approximation: Approximation | None = None
     settings = Settings(_env_file=None)
     entry = find_engine(name, settings)
     entry = replace(entry, defaults=entry.defaults | asdict(case), approximation=approximation)
-    return cast(Svd, create_renderer(entry, settings))
+    return cast(Svd, create_engine(entry, settings))
 
 
 def clip_of(engine: Svd, case: Case) -> Clip:

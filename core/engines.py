@@ -69,7 +69,8 @@ class UnetFile:
 class Engine:
     """One engine: `limits` names the parameters it uses and what each may be, `defaults` their values.
 
-    `class_path` is "module:Class" of a `worker.engines.base.Renderer`; only a worker imports it.
+    `class_path` is "module:Class" of a `worker.engines.base.Hosted`, for the kind "clip" of a `Renderer`; only a worker
+    imports it.
     """
 
     name: str
@@ -83,6 +84,8 @@ class Engine:
     revision: str | None = None
     unet: UnetFile | None = None
     """What stands in place of the model's own UNet."""
+    kind: str = "clip"
+    """What it makes: "clip" from a picture, "motion" (frames in between) of a clip."""
     gpu_memory_gb: float | None = None
     """Of the smallest card that it runs on."""
     needs_cuda: bool = False
@@ -203,6 +206,23 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
         ),
     )
     return {entry.name: entry for entry in entries}
+
+
+def motion_engine(settings: Settings) -> Engine | None:
+    """Return the entry of what draws frames in between, if its weights are configured."""
+    if settings.rife_weights is None:
+        return None
+    return Engine(
+        name="rife",
+        kind="motion",
+        summary="Frames in between by RIFE 4.6",
+        class_path="worker.rife.rife:Rife",
+        queue="gpu",
+        licence="MIT",
+        model=str(settings.rife_weights),
+        limits={},
+        defaults={},
+    )
 
 
 def find_engine(name: str, settings: Settings) -> Engine:

@@ -18,8 +18,22 @@ from core.errors import EngineUnavailable
 
 ROOT = Path(__file__).parent.parent
 
-# What cuInit says where there is nothing to start: a library without a driver, a driver without a GPU.
+# What cuInit answers if there is nothing to start: a library without a driver, a driver without a GPU.
 NO_GPU = (34, 100)
+
+# What else it answers, by the CUDA driver API's table of CUresult, and what mends it.
+REMEDIES = {
+    46: "another process has the GPU for itself: nvidia-smi -c DEFAULT",
+    802: "start nvidia-fabricmanager, without which GPUs that are joined by NVSwitch do not start",
+    803: "restart the machine, or this container: the driver was updated, and its older kernel module still runs",
+    804: "remove CUDA's compatibility libraries (cuda-compat), which this GPU does not take, and update the driver",
+    999: "load the kernel module nvidia_uvm: nvidia-modprobe -u",
+}
+
+KERNEL_GPUS = Path("/proc/driver/nvidia/gpus")
+"""A folder for each GPU of which the kernel has the driver loaded, in every container of the machine too."""
+HIDDEN = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES by which an operator says that no GPU is to be used."""
 
 log = structlog.get_logger(__name__)
 
@@ -29,16 +43,17 @@ class Gpu:
         """In `folder` lies a file for each GPU; whoever works on it has it locked."""
         self.folder = folder
         self.found = False
-        """Whether there is any GPU here, held or not."""
+        """Whether there is any GPU here, held or not, and whether it works or not."""
         self.uuid: str | None = None
 
     def hold(self) -> None:
-        """Take a GPU, for as long as this process lives. Does nothing where one is held already, or none is here.
+        """Take a GPU, for as long as this process lives. Does nothing if one is held already, or none is here.
 
-        Raises EngineUnavailable where others hold each of them.
+        Raises EngineUnavailable if others hold each of them, or if the driver fails or cannot be reached.
         """
         if self.uuid:
             return
+        self.found = True
         uuids = visible_gpus()
         self.found = bool(uuids)
         if not uuids:
@@ -71,18 +86,47 @@ class Gpu:
 
 
 def visible_gpus() -> list[str]:
-    """Their UUIDs, in the order of CUDA_VISIBLE_DEVICES. Raises EngineUnavailable where the driver fails."""
+    """Return their UUIDs, in the order of CUDA_VISIBLE_DEVICES.
+
+    Raises EngineUnavailable if the driver fails, or if the machine has a GPU that this process cannot reach.
+    """
     asked = subprocess.run(
         [sys.executable, "-m", "worker.gpu"], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT
     )
     if asked.returncode:
         said = asked.stderr.strip().splitlines()[-1:] or [f"it ended the process that asked ({asked.returncode})"]
         raise EngineUnavailable(f"see what nvidia-smi says, for the NVIDIA driver fails here: {said[0]}")
-    return asked.stdout.split()
+    uuids = asked.stdout.split()
+    if not uuids and is_out_of_reach():
+        raise EngineUnavailable(
+            "let this process reach the machine's NVIDIA GPU: a container takes the NVIDIA Container Toolkit and a "
+            "share of the GPUs (docker run --gpus all), any other process the driver's libcuda.so.1; or name a GPU "
+            "that is here in CUDA_VISIBLE_DEVICES, or none with CUDA_VISIBLE_DEVICES= to render on the CPU"
+        )
+    return uuids
+
+
+def is_out_of_reach() -> bool:
+    """Return whether the kernel has a GPU that CUDA does not show, though nobody has hidden it."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in HIDDEN
+    return not hidden and KERNEL_GPUS.is_dir() and any(KERNEL_GPUS.iterdir())
+
+
+def driver_cuda() -> tuple[int, int] | None:
+    """Return the newest version of CUDA that the driver here can run, as (12, 8); None if there is no driver.
+
+    Asking does not start CUDA.
+    """
+    version = ctypes.c_int()
+    try:
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return None
+    return version.value // 1000, version.value % 1000 // 10
 
 
 def ask_driver() -> list[str]:
-    """Starts CUDA in this process. torch would answer as well, after seconds."""
+    """Start CUDA in this process and return the GPUs' UUIDs. torch would answer as well, after seconds."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -91,7 +135,8 @@ def ask_driver() -> list[str]:
     if code in NO_GPU:
         return []
     if code:
-        sys.exit(f"cuInit answers {code}")
+        remedy = REMEDIES.get(code)
+        sys.exit(f"cuInit answers {code}" + (f"; {remedy}" if remedy else ""))
     count = ctypes.c_int()
     driver.cuDeviceGetCount(ctypes.byref(count))
     return [uuid_of(driver, ordinal) for ordinal in range(count.value)]

@@ -20,9 +20,9 @@ from core.logs import set_up_logs
 from core.queue import QUEUES, StepQueue, connect_redis
 from core.startup import wait_for_ledger
 from core.storage import Storage
+from worker.engines.host import EngineHost
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
-from worker.renderers import Renderers
 from worker.rq_worker import StepWorker
 from worker.runner import Kit, hand_over, reason_to_leave, run_step
 from worker.watchdog import CHECK_POINT_SECONDS
@@ -46,10 +46,10 @@ def main() -> None:
     wait_for_ledger(ledger, threading.Event())  # a signal ends this process outright
     metrics = WorkerMetrics()
     port = metrics.serve(settings.worker_metrics_host, settings.worker_metrics_port)
-    renderers = Renderers(settings, queue)
-    presence = Presence(ledger, queue, renderers, port)
+    engine_host = EngineHost(settings, queue, metrics)
+    presence = Presence(ledger, queue, engine_host, port)
     kit = Kit(
-        settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings), renderers, presence, metrics
+        settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings), engine_host, presence, metrics
     )
     presence.start()
     on_stop(lambda *_: leave_beside(kit))
@@ -63,7 +63,7 @@ def main() -> None:
         presence.leave()
         ledger.close()
     if kit.gpu_lost:
-        sys.exit(EXIT_GPU_LOST)
+        os._exit(EXIT_GPU_LOST)  # torch's own end in a process whose CUDA is dead may hang or abort
 
 
 def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -98,16 +98,15 @@ def load_engine(kit: Kit) -> None:
     """Load before taking work. An engine that cannot run here is reported, and tried again in a while."""
     while True:
         try:
-            kit.renderers.preload()
+            kit.engine_host.preload()
         except (EngineUnavailable, GpuLost) as error:
-            log.error("engine_unavailable", engine=kit.renderers.preferred.name, reason=error.message)
+            log.error("engine_unavailable", engine=kit.engine_host.default_engine.name, reason=error.message)
             kit.presence.report()
             time.sleep(RELOAD_SECONDS)
             if isinstance(error, GpuLost):  # only a fresh process can try again
                 kit.gpu_lost = True
                 return
             continue
-        kit.metrics.load.labels(kit.renderers.preferred.name).set(kit.renderers.load_seconds)
         kit.presence.report()
         return
 

@@ -41,6 +41,17 @@ class WorkerMetrics:
             registry=self.registry,
         )
         self.load = Gauge("kinora_worker_engine_load_seconds", "Seconds to load", ["engine"], registry=self.registry)
+        self.loads = Counter("kinora_worker_engine_loads", "Times loaded", ["engine"], registry=self.registry)
+        self.unloads = Counter(
+            "kinora_worker_engine_unloads", "Times unloaded to make room", ["engine"], registry=self.registry
+        )
+
+    def count_load(self, engine: str, seconds: float) -> None:
+        self.load.labels(engine).set(seconds)
+        self.loads.labels(engine).inc()
+
+    def count_unload(self, engine: str) -> None:
+        self.unloads.labels(engine).inc()
 
     def serve(self, host: str, port: int) -> int | None:
         """Serve /metrics on the first free port from `port` on. Returns it, or None where none was free."""

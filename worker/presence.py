@@ -11,7 +11,7 @@ from core.errors import LedgerUnavailable
 from core.ledger import Ledger
 from core.machine import machine_id
 from core.task import Worker
-from worker.renderers import Renderers
+from worker.engines.host import EngineHost
 
 REPORT_SECONDS = 2.0
 
@@ -19,10 +19,10 @@ log = structlog.get_logger(__name__)
 
 
 class Presence:
-    def __init__(self, ledger: Ledger, queue: str, renderers: Renderers, metrics_port: int | None) -> None:
+    def __init__(self, ledger: Ledger, queue: str, engine_host: EngineHost, metrics_port: int | None) -> None:
         # Never a fixed name: a restarted worker must not be taken for the one that died.
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.ledger, self.queue, self.renderers, self.metrics_port = ledger, queue, renderers, metrics_port
+        self.ledger, self.queue, self.engine_host, self.metrics_port = ledger, queue, engine_host, metrics_port
         self.step_ids: list[str] = []
         """Of what it works on; the newest is reported."""
         self.ended = threading.Event()
@@ -42,9 +42,9 @@ class Presence:
             host=socket.gethostname(),
             machine=machine_id(),
             pid=os.getpid(),
-            device=self.renderers.device,
-            gpu=self.renderers.gpu,
-            engines=self.renderers.report(),
+            device=self.engine_host.device,
+            gpu=self.engine_host.gpu,
+            engines=self.engine_host.report(),
             step_id=next(reversed(self.step_ids), None),
             metrics_port=self.metrics_port,
             started_at=0.0,

@@ -22,11 +22,11 @@ from core.queue import StepQueue
 from core.storage import Storage
 from core.task import Claim, ErrorInfo, ReadyStep
 from worker.attempt import Attempt, Stopped
+from worker.engines.host import EngineHost
 from worker.lease import Lease
 from worker.metrics import WorkerMetrics
 from worker.pictures import Pictures
 from worker.presence import Presence
-from worker.renderers import Renderers
 from worker.screening import Screening
 from worker.steps.clip import make_clip
 from worker.steps.join import join_clips
@@ -61,7 +61,7 @@ class Kit:
     ledger: Ledger
     storage: Storage
     queue: StepQueue
-    renderers: Renderers
+    engine_host: EngineHost
     presence: Presence
     metrics: WorkerMetrics
     tail: Tail = field(default_factory=Tail)
@@ -102,7 +102,7 @@ def _work(run: Run, kit: Kit) -> None:
         held.enter_context(Lease(kit.ledger, claim, attempt, kit.settings.lease_seconds))
         held.enter_context(Watchdog(attempt, kit.settings.step_time_limit))
         held.enter_context(Screening(Previews(kit.queue.redis), claim.task.task_id, attempt))
-        work = VERBS[claim.step.verb](claim, attempt, kit.storage, kit.renderers, kit.pictures)
+        work = VERBS[claim.step.verb](claim, attempt, kit.storage, kit.engine_host, kit.pictures)
         outcome = _attempt(run, kit, partial(_front, run, work, kit))
         if outcome:
             _close(run, outcome, kit)
@@ -115,7 +115,7 @@ def _work(run: Run, kit: Kit) -> None:
 def overlaps(kit: Kit) -> bool:
     """Whether the next step may begin beside a tail. An engine on the CPU would lose its cores to the tail: no more
     clips an hour, and each slower by what nobody could foretell."""
-    return kit.renderers.device == "cuda"
+    return kit.engine_host.device == "cuda"
 
 
 @contextmanager

@@ -3,8 +3,9 @@ counted and named.
 
 There are as many as FAKE_GPUS has UUIDs (32 hex digits each, with commas). CUDA_VISIBLE_DEVICES is read as NVIDIA
 documents it, once, in cuInit: indices, or GPU-… and the beginning of a UUID; what follows an entry that fits nothing is
-not seen. FAKE_CUDA_FAILS is what cuInit answers; -1 crashes. Each process that starts it leaves an empty file of its
-id in FAKE_CUDA_STARTED.
+not seen. FAKE_CUDA_FAILS is what cuInit answers; -1 crashes, and with -2 there is no driver. FAKE_CUDA_VERSION is the
+newest CUDA that the driver runs, as cuDriverGetVersion has it (12080 is 12.8). Each process that starts it leaves an
+empty file of its id in FAKE_CUDA_STARTED.
 """
 
 import ctypes
@@ -34,6 +35,10 @@ class Driver:
             (Path(os.environ["FAKE_CUDA_STARTED"]) / str(os.getpid())).touch()
             seen = visible(words("FAKE_GPUS"))
         return 0 if seen else NO_DEVICE
+
+    def cuDriverGetVersion(self, version: Any) -> int:
+        version._obj.value = int(os.environ.get("FAKE_CUDA_VERSION", "13000"))
+        return 0
 
     def cuDeviceGetCount(self, count: Any) -> int:
         count._obj.value = len(seen or [])
@@ -67,7 +72,11 @@ class Libraries(ctypes.CDLL):
     """ctypes.CDLL, but for the one library."""
 
     def __new__(cls, name: str | None, *arguments: Any, **options: Any) -> Any:
-        return Driver() if name == "libcuda.so.1" else ctypes_CDLL(name, *arguments, **options)
+        if name != "libcuda.so.1":
+            return ctypes_CDLL(name, *arguments, **options)
+        if os.environ.get("FAKE_CUDA_FAILS") == "-2":
+            raise OSError("libcuda.so.1: cannot open shared object file: No such file or directory")
+        return Driver()
 
 
 ctypes_CDLL, ctypes.CDLL = ctypes.CDLL, Libraries  # type: ignore[misc] # to take a class's place is the purpose

@@ -31,10 +31,10 @@ from harness.servers import wait_until
 from keeper.deliverer import Deliverer
 from keeper.main import Keeper
 from tests.conftest import new_task
+from worker.engines.host import EngineHost
 from worker.engines.preview import Preview
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
-from worker.renderers import Renderers
 from worker.runner import Kit, run_step
 
 PROMPT, SEED, TOKEN = "a-prompt-of-a-users", "1029384756", "a-token-in-a-url"
@@ -83,10 +83,10 @@ class Crashing:
         self.crash(*given)
 
     def in_a_worker(self, whole: str, crashes: str) -> None:
-        renderers = Renderers(self.settings, "cpu")
-        renderers.preload()
-        presence = Presence(self.ledger, "cpu", renderers, None)
-        kit = Kit(self.settings, self.ledger, self.storage, self.queue, renderers, presence, WorkerMetrics())
+        engine_host = EngineHost(self.settings, "cpu")
+        engine_host.preload()
+        presence = Presence(self.ledger, "cpu", engine_host, None)
+        kit = Kit(self.settings, self.ledger, self.storage, self.queue, engine_host, presence, WorkerMetrics())
         self.do(whole, kit)
         render, Preview.render = Preview.render, self.crash
         self.do(crashes, kit)

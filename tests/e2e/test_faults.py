@@ -316,6 +316,7 @@ def test_while_postgresql_is_away_callers_are_told_to_come_back_and_a_video_is_k
 
 # A worker whose GPU breaks for good at the first step.
 LOSES_ITS_GPU = """
+import atexit, time
 from core.errors import GpuLost
 from worker import main
 from worker.engines.preview import Preview
@@ -324,6 +325,7 @@ def render(*_):
     raise GpuLost("CUDA error: an illegal memory access was encountered")
 
 Preview.render = render
+atexit.register(time.sleep, 600)  # as libraries may hang that clean up on a GPU that is lost
 main.main()
 """
 

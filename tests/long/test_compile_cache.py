@@ -8,8 +8,8 @@ from pathlib import Path
 from harness.stack import ROOT
 
 COMPILE = """
-from worker.svd.compile_cache import keep_compiled
-keep_compiled()
+from worker.torch_environment import set_torch_environment
+set_torch_environment()
 import torch
 from torch._dynamo.utils import counters
 from worker.svd.compiling import compile_next, may_compile

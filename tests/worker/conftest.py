@@ -8,9 +8,9 @@ from core.ledger import Ledger
 from core.queue import StepQueue
 from core.storage import Storage
 from harness.pictures import SAMPLES
+from worker.engines.host import EngineHost
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
-from worker.renderers import Renderers
 from worker.runner import Kit
 
 SVD_MARKS = [
@@ -40,11 +40,11 @@ def photo() -> Image.Image:
 def kit(settings: Settings) -> Iterator[Kit]:
     ledger = Ledger(settings.resolved_database_url)
     ledger.migrate()
-    renderers = Renderers(settings, "cpu")
-    renderers.preload()
-    presence = Presence(ledger, "cpu", renderers, None)
+    engine_host = EngineHost(settings, "cpu")
+    engine_host.preload()
+    presence = Presence(ledger, "cpu", engine_host, None)
     queue = StepQueue(settings)
     storage = Storage(settings.resolved_storage_url)
-    yield Kit(settings, ledger, storage, queue, renderers, presence, WorkerMetrics())
+    yield Kit(settings, ledger, storage, queue, engine_host, presence, WorkerMetrics())
     queue.close()
     ledger.close()

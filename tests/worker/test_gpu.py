@@ -16,8 +16,8 @@ from core.config import Settings
 from core.errors import EngineUnavailable
 from harness.gpus import FIRST, SECOND, environment_with_gpus, started
 from harness.stack import ROOT
+from worker.engines.host import EngineHost
 from worker.gpu import Gpu, visible_gpus
-from worker.renderers import Renderers
 
 # What a worker does before it loads its engine. Then it waits, and at last starts CUDA, as its engine would.
 WORKER = """
@@ -130,9 +130,9 @@ def test_the_choice_is_made_before_torch_is_there(machine: Machine, settings: Se
 import sys
 from pathlib import Path
 from core.config import Settings
-from worker.renderers import Renderers
-renderers = Renderers(Settings(_env_file=None, data_dir=Path({str(settings.data_dir)!r})), "gpu")
-print(renderers.gpu, renderers.device, *({{"torch", "diffusers", "transformers"}} & sys.modules.keys()))
+from worker.engines.host import EngineHost
+engine_host = EngineHost(Settings(_env_file=None, data_dir=Path({str(settings.data_dir)!r})), "gpu")
+print(engine_host.gpu, engine_host.device, *({{"torch", "diffusers", "transformers"}} & sys.modules.keys()))
 """
     said = subprocess.check_output([sys.executable, "-c", choose], cwd=ROOT, env=machine.environment, text=True)
     assert said.splitlines()[-1] == f"{FIRST} cuda"
@@ -155,12 +155,14 @@ def test_a_worker_of_the_cpu_queue_looks_for_no_gpu(
     settings: Settings, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.see(monkeypatch)
-    assert Renderers(settings, "cpu").gpu is None
+    assert EngineHost(settings, "cpu").gpu is None
     assert started(machine.environment) == set()
     assert len(visible_gpus()) == 2
 
 
-@pytest.mark.parametrize("hidden", [{"CUDA_VISIBLE_DEVICES": ""}, {"FAKE_CUDA_FAILS": "100"}, {"PYTHONPATH": ""}])
+@pytest.mark.parametrize(
+    "hidden", [{"CUDA_VISIBLE_DEVICES": ""}, {"FAKE_CUDA_FAILS": "100"}, {"FAKE_CUDA_FAILS": "-2"}]
+)
 def test_without_a_gpu_there_is_nothing_to_hold(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, settings: Settings, hidden: dict[str, str]
 ) -> None:
@@ -168,10 +170,19 @@ def test_without_a_gpu_there_is_nothing_to_hold(
     gpu = Gpu(settings.data_dir / "gpus")
     gpu.hold()
     assert (gpu.found, gpu.uuid) == (False, None)
-    assert Renderers(settings, "gpu").device == "none"
+    assert EngineHost(settings, "gpu").device == "none"
 
 
-@pytest.mark.parametrize(("code", "said"), [("999", "cuInit answers 999"), ("-1", "it ended the process that asked")])
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("1", "cuInit answers 1$"),
+        ("802", "cuInit answers 802; start nvidia-fabricmanager"),
+        ("803", "cuInit answers 803; restart the machine"),
+        ("999", "cuInit answers 999; load the kernel module nvidia_uvm"),
+        ("-1", "it ended the process that asked"),
+    ],
+)
 def test_a_driver_that_fails_is_said_and_asked_again(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, said: str
 ) -> None:
@@ -180,6 +191,7 @@ def test_a_driver_that_fails_is_said_and_asked_again(
     gpu = Gpu(tmp_path / "gpus")
     with pytest.raises(EngineUnavailable, match=f"see what nvidia-smi says.*{said}"):
         gpu.hold()
+    assert gpu.found
     monkeypatch.delenv("FAKE_CUDA_FAILS")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     gpu.hold()
@@ -193,3 +205,125 @@ def test_a_folder_where_no_gpu_can_be_marked_is_said(
     (tmp_path / "file").touch()
     with pytest.raises(EngineUnavailable, match=r"let this worker write to .*/file/gpus/.*\.lock.*: Not a directory"):
         Gpu(tmp_path / "file" / "gpus").hold()
+
+
+# A GPU that is there, and that this process cannot use: never a reason to render on the CPU, or to make previews
+
+
+@pytest.mark.parametrize(
+    "seen", [{"FAKE_CUDA_FAILS": fails} for fails in ("100", "34", "-2")] + [{"CUDA_VISIBLE_DEVICES": "7"}]
+)
+def test_a_container_without_the_toolkit_is_told_what_it_lacks(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    settings: Settings,
+    seen: dict[str, str],
+) -> None:
+    (tmp_path / "kernel" / "0000:01:00.0").mkdir(parents=True)
+    monkeypatch.setattr("worker.gpu.KERNEL_GPUS", tmp_path / "kernel")
+    machine.see(monkeypatch, **seen)
+    host = EngineHost(settings, "gpu")
+    with pytest.raises(EngineUnavailable, match="let this process reach the machine's NVIDIA GPU: a container takes"):
+        host.preload()
+    assert host.device == "cuda"
+    assert not any(engine["ready"] for engine in host.report().values())
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_who_hides_the_gpu_wants_the_cpu(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hidden: str
+) -> None:
+    (tmp_path / "kernel" / "0000:01:00.0").mkdir(parents=True)
+    monkeypatch.setattr("worker.gpu.KERNEL_GPUS", tmp_path / "kernel")
+    machine.see(monkeypatch, CUDA_VISIBLE_DEVICES=hidden)
+    gpu = Gpu(tmp_path / "gpus")
+    gpu.hold()
+    assert not gpu.found
+
+
+PRELOAD = """
+import json, os, sys
+from pathlib import Path
+import torch
+from core.config import Settings
+from core.errors import EngineUnavailable
+from worker.engines.host import EngineHost
+
+host = EngineHost(Settings(_env_file=None, data_dir=Path(sys.argv[1]), engine="svd-xt", model_id="/nowhere"), "gpu")
+for os.environ["FAKE_CUDA_VERSION"], torch.version.cuda in json.loads(sys.argv[2]):
+    try:
+        host.preload()
+    except EngineUnavailable as error:
+        report = host.report()["svd-xt"]
+        said = {"error": error.message, "same": report["reason"] == error.message, "ready": report["ready"]}
+        print(json.dumps(said | {"device": host.device, "gpu": host.gpu}))
+"""
+UNUSABLE = {
+    (
+        "12080",
+        "13.0",
+    ): "update the NVIDIA driver to 580 or newer: this torch is built for CUDA 13.0, and the driver here "
+    "runs programs of CUDA 12.8 at most",
+    ("11040", "12.6"): "update the NVIDIA driver to 525 or newer: this torch is built for CUDA 12.6",
+    ("13000", "14.1"): "update the NVIDIA driver to a newer one: this torch is built for CUDA 14.1",
+    ("13000", None): "install the torch that is built for CUDA, as requirements/svd.txt does: torch 2.",
+    ("13000", "13.2"): "see what nvidia-smi says, for torch cannot use the GPU here: Torch not compiled with CUDA",
+}
+"""By the driver's version, and by the CUDA that torch is built for."""
+
+
+def test_a_gpu_that_torch_cannot_use_is_said_and_nothing_is_rendered_without_it(
+    machine: Machine, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    command = [sys.executable, "-c", PRELOAD, str(tmp_path / "data"), json.dumps(list(UNUSABLE))]
+    done = subprocess.run(command, cwd=ROOT, env=machine.environment, capture_output=True, text=True, timeout=120)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    for each, said in zip(found, UNUSABLE.values(), strict=True):
+        assert each.pop("error").startswith(said)
+        assert each == {"same": True, "ready": False, "device": "cuda", "gpu": FIRST}
+
+
+WHEELS = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+"""What torch 2.13 for CUDA 13.0 has programs for."""
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"),
+    [
+        ((7, 0), False),
+        ((6, 1), False),
+        ((7, 5), True),
+        ((8, 9), True),
+        ((9, 0), True),
+        ((11, 0), False),
+        ((12, 1), True),
+    ],
+)
+def test_a_gpu_for_which_torch_has_no_programs_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], runs: bool
+) -> None:
+    torch = pytest.importorskip("torch")
+    from worker.cuda import choose_device
+
+    answers = {"is_available": True, "get_device_capability": capability, "get_arch_list": WHEELS}
+    for name, answer in (answers | {"get_device_name": "Tesla V100"}).items():
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+    if runs:
+        assert choose_device(True) == "cuda"
+        return
+    with pytest.raises(EngineUnavailable) as caught:
+        choose_device(True)
+    major, minor = capability
+    assert caught.value.message == (
+        f"use a GPU of another generation: Tesla V100 has compute capability {major}.{minor}, and torch "
+        f"{torch.__version__} holds programs for 7.5 to 12.0 alone"
+    )
+
+
+def test_without_a_gpu_the_cpu_renders() -> None:
+    pytest.importorskip("torch")
+    from worker.cuda import choose_device
+
+    assert choose_device(False) == "cpu"

@@ -54,7 +54,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
 
 def make(kit: Kit, num_frames: int = 26, before: Path | None = None, **changes: int) -> Task:
     """`before`: a video that goes on."""
-    engine = replace(kit.renderers.preferred, frames_at_once=AT_ONCE)
+    engine = replace(kit.engine_host.default_engine, frames_at_once=AT_ONCE)
     wanted = {"engine": "preview", "num_frames": num_frames, "width": 128, "height": 64, "seed": 3, "quality": 4}
     wanted |= {"continues": before and len(list(frames_of(before)))} | changes
     clip = Clip.model_validate(engine.defaults | wanted)

@@ -14,7 +14,7 @@ from harness.stack import ROOT
 TOLD_TO_STOP = """
 import os, signal, time
 from worker import main
-from worker.renderers import Renderers
+from worker.engines.host import EngineHost
 
 def interrupted(*_):
     try:
@@ -28,7 +28,7 @@ main.main()
 """
 
 
-@pytest.mark.parametrize("place", ["main.wait_for_ledger", "Renderers.preload"])
+@pytest.mark.parametrize("place", ["main.wait_for_ledger", "EngineHost.preload"])
 def test_a_worker_that_is_told_to_stop_as_it_starts_leaves_with_0(settings: Settings, place: str) -> None:
     given = {"DATA_DIR": str(settings.data_dir), "REDIS_PORT": str(settings.redis_port)}
     told = subprocess.run(

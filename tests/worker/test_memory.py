@@ -18,8 +18,8 @@ from core.task import Status
 from tests.worker.conftest import SVD_MARKS
 from tests.worker.test_runner import run
 from worker.attempt import Attempt
+from worker.engines.host import EngineHost
 from worker.engines.svd import Svd
-from worker.renderers import Renderers
 from worker.runner import Kit
 
 torch = pytest.importorskip("torch")
@@ -260,16 +260,14 @@ def test_each_phase_is_given_its_models_by_the_clips_plan(
 
 
 @pytest.fixture
-def on_card(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Svd]:
+def on_card(tiny_svd: Path) -> Callable[[float], Svd]:
     """An engine with as much memory as the numbers say; it renders on the CPU."""
 
     def make(gb: float) -> Svd:
         engine = create_svd(tiny_svd)
         engine.load()
-        monkeypatch.setattr(memory, "free_bytes", lambda: int(gb * GB))
-        engine.device = "cuda"
-        engine._measure()
-        engine.device = "cpu"
+        engine.gpu_memory.total = int(gb * GB)
+        engine.plan = engine.settle(engine._usual_clip()).memory_plan
         return engine
 
     return make
@@ -286,9 +284,9 @@ def test_a_clip_that_cannot_fit_is_refused_before_anything_begins(
 
 
 def test_health_says_which_plan_and_how_much_memory(on_card: Callable[[float], Svd], settings: Settings) -> None:
-    renderers = Renderers(settings, "gpu")
-    renderers.loaded = on_card(7.04)
-    report = renderers.report()
+    engine_host = EngineHost(settings, "gpu")
+    engine_host.loaded["svd-xt"] = on_card(7.04)
+    report = engine_host.report()
     assert report["svd-xt"].items() >= {"loaded": True, "memory_plan": "12 GB", "gpu_free_gb": 7.0}.items()
     assert "memory_plan" not in report["svd"]
 
@@ -301,7 +299,7 @@ def test_on_a_cpu_there_is_nothing_to_say_and_nothing_is_refused(engine: Svd) ->
 
 
 def test_an_engine_whose_default_clip_cannot_fit_takes_no_work(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda: 2 * GB)
+    monkeypatch.setattr(memory, "total_bytes", lambda: 2 * GB)
     with pytest.raises(EngineUnavailable) as caught:
         create_svd(tiny_svd).hold(fetch(str(tiny_svd), None, torch.float32), device="cuda")
     assert caught.value.message == (
@@ -320,18 +318,17 @@ def test_of_a_long_default_clip_only_a_part_must_fit(tiny_svd: Path, monkeypatch
     assert tried == [2]
 
 
-@pytest.mark.parametrize(("fraction", "free"), [(1.0, 15 + 3 - 2), (0.5, 12 - 2)])
-def test_what_is_free_is_what_torch_may_yet_take_and_gives_out_no_more(
-    monkeypatch: pytest.MonkeyPatch, fraction: float, free: int
+@pytest.mark.parametrize(("fraction", "total"), [(1.0, 15 + 3), (0.5, 12)])
+def test_torch_may_hold_what_is_free_and_what_it_holds_already_up_to_its_share(
+    monkeypatch: pytest.MonkeyPatch, fraction: float, total: int
 ) -> None:
-    answers = {"mem_get_info": (15, 24), "get_per_process_memory_fraction": fraction}
-    answers |= {"memory_reserved": 3, "memory_allocated": 2}
+    answers = {"mem_get_info": (15, 24), "get_per_process_memory_fraction": fraction, "memory_reserved": 3}
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
-    assert memory.free_bytes() == free
+    assert memory.total_bytes() == total
 
 
-def test_where_memory_wants_it_in_parts_nothing_is_compiled(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_whose_plan_is_in_parts_nothing_is_compiled(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from worker.svd import speedups
 
     monkeypatch.setattr(memory, "ON_CPU", "12 GB")

@@ -11,7 +11,7 @@ from core.config import Settings
 from core.engines import MOTIONS, find_engine
 from core.spec import Clip, ClipRequest, resolve
 from worker.attempt import Attempt, Stopped
-from worker.engines.base import Frames, create_renderer
+from worker.engines.base import Frames
 from worker.engines.preview import Preview, camera_path, prepare
 from worker.media.fit import fit_picture
 from worker.media.mp4 import in_bt709
@@ -30,7 +30,7 @@ def clip(width: int = 256, height: int = 144, num_frames: int = 9, **fields: obj
 
 
 def sampled(picture: Image.Image, wanted: Clip) -> Frames:
-    frames = create_renderer(ENGINE, SETTINGS).render(picture, wanted, Attempt(Preview.phases))
+    frames = Preview(ENGINE, SETTINGS).render(picture, wanted, Attempt(Preview.phases))
     assert frames.shape == (wanted.num_frames, wanted.height * 3 // 2, wanted.width)
     assert frames.dtype == np.uint8
     return frames

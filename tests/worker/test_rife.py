@@ -3,22 +3,24 @@ must not be taken. The weights that were trained are not here: how near the trut
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from core.config import Settings
-from core.errors import EngineUnavailable, GpuLost, OutOfMemory
+from core.engines import Engine, motion_engine
+from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
 from core.task import Status
 from tests.worker.test_hostile_weights import WRITERS
 from tests.worker.test_runner import do, picture
 from tests.worker.test_smooth import HEIGHT, WIDTH, begin, panned, seen, smooth
 from worker.attempt import Attempt
+from worker.engines.host import EngineHost
 from worker.media.smooth import between, smoothed
 from worker.media.video import stored_frames
 from worker.media.yuv import as_rgb
-from worker.renderers import Renderers
 from worker.runner import Kit
 from worker.steps.smooth import smooth_clip
 
@@ -80,7 +82,21 @@ def saying(**said: tuple[float, ...]) -> Weights:
 def rife_of(weights: Weights, folder: Path) -> Rife:
     path = folder / "flownet.pkl"
     torch.save(weights, path)
-    return Rife(path, "cpu")
+    return loaded(path)
+
+
+def loaded(path: Path) -> Rife:
+    settings = Settings(_env_file=None, rife_weights=path)
+    rife = Rife(cast(Engine, motion_engine(settings)), settings)
+    rife.load()
+    return rife
+
+
+def use(rife: Rife | None, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the worker smooths motion by."""
+    monkeypatch.setattr(EngineHost, "motion", rife and rife.engine)
+    if rife:
+        kit.engine_host.loaded["rife"] = rife
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +165,10 @@ def test_at_a_cut_the_nearer_frame_stays(rife: Rife) -> None:
     assert [np.array_equal(frame, second) for frame in found] == [False, False, True, True]
 
 
-def test_a_clip_is_smoothed_and_its_receipt_says_by_what(kit: Kit, rife: Rife, tmp_path: Path) -> None:
-    kit.renderers.rife = rife
+def test_a_clip_is_smoothed_and_its_receipt_says_by_what(
+    kit: Kit, rife: Rife, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(rife, kit, monkeypatch)
     task = smooth(kit)
     assert task.status == Status.FINISHED
     video = tmp_path / "video.mp4"
@@ -162,10 +180,10 @@ def test_a_clip_is_smoothed_and_its_receipt_says_by_what(kit: Kit, rife: Rife, t
     assert (smoothing["libraries"]["torch"], smoothing["threads"]) == (torch.__version__, 1)
 
 
-def test_colours_are_those_of_optical_flow(kit: Kit, tmp_path: Path) -> None:
+def test_colours_are_those_of_optical_flow(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing moves, no frame differs from the one before it, whether it was there or was worked out."""
     video = tmp_path / "video.mp4"
-    kit.renderers.rife = rife_of(saying(), tmp_path)
+    use(rife_of(saying(), tmp_path), kit, monkeypatch)
     task = begin(kit, width=64, height=64)
     kit.storage.put(task.input_key, picture())
     for _ in range(2):
@@ -177,29 +195,33 @@ def test_colours_are_those_of_optical_flow(kit: Kit, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by_rife", [True, False])
-def test_rife_has_the_engines_place_and_optical_flow_goes_beside_it(kit: Kit, rife: Rife, by_rife: bool) -> None:
-    kit.renderers.rife = rife if by_rife else None
+def test_rife_has_the_engines_place_and_optical_flow_goes_beside_it(
+    kit: Kit, rife: Rife, by_rife: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(rife if by_rife else None, kit, monkeypatch)
     task = begin(kit, width=64, height=64)
     kit.storage.put(task.input_key, picture())
     do(kit.ledger.steps_to_wake(0)[0].step_id, kit)
     claim = kit.ledger.claim(kit.ledger.steps_to_wake(0)[0].step_id, "w1", 60)
     assert claim is not None
     attempt = Attempt()
-    next(smooth_clip(claim, attempt, kit.storage, kit.renderers, kit.pictures))
+    next(smooth_clip(claim, attempt, kit.storage, kit.engine_host, kit.pictures))
     assert ("smooth" in attempt.seconds) == by_rife
 
 
 @pytest.mark.parametrize(
-    ("fault", "known"),
+    ("fault", "works", "known"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
-        (torch.AcceleratorError("CUDA error: unspecified launch failure"), GpuLost),
+        (torch.OutOfMemoryError("CUDA out of memory"), True, OutOfMemory),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True, OutOfMemory),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), False, GpuLost),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True, EngineFailed),
     ],
-    ids=["out of memory", "lost"],
 )
 def test_a_gpu_that_fails_is_told_apart(
-    fault: Exception, known: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Exception, works: bool, known: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("worker.gpu_faults.still_works", lambda: works)
     rife = rife_of(saying(), tmp_path)
 
     def fails(*_: object) -> None:
@@ -219,7 +241,7 @@ def test_safetensors_are_as_good_and_names_need_no_prefix(rife: Rife, tmp_path: 
     path = tmp_path / "rife.safetensors"
     save_file({name.removeprefix("module."): tensor for name, tensor in random_weights().items()}, path)
     one, other = as_rgb(panned(0)), as_rgb(panned(1))
-    again = Rife(path, "cpu")
+    again = loaded(path)
     assert np.array_equal(again.between(one, other, 0.5), rife.between(one, other, 0.5))
     assert again.sha256 != rife.sha256
 
@@ -232,7 +254,7 @@ def test_what_only_training_needs_may_be_there(rife: Rife, tmp_path: Path) -> No
 
 def refusal(path: Path) -> str:
     with pytest.raises(EngineUnavailable) as caught:
-        Rife(path, "cpu")
+        loaded(path)
     assert "\n" not in caught.value.message
     assert caught.value.message.startswith("set RIFE_WEIGHTS to the flownet.pkl of RIFE 4.6, ")
     assert str(path) in caught.value.message
@@ -282,29 +304,29 @@ def test_code_in_the_file_does_not_run(write: Callable[[Path, Path], None], name
 # The worker
 
 
-def on_gpu_queue(settings: Settings, tiny_svd: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Renderers:
+def on_gpu_queue(settings: Settings, tiny_svd: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> EngineHost:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    return Renderers(settings.model_copy(update={"model_id": str(tiny_svd), "rife_weights": weights}), "gpu")
+    return EngineHost(settings.model_copy(update={"model_id": str(tiny_svd), "rife_weights": weights}), "gpu")
 
 
 def test_a_worker_whose_clips_can_be_smoothed_loads_it(
     settings: Settings, tiny_svd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = tmp_path / "flownet.pkl"
-    renderers = on_gpu_queue(settings, tiny_svd, weights, monkeypatch)
+    engine_host = on_gpu_queue(settings, tiny_svd, weights, monkeypatch)
     with pytest.raises(EngineUnavailable):
-        renderers.preload()
-    said = renderers.report()
+        engine_host.preload()
+    said = engine_host.report()
     assert not any(engine["ready"] for engine in said.values())
     assert all(engine["reason"].startswith("set RIFE_WEIGHTS to ") for engine in said.values())
     torch.save(random_weights(), weights)
-    renderers.preload()
-    assert renderers.rife is not None
-    assert all(engine["ready"] for engine in renderers.report().values())
+    engine_host.preload()
+    assert list(engine_host.loaded) == ["svd-xt", "rife"]
+    assert all(engine["ready"] for engine in engine_host.report().values())
 
 
 def test_a_worker_without_torch_does_not_look_for_it(settings: Settings) -> None:
-    renderers = Renderers(settings.model_copy(update={"rife_weights": Path("/no/such/file")}), "cpu")
-    renderers.preload()
-    assert renderers.rife is None
-    assert renderers.report()["preview"]["ready"]
+    engine_host = EngineHost(settings.model_copy(update={"rife_weights": Path("/no/such/file")}), "cpu")
+    engine_host.preload()
+    assert (engine_host.motion, list(engine_host.loaded)) == (None, ["preview"])
+    assert engine_host.report()["preview"]["ready"]

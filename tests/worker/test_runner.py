@@ -20,6 +20,7 @@ from core.spec import Clip, ClipRequest, Part, resolve
 from core.task import NewStep, NewTask, Status, Task, new_id
 from harness.servers import wait_until
 from worker.attempt import Attempt, Stopped
+from worker.engines.base import Hosted
 from worker.engines.preview import Preview
 from worker.main import load_engine
 from worker.runner import Kit, hand_over, reason_to_leave, resident_mb, run_step
@@ -31,10 +32,14 @@ def picture() -> bytes:
     return data.getvalue()
 
 
+def preview_of(kit: Kit) -> Hosted:
+    return kit.engine_host.loaded["preview"]
+
+
 def enqueue(kit: Kit, data: bytes | None, **changes: object) -> tuple[str, str]:
     """(task id, step id) of a small clip, whose input is `data`; None: its input is missing."""
     request = ClipRequest(width=64, height=64, num_frames=2, seed=1)
-    clip, _ = resolve(request, kit.renderers.preferred, kit.settings)
+    clip, _ = resolve(request, kit.engine_host.default_engine, kit.settings)
     clip = clip.model_copy(update=changes)
     task_id = new_id()
     steps = [NewStep("clip", "cpu", clip.model_dump())]
@@ -163,7 +168,7 @@ def test_a_video_is_not_rendered_again_while_it_cannot_be_stored_or_recorded(
 ) -> None:
     renders, tries = [], []
     store, name = where.split(".")
-    works, rendered = getattr(getattr(kit, store), name), kit.renderers.get("preview").render
+    works, rendered = getattr(getattr(kit, store), name), preview_of(kit).render
 
     def away_twice(*arguments: object, **named: object) -> object:
         tries.append(1)
@@ -174,7 +179,7 @@ def test_a_video_is_not_rendered_again_while_it_cannot_be_stored_or_recorded(
     if store == "ledger":
         tries.append(1)
     monkeypatch.setattr(getattr(kit, store), name, away_twice)
-    monkeypatch.setattr(kit.renderers.loaded, "render", lambda *given: renders.append(1) or rendered(*given))
+    monkeypatch.setattr(preview_of(kit), "render", lambda *given: renders.append(1) or rendered(*given))
     assert run(kit).status == Status.FINISHED
     assert renders == [1]
     assert len(tries) >= 4
@@ -198,28 +203,44 @@ def test_what_another_attempt_may_do_better_is_tried_again(
     assert (reason_to_leave(kit) is not None) == isinstance(error, GpuLost)
 
 
-def test_where_memory_runs_out_half_the_decode_chunk_is_tried_once(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int | None] = []
-    rendered = kit.renderers.get("preview").render
+def test_where_memory_runs_out_the_clip_is_made_another_way_for_as_long_as_there_is_one(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int | None] = []
+    engine = preview_of(kit)
+    rendered = engine.render
 
     def tight(picture: object, clip: Clip, attempt: Attempt) -> object:
-        asked.append(clip.decode_chunk_size)
+        attempt.phase_name = "decode"
+        tried.append(clip.decode_chunk_size)
         if clip.decode_chunk_size and clip.decode_chunk_size > 4:
             raise OutOfMemory("too big")
         return rendered(picture, clip, attempt)
 
-    monkeypatch.setattr(kit.renderers.loaded, "render", tight)
-    task = run(kit, decode_chunk_size=8)
-    assert asked == [8, 4]
+    def halve(clip: Clip, settled: Clip, phase: str | None) -> Clip | None:
+        assert (clip.decode_chunk_size, phase) == (tried[0], "decode")
+        half = (settled.decode_chunk_size or 0) // 2
+        return settled.model_copy(update={"decode_chunk_size": half}) if half > 3 else None
+
+    monkeypatch.setattr(engine, "render", tight)
+    monkeypatch.setattr(engine, "settle", lambda clip: clip.model_copy(update={"memory_plan": "24 GB"}))
+    monkeypatch.setattr(engine, "settle_smaller", halve)
+    task = run(kit, decode_chunk_size=16)
+    assert tried == [16, 8, 4]
     assert task.status == Status.FINISHED
-    assert task.warnings == ["the GPU's memory ran out with decode_chunk_size 8; this was made with 4"]
+    assert task.warnings == [
+        f"the GPU's memory ran out with the memory plan 24 GB and decode_chunk_size {chunk}; "
+        f"this was made with the memory plan 24 GB and decode_chunk_size {chunk // 2}"
+        for chunk in (16, 8)
+    ]
     assert task.receipt is not None
     assert task.receipt["parameters"]["decode_chunk_size"] == 4
 
-    task = run(kit, decode_chunk_size=20)
-    assert asked == [8, 4, 20, 10]
+    tried.clear()
+    task = run(kit, decode_chunk_size=6)
+    assert tried == [6]
     assert task.error is not None
-    assert task.error.code == "gpu_out_of_memory"
+    assert (task.error.code, task.error.message) == ("gpu_out_of_memory", "too big")
     assert run(kit).status == Status.FINISHED
 
 
@@ -232,7 +253,7 @@ def test_a_step_over_its_time_is_lost_at_its_next_check_point(kit: Kit, monkeypa
                 time.sleep(0.01)
                 attempt.check()
 
-    monkeypatch.setattr(kit.renderers.loaded, "render", slow)
+    monkeypatch.setattr(preview_of(kit), "render", slow)
     assert run(kit).status == Status.STARTED
     assert outcomes(kit) == {"lost": 1}
 
@@ -241,14 +262,14 @@ def test_a_step_that_is_handed_over_is_rung_for_and_uses_up_no_attempt(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task_id, step_id = enqueue(kit, picture())
-    rendered = kit.renderers.get("preview").render
+    rendered = preview_of(kit).render
 
     def told_to_stop(*given: object) -> object:
         hand_over(kit)
         return rendered(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kit.renderers.loaded, "render", told_to_stop)
+        patch.setattr(preview_of(kit), "render", told_to_stop)
         for _ in range(5):
             do(step_id, kit)
     assert outcomes(kit) == {"stopped": 5}
@@ -259,7 +280,9 @@ def test_a_step_that_is_handed_over_is_rung_for_and_uses_up_no_attempt(
 
 def test_a_task_that_has_begun_goes_on_before_another_one_begins(kit: Kit) -> None:
     task_id = new_id()
-    clip, _ = resolve(ClipRequest(width=64, height=64, num_frames=2, seed=1), kit.renderers.preferred, kit.settings)
+    clip, _ = resolve(
+        ClipRequest(width=64, height=64, num_frames=2, seed=1), kit.engine_host.default_engine, kit.settings
+    )
     steps = [NewStep("clip", "cpu", clip.model_dump()), NewStep("smooth", "cpu", clip.model_dump(), needs=(0,))]
     kit.storage.put(f"tasks/{task_id}/input", picture())
     task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
@@ -284,13 +307,13 @@ def test_a_worker_leaves_after_its_steps_or_with_too_much_memory(kit: Kit) -> No
 
 def test_a_task_canceled_while_it_renders_is_not_finished(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     task_id, step_id = enqueue(kit, picture())
-    rendered = kit.renderers.get("preview").render
+    rendered = preview_of(kit).render
 
     def cancel_then_render(*arguments: object) -> object:
         kit.ledger.cancel(task_id)
         return rendered(*arguments)
 
-    monkeypatch.setattr(kit.renderers.loaded, "render", cancel_then_render)
+    monkeypatch.setattr(preview_of(kit), "render", cancel_then_render)
     do(step_id, kit)
     assert kit.ledger.task(task_id).status == Status.CANCELED
     assert outcomes(kit) == {"stopped": 1}
@@ -374,7 +397,7 @@ def in_its_tail(
 
 
 def test_the_next_clip_renders_while_the_one_before_is_stored(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered, seen = kit.renderers.get("preview").render, []
+    rendered, seen = preview_of(kit).render, []
     with in_its_tail(kit, monkeypatch) as (first, let_go):
 
         def render(*given: object) -> object:
@@ -383,7 +406,7 @@ def test_the_next_clip_renders_while_the_one_before_is_stored(kit: Kit, monkeypa
             let_go()
             return frames
 
-        monkeypatch.setattr(kit.renderers.loaded, "render", render)
+        monkeypatch.setattr(preview_of(kit), "render", render)
         second = run(kit)
     assert seen == [Status.STARTED]
     assert (kit.ledger.task(first).status, second.status) == (Status.FINISHED, Status.FINISHED)
@@ -430,14 +453,14 @@ def test_what_a_tail_meets_ends_its_own_task_only(kit: Kit, monkeypatch: pytest.
 def test_a_tail_and_a_front_are_both_handed_over_and_the_first_comes_first_again(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rendered = kit.renderers.get("preview").render
+    rendered = preview_of(kit).render
 
     def told_to_stop(*given: object) -> object:
         hand_over(kit)
         return rendered(*given)
 
     with in_its_tail(kit, monkeypatch) as (first, _):
-        monkeypatch.setattr(kit.renderers.loaded, "render", told_to_stop)
+        monkeypatch.setattr(preview_of(kit), "render", told_to_stop)
         task_id, step_id = enqueue(kit, picture())
         (_, (first_step,)) = kit.ledger.task_with_steps(first)
         run_step(step_id, kit)
@@ -460,7 +483,7 @@ def test_the_frames_are_let_go_before_the_storage_is_waited_for(
         frames.append(weakref.ref(made))
         return made
 
-    monkeypatch.setattr(kit.renderers.get("preview"), "render", render)
+    monkeypatch.setattr(preview_of(kit), "render", render)
     with in_its_tail(kit, monkeypatch, num_frames=10, part=part):
         wait_until(lambda: frames[0]() is None, what="the end of the frames")
     assert len(frames) == 1
@@ -492,7 +515,7 @@ def test_the_picture_of_the_next_clip_is_decoded_while_this_one_renders(
 ) -> None:
     first, first_step = enqueue(kit, picture())
     second, second_step = enqueue(kit, picture())
-    rendered, read, reads = kit.renderers.get("preview").render, kit.storage.read, []
+    rendered, read, reads = preview_of(kit).render, kit.storage.read, []
 
     def noted(key: str) -> bytes:
         reads.append((key.split("/")[1], threading.current_thread().name))
@@ -504,7 +527,7 @@ def test_the_picture_of_the_next_clip_is_decoded_while_this_one_renders(
 
     monkeypatch.setattr(kit.storage, "read", noted)
     with monkeypatch.context() as patch:
-        patch.setattr(kit.renderers.loaded, "render", render)
+        patch.setattr(preview_of(kit), "render", render)
         do(first_step, kit)
     do(second_step, kit)
     assert kit.ledger.task(second).status == Status.FINISHED
@@ -543,11 +566,11 @@ def test_a_picture_that_cannot_be_read_ahead_costs_only_its_own_task(
 ) -> None:
     first, first_step = enqueue(kit, picture())
     second, second_step = enqueue(kit, data)
-    rendered, read, reads = kit.renderers.get("preview").render, kit.storage.read, []
+    rendered, read, reads = preview_of(kit).render, kit.storage.read, []
     monkeypatch.setattr(kit.storage, "read", lambda key: (reads.append(key), read(key))[1])
     with monkeypatch.context() as patch:
         tried = lambda: f"tasks/{second}/input" in reads  # noqa: E731
-        patch.setattr(kit.renderers.loaded, "render", lambda *given: (wait_until(tried), rendered(*given))[1])
+        patch.setattr(preview_of(kit), "render", lambda *given: (wait_until(tried), rendered(*given))[1])
         do(first_step, kit)
     do(second_step, kit)
     assert kit.ledger.task(first).status == Status.FINISHED
@@ -559,10 +582,10 @@ def test_a_picture_that_cannot_be_read_ahead_costs_only_its_own_task(
 def test_a_picture_read_ahead_for_another_worker_is_not_used(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     first, first_step = enqueue(kit, picture())
     theirs, their_step = enqueue(kit, picture())
-    rendered = kit.renderers.get("preview").render
+    rendered = preview_of(kit).render
     there = lambda: kit.pictures._ahead is not None  # noqa: E731
     with monkeypatch.context() as patch:
-        patch.setattr(kit.renderers.loaded, "render", lambda *given: (wait_until(there), rendered(*given))[1])
+        patch.setattr(preview_of(kit), "render", lambda *given: (wait_until(there), rendered(*given))[1])
         do(first_step, kit)
     assert kit.ledger.claim(their_step, "another", 60) is not None
     mine, my_step = enqueue(kit, b"no picture at all")
@@ -574,7 +597,7 @@ def test_a_worker_whose_gpu_is_lost_as_it_loads_leaves_and_says_why_meanwhile(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.main.RELOAD_SECONDS", 0.0)
-    monkeypatch.setattr(kit.renderers, "get", renders(GpuLost("the GPU failed")))
+    monkeypatch.setattr(kit.engine_host, "get", renders(GpuLost("the GPU failed")))
     load_engine(kit)
     assert reason_to_leave(kit) == "the GPU is lost to this process"
     (worker,) = kit.ledger.workers()
@@ -626,8 +649,9 @@ def test_memory_is_counted_in_megabytes() -> None:
 
 
 def test_an_engine_makes_room_before_another_is_loaded(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, unloaded = kit.renderers.get("preview"), []
-    monkeypatch.setattr(first, "unload", lambda: unloaded.append(kit.renderers.loaded))
-    monkeypatch.setattr("worker.renderers.create_renderer", Preview)
-    second = kit.renderers.get("svd")
-    assert (kit.renderers.loaded, unloaded) == (second, [first])
+    host, unloaded = kit.engine_host, []
+    monkeypatch.setattr(host.loaded["preview"], "unload", lambda: unloaded.append(list(host.loaded)))
+    monkeypatch.setattr("worker.engines.host.create_engine", Preview)
+    second = host.get(host.find("svd"))
+    assert (host.loaded, unloaded) == ({"svd": second}, [[]])
+    assert (host.loads, host.unloads) == ({"preview": 1, "svd": 1}, {"preview": 1})

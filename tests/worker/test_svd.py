@@ -224,6 +224,7 @@ def test_a_fault_that_ends_the_gpu_for_this_process_is_told_apart(
     svd: Svd, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr("worker.gpu_faults.still_works", lambda: False)
     monkeypatch.setattr(svd.pipeline.unet, "forward", raises(fault))
     with pytest.raises(GpuLost, match="phase denoise: CUDA error: an illegal memory access"):
         svd.render(photo, tiny_clip(), Attempt())
@@ -296,7 +297,7 @@ def test_versions_name_the_libraries_that_make_the_frames(svd: Svd) -> None:
     assert versions["torch"] == torch.__version__
     assert versions["diffusers"] == diffusers.__version__
     assert set(versions) - {"torch", "diffusers", "transformers"} == (
-        {"cuda", "cudnn"} if svd.device == "cuda" else set()
+        {"gpu", "cuda", "cudnn"} if svd.device == "cuda" else set()
     )
 
 
@@ -363,7 +364,11 @@ def test_a_model_too_large_for_the_device_is_said_before_it_takes_work(
 ) -> None:
     full = raises(torch.OutOfMemoryError("CUDA out of memory."))
     monkeypatch.setattr("worker.svd.frames.place", full)
-    assert reason(tiny_svd) == f"free some memory: {tiny_svd} needs about 8 GB on the GPU"
+    assert reason(tiny_svd) == (
+        "free some of the GPU's memory, or ask for less by VIDEO_WIDTH, VIDEO_HEIGHT or VIDEO_FRAMES: 2 frames of "
+        "64×64, 2 decoded at once, need more GPU memory than there is; a smaller size or fewer num_frames would need "
+        "less"
+    )
 
 
 def test_a_model_that_is_not_cached_offline_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

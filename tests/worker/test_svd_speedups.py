@@ -428,8 +428,8 @@ def test_a_gpu_lost_while_it_is_loaded_is_lost_and_not_tried_again_here(
     def lose(*_: object) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
+    monkeypatch.setattr("worker.gpu_faults.still_works", lambda: False)
     monkeypatch.setattr("worker.svd.frames.denoise", lose)
     monkeypatch.setattr(speedups, "worth_it", lambda _device: speedups.ON_GPU + speedups.COMPILED)
     with pytest.raises(GpuLost):
         create_engine(tiny_svd).load()
-    compiling.forget_compiled()

@@ -13,39 +13,58 @@ from core.config import Settings
 from core.engines import Engine
 from core.spec import Clip
 from worker.attempt import Attempt
+from worker.engines.gpu_memory import GpuMemory
 
 Frames = NDArray[np.uint8]
 
 
-class Renderer(ABC):
-    """Holds what one engine needs loaded, and makes frames with it."""
+class Hosted(ABC):
+    """What a worker holds loaded: an engine, of any kind."""
 
-    phases: ClassVar[Mapping[str, float]]
-    """The phases that `render` goes through, each with its share of render's time (they add up to 1)."""
-    share: ClassVar[float] = 0.9
-    """Of the time of a whole clip, which `render` takes; nearly all of the rest goes into encoding."""
-
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, gpu_memory: GpuMemory | None = None) -> None:
         self.engine = engine
         self.settings = settings
+        self.gpu_memory = gpu_memory or GpuMemory()
         self.device = "none"
         self.threads: int | None = None
         """Of torch on the CPU: by their number the rounding differs a little."""
 
     @abstractmethod
     def load(self) -> None:
-        """Set `device` ("cpu", "cuda"), then get ready to render.
+        """Set `device` ("cpu", "cuda"), then get ready to work.
 
-        Raises EngineUnavailable with one line that says what to do.
+        Raises EngineUnavailable with one line that says what to do; GpuLost.
         """
 
+    @property
+    def resident_bytes(self) -> int:
+        """Of the GPU's memory, held while it does nothing."""
+        return 0
+
     def memory(self) -> dict[str, Any]:
-        """Where it needs a GPU's memory, how much was free for it, and by which plan its default clip is made in it."""
+        """Return how it fits the GPU, for /health: how much memory there is for it, and what it chose by that."""
         return {}
+
+    def unload(self) -> None:  # noqa: B027 - an engine that holds nothing has nothing to give back
+        """Give back what `load` took."""
+
+
+class Renderer(Hosted):
+    """Makes the frames of clips."""
+
+    phases: ClassVar[Mapping[str, float]]
+    """The phases that `render` goes through, each with its share of render's time (they add up to 1)."""
+    share: ClassVar[float] = 0.9
+    """Of the time of a whole clip, which `render` takes; nearly all of the rest goes into encoding."""
 
     def settle(self, clip: Clip) -> Clip:
         """`clip` with what it leaves open as it will be rendered here. Raises OutOfMemory where it cannot be."""
         return clip
+
+    def settle_smaller(self, clip: Clip, settled: Clip, phase: str | None) -> Clip | None:
+        """Return `clip` settled otherwise than as `settled`, for which memory ran out in `phase`, and remember that.
+        None if there is no way that needs less."""
+        return None
 
     @abstractmethod
     def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
@@ -60,11 +79,9 @@ class Renderer(ABC):
     def versions(self) -> dict[str, str]:
         """Name and version of each library that decides what the frames look like."""
 
-    def unload(self) -> None:  # noqa: B027 - an engine that holds nothing has nothing to give back
-        """Give back what `load` took."""
 
-
-def create_renderer(engine: Engine, settings: Settings) -> Renderer:
+def create_engine(engine: Engine, settings: Settings, gpu_memory: GpuMemory | None = None) -> Hosted:
+    """Return an instance of the class that the entry `engine` names, not loaded."""
     module, name = engine.class_path.split(":")
-    renderer: Renderer = getattr(import_module(module), name)(engine, settings)
-    return renderer
+    created: Hosted = getattr(import_module(module), name)(engine, settings, gpu_memory)
+    return created

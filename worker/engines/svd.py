@@ -6,7 +6,7 @@ frames. torch is imported only once an engine loads, so that a worker without it
 """
 
 import gc
-import traceback
+from collections.abc import Callable
 from importlib.metadata import version as find_version
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,17 +15,20 @@ from PIL import Image
 
 from core.config import Settings
 from core.engines import Engine
-from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
+from core.errors import EngineUnavailable, GpuLost, OutOfMemory
 from core.parts import parts
 from core.spec import Clip, ClipRequest, resolve
 from worker.attempt import Attempt
+from worker.causes import first_line
 from worker.engines.base import Frames, Renderer
-from worker.svd.compile_cache import keep_compiled
-from worker.svd.weights import advice, fetch, first_line, quieten_libraries
+from worker.engines.gpu_memory import GpuMemory
+from worker.svd.weights import advice, fetch, quieten_libraries
+from worker.torch_environment import set_torch_environment
 
 if TYPE_CHECKING:
     import torch
 
+    from worker.svd.memory import Compiled
     from worker.svd.speedups import SpeedUp
 
 log = structlog.get_logger(__name__)
@@ -37,12 +40,10 @@ class Svd(Renderer):
     # Of 22.6 s with 25 steps on an H100 the UNet took 19.1 and the decoder 3.4: Stability's TensorRT model card.
     phases: ClassVar = {"encode_image": 0.01, "denoise": 0.84, "decode": 0.15}
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        super().__init__(engine, settings)
-        self.compiled = False
-        """For the default clip; other shapes run as they are."""
-        self.budget: int | None = None
-        """Bytes of the GPU's memory without any weights; None on the CPU."""
+    def __init__(self, engine: Engine, settings: Settings, gpu_memory: GpuMemory | None = None) -> None:
+        super().__init__(engine, settings, gpu_memory)
+        self.compiled: Compiled | None = None
+        """For which clips; all others run as they are."""
         self.weights: dict[str, int] = {}
         """Bytes of those of each phase."""
         self.plan: str | None = None
@@ -59,21 +60,24 @@ class Svd(Renderer):
     def load(self) -> None:
         """Raises GpuLost besides."""
         try:
-            keep_compiled()
+            set_torch_environment()
             import diffusers  # noqa: F401 - only to see that it is there
             import torch
             import transformers  # noqa: F401 - likewise
         except (ImportError, OSError) as exc:  # OSError: a CUDA library that torch needs
             raise EngineUnavailable(f"run pip install -r requirements/svd.txt: {first_line(exc)}") from exc
+        from worker.cuda import choose_device
+        from worker.gpu_faults import Fault, fault_of
+
         quieten_libraries()
-        self.device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+        self.device = choose_device(self.gpu_memory.found_gpu)
         try:
-            self.hold(self.fetch(dtype), device=self.device)
+            self.hold(self.fetch(torch.float16 if self.device == "cuda" else torch.float32), device=self.device)
         except GpuLost:  # not even to unload can be done on it by this process
             raise
-        except torch.AcceleratorError as exc:
-            raise GpuLost(f"the GPU failed while {self.engine.model} was loaded: {first_line(exc)}") from exc
         except Exception as exc:  # whatever a library raises, the operator gets one line that says what to do
+            if fault_of(exc) is Fault.LOST:
+                raise GpuLost(f"the GPU failed while {self.engine.model} was loaded: {first_line(exc)}") from exc
             self.unload()
             raise EngineUnavailable(advice(exc, self.engine, self.settings)) from exc
 
@@ -82,14 +86,14 @@ class Svd(Renderer):
         return fetch(str(self.engine.model), self.engine.revision, dtype)
 
     def hold(self, pipeline: Any, speed_ups: "tuple[SpeedUp, ...] | None" = None, device: str | None = None) -> None:
-        """Render with `pipeline` on `device`, or where it is; changed by `speed_ups`, or where None are named by all
-        that pay there. Raises EngineUnavailable where its default clip does not fit."""
+        """Render with `pipeline` on `device`, or where it is; changed by `speed_ups`, or if None by all that pay there.
+        Raises EngineUnavailable if its default clip does not fit."""
         import torch
 
         from worker.svd.conditioning import keep_encoder_in_float32
         from worker.svd.deep_cache import keep_deep_features
         from worker.svd.feed_forward import part_feed_forwards
-        from worker.svd.memory import ON_CPU, PLANS
+        from worker.svd.placing import weights_of
         from worker.svd.speedups import COMPILED, worth_it
 
         self._pipeline, self.device = pipeline, device or pipeline.device.type
@@ -101,96 +105,162 @@ class Svd(Renderer):
                 change(pipeline)
         if self.engine.approximation:
             keep_deep_features(pipeline.unet, self.engine.approximation.fresh_layers)
-        self._measure()
-        if compiling and PLANS[self.plan or ON_CPU].is_whole:
-            for change in compiling:
-                change(pipeline)
-            self._compile()
-        if not self.compiled:
-            self._try_out(SMALL)  # which loads the GPU's kernels
-
-    def _measure(self) -> None:
-        """How much memory there is, and by which plan the default clip is made in it."""
-        from worker.svd.memory import free_bytes
-        from worker.svd.placing import weights_of
-
-        self.weights = weights_of(self.pipeline)
-        if self.device == "cuda":
-            there = sum(self.weights.values()) if self.pipeline.device.type == "cuda" else 0
-            self.budget = free_bytes() + there
+        self.weights = weights_of(pipeline)
         try:
-            self.plan = self.settle(self._usual_clip()).memory_plan
+            self._warm_up(compiling)
         except OutOfMemory as error:
             less = "free some of the GPU's memory, or ask for less by VIDEO_WIDTH, VIDEO_HEIGHT or VIDEO_FRAMES"
             raise EngineUnavailable(f"{less}: {error.message}") from error
+
+    def _warm_up(self, compiling: "list[SpeedUp]") -> None:
+        """Try out, and compile, so that the first clip runs as every later one. Raises OutOfMemory if the default clip
+        fits by no plan."""
+        self._ask_memory()
+        self.settle(self._usual_clip())  # what cannot fit is said at once
+        if self.device == "cuda" or not compiling:
+            self._fit(lambda: self.settle(self._usual_clip().model_copy(update=SMALL)), {})
+        self._ask_memory()  # again: what loaded its kernels has taken some
+        if compiling:
+            self._compile(compiling)
+        if self.device == "cuda" and not self.compiled:
+            self._fit(lambda: self.settle(self._usual_clip()), {"num_inference_steps": 1})
+        self.plan = self.settle(self._usual_clip()).memory_plan
+
+    def _ask_memory(self) -> None:
+        """How much of the GPU there is for torch now."""
+        from worker.svd.memory import total_bytes
+
+        if self.device == "cuda":
+            self.gpu_memory.total = total_bytes()
 
     def _usual_clip(self) -> Clip:
         """What a request gets that says nothing else, or of a longer one a part."""
         clip, _ = resolve(ClipRequest(engine=self.engine.name, seed=0), self.engine, self.settings)
         return parts(clip, self.engine, self.settings)[0]
 
-    def _compile(self) -> None:
-        """By rendering. Where that cannot be, every clip is rendered without."""
-        from worker.svd.compiling import compile_no_more, run_uncompiled
+    def _compile(self, changes: "list[SpeedUp]") -> None:
+        """By rendering the default clip. If that cannot be, every clip is rendered without."""
+        from worker.svd.compiling import compile_no_more, uncompile
 
+        if self._settle_compiled() is None:
+            return
+        for change in changes:
+            change(self.pipeline)
+        tries: list[dict[str, Any]] = [{"num_inference_steps": 1}]
+        if self.engine.approximation:  # as many steps as it takes to see each kind of them
+            tries.append({"profile": "fast", "num_inference_steps": 2 * self.engine.approximation.full_every})
         try:
-            self._try_out({"num_inference_steps": 1})
-            if self.engine.approximation:  # as many steps as it takes to see each kind of them
-                self._try_out({"profile": "fast", "num_inference_steps": 2 * self.engine.approximation.full_every})
+            self._fit(self._settle_compiled, *tries)
         except GpuLost:
             raise
         except Exception as error:  # no C compiler, a full disk, a bug of the compiler's: clips can do without
             log.warning("engine_not_compiled", engine=self.engine.name, reason=first_line(error))
-            run_uncompiled()
-        else:
-            self.compiled = True
-            compile_no_more()
+            self.compiled = None
+        if not self.compiled:
+            uncompile(self.pipeline)
+        compile_no_more()
 
-    def _try_out(self, changes: dict[str, Any]) -> None:
-        clip = self._usual_clip().model_copy(update=changes)
-        self.render(Image.new("RGB", (clip.width, clip.height), "gray"), clip, Attempt())
+    def _settle_compiled(self) -> Clip | None:
+        """The default clip by the first plan that it fits once it is compiled."""
+        from worker.svd.memory import Compiled, fitting_compiled, needed, plan_of
+
+        usual, name = self._usual_clip(), self.engine.name
+        if self.gpu_memory.total is None:
+            clip: Clip | None = self.settle(usual)
+            clip = clip if clip and plan_of(clip).is_whole else None
+        else:
+            ran_out = self.gpu_memory.ran_out(name)
+            clip = fitting_compiled(usual, self.gpu_memory.total, self.weights, ran_out)
+            if clip:
+                self.gpu_memory.make_room(name, needed(clip, self.weights, Compiled(clip)))
+        self.compiled = Compiled(clip) if clip else None
+        return clip
+
+    def _fit(self, settle: Callable[[], Clip | None], *changes: dict[str, Any]) -> None:
+        """Render the default clip with each of `changes`, as `settle` has it; if memory runs out, as it has it next,
+        until it has nothing."""
+        while clip := settle():
+            attempt = Attempt()
+            try:
+                for change in changes:
+                    self._try_out(clip.model_copy(update=change), attempt)
+            except OutOfMemory:
+                if self.gpu_memory.total is None:
+                    raise
+                self._remember(clip, str(attempt.phase_name))
+            else:
+                return
+
+    def _try_out(self, clip: Clip, attempt: Attempt | None = None) -> None:
+        self.render(Image.new("RGB", (clip.width, clip.height), "gray"), clip, attempt or Attempt())
+
+    def _remember(self, clip: Clip, phase: str) -> None:
+        """That memory ran out in a phase of `clip`, settled; or if other engines were there, unload those instead."""
+        from worker.svd.memory import needed_by_phase
+
+        if not self.gpu_memory.make_all_room(self.engine.name):
+            counted = needed_by_phase(clip, self.weights, self.compiled)[phase]
+            self.gpu_memory.remember(self.engine.name, phase, counted)
 
     def memory(self) -> dict[str, Any]:
-        if self.budget is None:
+        if self.gpu_memory.total is None:
             return {}
         from worker.svd.memory import GB
 
-        return {"memory_plan": self.plan, "gpu_free_gb": round(self.budget / GB, 1)}
+        free = self.gpu_memory.room(self.engine.name)
+        return {"memory_plan": self.plan, "gpu_free_gb": round(free / GB, 1), "compiled": bool(self.compiled)}
+
+    @property
+    def resident_bytes(self) -> int:
+        from worker.svd.placing import bytes_on_gpu
+
+        pipeline = self._pipeline  # another thread may ask while this engine leaves
+        return bytes_on_gpu(pipeline) if pipeline else 0
 
     def settle(self, clip: Clip) -> Clip:
-        from worker.svd.memory import ON_CPU, fitting, settle
+        from worker.svd.memory import ON_CPU, fitting, needed, settle
 
         if clip.memory_plan:
             return clip
-        return settle(clip, ON_CPU) if self.budget is None else fitting(clip, self.budget, self.weights)
+        if self.gpu_memory.total is None:
+            return settle(clip, ON_CPU)
+        name = self.engine.name
+        settled = fitting(clip, self.gpu_memory.total, self.weights, self.compiled, self.gpu_memory.ran_out(name))
+        self.gpu_memory.make_room(name, needed(settled, self.weights, self.compiled))
+        return settled
+
+    def settle_smaller(self, clip: Clip, settled: Clip, phase: str | None) -> Clip | None:
+        if self.gpu_memory.total is None or phase not in self.phases:
+            return None
+        self._remember(settled, phase)
+        while True:
+            try:
+                return self.settle(clip)
+            except OutOfMemory:
+                if phase != "decode" or (clip.decode_chunk_size or 1) == 1:
+                    return None
+            clip = clip.model_copy(update={"decode_chunk_size": (clip.decode_chunk_size or 0) // 2})
 
     def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
         """Raises Stopped, OutOfMemory, EngineFailed: after each of them the next clip is right. Raises GpuLost."""
-        import torch
-
+        from worker.gpu_faults import told_apart
         from worker.svd.frames import make_frames
 
         clip = self.settle(clip)
         approximation = self.engine.approximation if clip.profile == "fast" else None
-        try:
+        with told_apart(lambda: f"the phase {attempt.phase_name}", lambda: what_fits(clip, attempt.phase_name)):
             return make_frames(self.pipeline, picture, clip, attempt, approximation, self.device)
-        except torch.OutOfMemoryError as exc:
-            traceback.clear_frames(exc.__traceback__)  # or its tensors would live for as long as the error is kept
-            torch.cuda.empty_cache()
-            raise OutOfMemory(what_fits(clip, attempt.phase_name)) from exc
-        except torch.AcceleratorError as exc:  # sticky: every later call on this device fails with it too
-            raise GpuLost(f"the GPU failed in the phase {attempt.phase_name}: {first_line(exc)}") from exc
-        except RuntimeError as exc:
-            raise EngineFailed(f"torch failed in the phase {attempt.phase_name}: {first_line(exc)}") from exc
 
     def versions(self) -> dict[str, str]:
         import diffusers
         import torch
         import transformers
 
+        from worker.cuda import gpu_versions
+
         versions = {module.__name__: str(module.__version__) for module in (torch, diffusers, transformers)}
         if self.device == "cuda":
-            versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+            versions |= gpu_versions()
         if self.compiled:  # by which the rounding differs a little
             versions |= {"triton": find_version("triton")}
         return versions
@@ -200,10 +270,10 @@ class Svd(Renderer):
             return
         import torch
 
-        from worker.svd.compiling import forget_compiled
+        from worker.svd.compiling import uncompile
 
-        self._pipeline, self.compiled = None, False
-        forget_compiled()
+        uncompile(self._pipeline)
+        self._pipeline, self.compiled = None, None
         gc.collect()  # the modules refer to one another; only what nothing refers to leaves the GPU
         torch.cuda.empty_cache()
 

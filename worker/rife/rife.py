@@ -1,9 +1,6 @@
 """Frames in between by RIFE, in the place of optical flow: worker/media/smooth.py has all that is around them."""
 
 import threading
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +9,49 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.errors import GpuLost, OutOfMemory
+from core.config import Settings
+from core.engines import Engine
+from worker.cuda import choose_device, gpu_versions
+from worker.engines.base import Hosted
+from worker.engines.gpu_memory import GpuMemory
+from worker.gpu_faults import told_apart
 from worker.media.smooth import Bytes, Motion, versions
 from worker.media.yuv import as_rgb
-from worker.rife.ifnet import MULTIPLE
+from worker.rife.ifnet import MULTIPLE, IFNet
 from worker.rife.weights import read_ifnet
 
 
-class Rife:
-    """Its net, loaded; several threads may ask it."""
+class Rife(Hosted):
+    """Its net; several threads may ask it."""
 
-    def __init__(self, weights: Path, device: str) -> None:
-        """Raises EngineUnavailable, GpuLost."""
-        self.net, self.sha256 = read_ifnet(weights, device)
-        self.device = device
+    net: IFNet
+    sha256: str
+    """Of the file with its weights."""
+
+    def __init__(self, engine: Engine, settings: Settings, gpu_memory: GpuMemory | None = None) -> None:
+        super().__init__(engine, settings, gpu_memory)
         self._one_at_a_time = threading.Lock()  # on a GPU for its memory, on the CPU since torch takes all cores
+
+    def load(self) -> None:
+        self.device = choose_device(self.gpu_memory.found_gpu)
+        self.net, self.sha256 = read_ifnet(Path(str(self.engine.model)), self.device)
+
+    def unload(self) -> None:
+        del self.net
+
+    @property
+    def resident_bytes(self) -> int:
+        return sum(weights.nbytes for weights in self.net.parameters() if weights.is_cuda)
 
     def motion(self, first: Bytes, second: Bytes) -> "RifeMotion":
         return RifeMotion(first, second, self)
 
     def between(self, first: Bytes, second: Bytes, moment: float) -> Bytes:
-        """All three are sRGB, (height, width, 3). Raises OutOfMemory, GpuLost."""
+        """All three are sRGB, (height, width, 3). Raises OutOfMemory, GpuLost, EngineFailed."""
         height, width = first.shape[:2]
-        with self._one_at_a_time, told_apart(width, height), torch.inference_mode():
+        needed = f"frames of {width}×{height} need more GPU memory than there is to smooth them"
+        known = told_apart(lambda: "RIFE", lambda: f"{needed}; a smaller size would need less")
+        with self._one_at_a_time, known, torch.inference_mode():
             found = self.net(self._tensor(first), self._tensor(second), moment)[0, :, :height, :width]
             found = (found * 255).round().to(torch.uint8)
             return np.ascontiguousarray(found.permute(1, 2, 0).cpu().numpy())
@@ -49,7 +66,7 @@ class Rife:
         receipt: dict[str, Any] = {"method": "RIFE 4.6", "weights_sha256": self.sha256}
         libraries = versions() | {"torch": str(torch.__version__)}
         if self.device == "cuda":
-            libraries |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+            libraries |= gpu_versions()
         else:
             receipt["threads"] = torch.get_num_threads()  # by whose number the rounding may differ
         return receipt | {"libraries": libraries}
@@ -65,17 +82,3 @@ class RifeMotion(Motion):
 
     def drawn(self, moment: float) -> Bytes:
         return self.rife.between(*self.colours, moment)
-
-
-@contextmanager
-def told_apart(width: int, height: int) -> Iterator[None]:
-    """Memory that ran out, after which the next clip is right, from a GPU that is lost."""
-    try:
-        yield
-    except torch.OutOfMemoryError as exc:
-        traceback.clear_frames(exc.__traceback__)  # or its tensors would live for as long as the error is kept
-        torch.cuda.empty_cache()
-        needed = f"frames of {width}×{height} need more GPU memory than there is to smooth them"
-        raise OutOfMemory(f"{needed}; a smaller size would need less") from exc
-    except torch.AcceleratorError as exc:  # sticky: every later call on this device fails with it too
-        raise GpuLost(f"the GPU failed while frames were worked out by RIFE: {exc}") from exc

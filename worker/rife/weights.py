@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load as load_safetensors
 
-from core.errors import EngineUnavailable, GpuLost
+from core.errors import EngineFailed, EngineUnavailable, OutOfMemory
+from worker.gpu_faults import told_apart
 from worker.rife.ifnet import IFNet
 
 # What training alone needs; the files of some versions have it still.
@@ -24,13 +25,15 @@ def read_ifnet(path: Path, device: str) -> tuple[IFNet, str]:
     try:
         data = path.read_bytes()
         net.load_state_dict(named_as_here(tensors_in(data, path)), assign=True)
-        return net.float().eval().to(device), hashlib.sha256(data).hexdigest()
-    except torch.AcceleratorError as exc:
-        raise GpuLost(f"the GPU failed while RIFE was loaded: {exc}") from exc
     except Exception as exc:  # whatever a library raises: the file may be anything
         advice = "set RIFE_WEIGHTS to the flownet.pkl of RIFE 4.6, or to a safetensors of the same, or leave it empty"
         reason = f"{type(exc).__name__}: {exc}"
         raise EngineUnavailable(f"{advice}: {path} cannot be used: {shorten(reason, 250)}") from exc
+    try:
+        with told_apart(lambda: "the loading of RIFE", lambda: "free some of the GPU's memory: RIFE does not fit"):
+            return net.float().eval().to(device), hashlib.sha256(data).hexdigest()
+    except (OutOfMemory, EngineFailed) as error:
+        raise EngineUnavailable(error.message) from error
 
 
 def tensors_in(data: bytes, path: Path) -> dict[str, Any]:

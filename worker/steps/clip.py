@@ -1,6 +1,7 @@
 """The verb `clip`: one picture in, or the video to continue; one MP4 and what shows it out."""
 
 import time
+from typing import cast
 
 from PIL import Image
 
@@ -11,11 +12,11 @@ from core.storage import Storage
 from core.task import Claim
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
+from worker.engines.host import EngineHost
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
 from worker.media.seam import Colours, Seam, as_png, connect, from_png
 from worker.pictures import Pictures
 from worker.receipt import write_receipt
-from worker.renderers import Renderers
 from worker.steps.store import read_made, store
 from worker.steps.verb import Work
 
@@ -27,17 +28,17 @@ PASSED_ON = 8
 LOAD, STORE = 0.02, 0.02
 
 
-def make_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Renderers, pictures: Pictures) -> Work:
+def make_clip(claim: Claim, attempt: Attempt, storage: Storage, engine_host: EngineHost, pictures: Pictures) -> Work:
     clip = Clip.model_validate(claim.step.params)
     attempt.shares = {"load": LOAD, "store": STORE}
     with attempt.phase("load"):
-        renderer = renderers.get(clip.engine)
+        renderer = cast(Renderer, engine_host.get(engine_host.find(clip.engine)))
         attempt.shares |= {name: renderer.share * share for name, share in renderer.phases.items()}
         attempt.shares["encode_video"] = 1 - LOAD - STORE - renderer.share
-        clip = renderer.settle(clip)
+        settled = renderer.settle(clip)
         before = _part_before(claim, attempt, storage)
         picture = Image.fromarray(before.frames[0]) if before else pictures.get(claim.task, clip, attempt)
-    frames, clip = _render(renderer, picture, clip, attempt)
+    frames, clip = _render(renderer, picture, clip, settled, attempt)
     versions = renderer.versions()  # before the next step may want another engine
     del picture
     yield
@@ -73,19 +74,23 @@ def _part_before(claim: Claim, attempt: Attempt, storage: Storage) -> Seam | Non
     return Seam(from_png(read_made(made, "after", attempt, storage)), colours)
 
 
-def _render(renderer: Renderer, picture: Image.Image, clip: Clip, attempt: Attempt) -> tuple[Frames, Clip]:
-    """The frames, and the clip as it was rendered: where memory runs out, once more with half the decode chunk."""
-    try:
-        return _timed(renderer, picture, clip, attempt), clip
-    except OutOfMemory:
-        if not clip.decode_chunk_size or clip.decode_chunk_size == 1:
-            raise
-    smaller = clip.model_copy(update={"decode_chunk_size": clip.decode_chunk_size // 2})
-    attempt.warnings.append(
-        f"the GPU's memory ran out with decode_chunk_size {clip.decode_chunk_size}; "
-        f"this was made with {smaller.decode_chunk_size}"
-    )
-    return _timed(renderer, picture, smaller, attempt), smaller
+def _render(
+    renderer: Renderer, picture: Image.Image, clip: Clip, settled: Clip, attempt: Attempt
+) -> tuple[Frames, Clip]:
+    """The frames, and the clip as it was rendered: as `settled`, or if memory ran out in a way that needs less."""
+    while True:
+        try:
+            return _timed(renderer, picture, settled, attempt), settled
+        except OutOfMemory:
+            smaller = renderer.settle_smaller(clip, settled, attempt.phase_name)
+            if smaller is None:
+                raise
+        attempt.warnings.append(f"the GPU's memory ran out {way_of(settled)}; this was made {way_of(smaller)}")
+        settled = smaller
+
+
+def way_of(clip: Clip) -> str:
+    return f"with the memory plan {clip.memory_plan} and decode_chunk_size {clip.decode_chunk_size}"
 
 
 def _timed(renderer: Renderer, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:

@@ -7,17 +7,17 @@ from core.spec import Clip
 from core.storage import Storage
 from core.task import Claim
 from worker.attempt import Attempt
+from worker.engines.host import EngineHost
 from worker.media.mp4 import encoder
 from worker.media.video import join_mp4
 from worker.pictures import Pictures, read_input
 from worker.receipt import carried_on
-from worker.renderers import Renderers
 from worker.steps.clip import PASSED_ON
 from worker.steps.store import files_of, read_made, store
 from worker.steps.verb import Work
 
 
-def join_clips(claim: Claim, attempt: Attempt, storage: Storage, renderers: Renderers, pictures: Pictures) -> Work:
+def join_clips(claim: Claim, attempt: Attempt, storage: Storage, engine_host: EngineHost, pictures: Pictures) -> Work:
     """Its receipt is that of the first clip, and what it is part of."""
     yield  # at once: no engine is needed for any of it
     clip = Clip.model_validate(claim.step.params)

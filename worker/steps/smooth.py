@@ -1,26 +1,31 @@
 """The verb `smooth`: a task's clip again, with more frames a second."""
 
 from contextlib import closing
+from typing import TYPE_CHECKING, cast
 
 from core.scratch import scratch_folder
 from core.spec import Clip
 from core.storage import Storage
 from core.task import Claim
 from worker.attempt import Attempt
+from worker.engines.host import EngineHost
 from worker.media.mp4 import encode_each, encoder
 from worker.media.smooth import receipt as flow_receipt
 from worker.media.smooth import smoothed
 from worker.media.video import stored_frames
 from worker.pictures import Pictures
 from worker.receipt import carried_on
-from worker.renderers import Renderers
 from worker.steps.store import files_of, read_made, store
 from worker.steps.verb import Work
 
+if TYPE_CHECKING:
+    from worker.rife.rife import Rife
 
-def smooth_clip(claim: Claim, attempt: Attempt, storage: Storage, renderers: Renderers, pictures: Pictures) -> Work:
+
+def smooth_clip(claim: Claim, attempt: Attempt, storage: Storage, engine_host: EngineHost, pictures: Pictures) -> Work:
     """Its receipt is that of the clip, and how it was smoothed."""
-    rife = renderers.rife
+    motion = engine_host.motion
+    rife = cast("Rife", engine_host.get(motion)) if motion else None
     if not rife:
         yield  # at once: no engine is needed for any of it
     clip, (made,) = Clip.model_validate(claim.step.params), claim.needs

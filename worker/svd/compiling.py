@@ -41,10 +41,7 @@ def compile_no_more() -> None:
     torch.compiler.set_stance("eager_on_recompile")
 
 
-def run_uncompiled() -> None:
-    torch.compiler.set_stance("force_eager")
-
-
-def forget_compiled() -> None:
-    torch.compiler.set_stance("default")
-    torch.compiler.reset()
+def uncompile(pipeline: Any) -> None:
+    """Run the models of `pipeline` as they are again; those of other pipelines keep what was compiled for them."""
+    for model in (pipeline.unet, pipeline.vae.decoder):
+        model._compiled_call_impl = None

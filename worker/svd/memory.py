@@ -1,10 +1,12 @@
 """By which plan a clip is made, so that it fits the GPU's memory.
 
 The figures are those of SVD-XT in float16, counted by `scripts/bench svd --memory` as what lives at one moment of each
-phase; tests/worker/test_memory.py holds them to the models. docs/performance.md has what each plan needs.
+phase: eager ones by running the models, those of compiled programs by running the code that inductor writes for them.
+tests/worker/test_memory.py and tests/long/test_compiled_memory.py hold them to the models. docs/performance.md has what
+each plan needs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -39,7 +41,7 @@ class Plan:
         return not (self.in_parts or self.apart or self.offloads)
 
 
-# By the smallest card on which the native clip is made so. The first that a clip fits is taken for it.
+# By the smallest card on which the native clip is made so, if nothing is compiled. A clip takes the first that it fits.
 PLANS = {
     "24 GB": Plan(13),
     "16 GB": Plan(7),
@@ -54,8 +56,11 @@ ENCODER = 2600
 """Of the picture, in float32."""
 DECODER = 2060
 """Of each frame in a chunk."""
+COMPILED_DECODER = 1320
 UNET = {(False, 1): 272, (False, 2): 572, (True, 1): 162, (True, 2): 346}
 """Of each frame; by whether it works in parts, and how many samples it sees at once."""
+COMPILED_UNET = {1: 206, 2: 412}
+"""Of each frame, by how many samples it sees at once."""
 KEPT = 10
 """Of each frame: the features of the sample whose turn it is not."""
 
@@ -63,14 +68,64 @@ UNSEEN = 1.1
 """Times what is counted: the workspaces of libraries, and the holes between what lives."""
 
 
-def fitting(clip: Clip, budget: int, weights: Mapping[str, int]) -> Clip:
-    """`clip` settled by the first plan that it fits. `budget` is the GPU's bytes without any weights, `weights` the
-    bytes of those of each phase. Raises OutOfMemory with what would fit."""
-    for name in PLANS:
-        settled = settle(clip, name)
-        if needed(settled, weights) <= budget:
+@dataclass(frozen=True)
+class Compiled:
+    """For which clips there are compiled programs: `clip`, and those that look alike to the UNet or to the decoder."""
+
+    clip: Clip
+    """Settled."""
+
+    def has_unet(self, clip: Clip) -> bool:
+        mine = self.clip
+        same = (clip.width, clip.height, clip.num_frames) == (mine.width, mine.height, mine.num_frames)
+        return same and is_guided(clip) == is_guided(mine) and plan_of(clip).is_whole
+
+    def has_decoder(self, clip: Clip) -> bool:
+        mine = self.clip
+        return (clip.width, clip.height) == (mine.width, mine.height) and chunks(clip) <= chunks(mine)
+
+
+def fitting(
+    clip: Clip,
+    budget: int,
+    weights: Mapping[str, int],
+    compiled: Compiled | None = None,
+    ran_out: Mapping[str, int] | None = None,
+) -> Clip:
+    """Return `clip` settled by the first plan that it fits.
+
+    `budget` is the GPU's bytes without any weights, `weights` the bytes of those of each phase, `ran_out` those that
+    were too many for a phase before, all as counted. Raises OutOfMemory with what would fit.
+    """
+    for settled in ways(clip):
+        if fits(settled, budget, weights, compiled, ran_out):
             return settled
-    raise OutOfMemory(what_fits(clip, budget, weights))
+    raise OutOfMemory(what_fits(clip, budget, weights, ran_out))
+
+
+def fitting_compiled(
+    clip: Clip, budget: int, weights: Mapping[str, int], ran_out: Mapping[str, int] | None = None
+) -> Clip | None:
+    """Return `clip` settled by the first whole plan that it fits once it is compiled; None if it fits none."""
+    for settled in ways(clip):
+        if plan_of(settled).is_whole and fits(settled, budget, weights, Compiled(settled), ran_out):
+            return settled
+    return None
+
+
+def ways(clip: Clip) -> Iterator[Clip]:
+    return (settle(clip, name) for name in PLANS)
+
+
+def fits(
+    clip: Clip,
+    budget: int,
+    weights: Mapping[str, int],
+    compiled: Compiled | None = None,
+    ran_out: Mapping[str, int] | None = None,
+) -> bool:
+    phases = needed_by_phase(clip, weights, compiled)
+    return all(bytes_ <= budget and bytes_ < (ran_out or {}).get(phase, bytes_ + 1) for phase, bytes_ in phases.items())
 
 
 def settle(clip: Clip, name: str) -> Clip:
@@ -85,24 +140,37 @@ def decoded_at_once(plan: Plan, clip: Clip) -> int:
     return ceil(clip.num_frames / ceil(clip.num_frames / most))
 
 
-def needed(clip: Clip, weights: Mapping[str, int]) -> int:
-    """Bytes of the GPU's memory that `clip`, settled, needs in all."""
+def chunks(clip: Clip) -> set[int]:
+    """Return the sizes of the chunks in which the frames of `clip`, settled, are decoded."""
+    at_once = min(clip.num_frames, clip.decode_chunk_size or clip.num_frames)
+    return {at_once, clip.num_frames % at_once or at_once}
+
+
+def needed(clip: Clip, weights: Mapping[str, int], compiled: Compiled | None = None) -> int:
+    """Return the bytes of the GPU's memory that `clip`, settled, needs in all."""
+    return max(needed_by_phase(clip, weights, compiled).values())
+
+
+def needed_by_phase(clip: Clip, weights: Mapping[str, int], compiled: Compiled | None = None) -> dict[str, int]:
     offloads = plan_of(clip).offloads
-    most = max(
-        (weights[phase] if offloads else sum(weights.values())) + worked_on
-        for phase, worked_on in work_of(clip).items()
-    )
-    return round(UNSEEN * most)
+    return {
+        phase: round(UNSEEN * ((weights[phase] if offloads else sum(weights.values())) + worked_on))
+        for phase, worked_on in work_of(clip, compiled).items()
+    }
 
 
-def work_of(clip: Clip) -> dict[str, int]:
-    """Bytes at the peak of each phase, without weights, as counted."""
+def work_of(clip: Clip, compiled: Compiled | None = None) -> dict[str, int]:
+    """Return the bytes at the peak of each phase, without weights, as counted."""
     plan, pixels, guided = plan_of(clip), clip.width * clip.height, is_guided(clip)
-    unet = UNET[plan.in_parts, 2 if guided and not plan.apart else 1] + KEPT * (guided and plan.apart)
+    samples = 2 if guided and not plan.apart else 1
+    unet = UNET[plan.in_parts, samples] + KEPT * (guided and plan.apart)
+    if compiled and compiled.has_unet(clip):
+        unet = COMPILED_UNET[samples]
+    decoder = COMPILED_DECODER if compiled and compiled.has_decoder(clip) else DECODER
     return {
         "encode_image": pixels * ENCODER,
         "denoise": pixels * clip.num_frames * unet,
-        "decode": pixels * min(clip.num_frames, clip.decode_chunk_size or clip.num_frames) * DECODER,
+        "decode": pixels * max(chunks(clip)) * decoder,
     }
 
 
@@ -111,29 +179,30 @@ def plan_of(clip: Clip) -> Plan:
     return PLANS[clip.memory_plan or ON_CPU]
 
 
-def what_fits(clip: Clip, budget: int, weights: Mapping[str, int]) -> str:
-    """In place of `clip`, which does not."""
-    least = min(needed(settle(clip, name), weights) for name in PLANS)
+def what_fits(clip: Clip, budget: int, weights: Mapping[str, int], ran_out: Mapping[str, int] | None = None) -> str:
+    """Say what to ask for in place of `clip`, which does not fit."""
+    least = min(needed(settled, weights) for settled in ways(clip))
     chunk = f", {clip.decode_chunk_size} decoded at once," if clip.decode_chunk_size else ""
+    free = "which ran out before" if least <= budget else f"and {10 * budget // GB / 10} are free for it"
     return (
         f"{clip.num_frames} frames of {clip.width}×{clip.height}{chunk} need {ceil(10 * least / GB) / 10} GB of the "
-        f"GPU's memory, and {10 * budget // GB / 10} are free for it; {less(clip, budget, weights)}"
+        f"GPU's memory, {free}; {less(clip, budget, weights, ran_out)}"
     )
 
 
-def less(clip: Clip, budget: int, weights: Mapping[str, int]) -> str:
+def less(clip: Clip, budget: int, weights: Mapping[str, int], ran_out: Mapping[str, int] | None = None) -> str:
     fewer = {"decode_chunk_size": range((clip.decode_chunk_size or 1) - 1, 0, -1)}
     fewer |= {"num_frames": range(clip.num_frames - 1, 1, -1)}
     for name, values in fewer.items():
         for value in values:
             smaller = clip.model_copy(update={name: value})
-            if any(needed(settle(smaller, plan), weights) <= budget for plan in PLANS):
+            if any(fits(settled, budget, weights, None, ran_out) for settled in ways(smaller)):
                 return f"{name} {value} would fit"
     return "a smaller size would need less"
 
 
-def free_bytes() -> int:
-    """Of the GPU's memory, for this process and all that it may yet take, beside what torch has given out already."""
+def total_bytes() -> int:
+    """Return how much of the GPU's memory torch may hold in this process: what is free, and what it holds already."""
     free, total = torch.cuda.mem_get_info()
     allowed = round(total * torch.cuda.get_per_process_memory_fraction())
-    return min(free + torch.cuda.memory_reserved(), allowed) - torch.cuda.memory_allocated()
+    return min(free + torch.cuda.memory_reserved(), allowed)

@@ -20,13 +20,19 @@ def weights_of(pipeline: Any) -> dict[str, int]:
     return {phase: sum(map(size_of, models_of(pipeline, phase))) for phase in MODELS}
 
 
+def bytes_on_gpu(pipeline: Any) -> int:
+    """Return the bytes of its weights that are on the GPU now."""
+    models = [model for phase in MODELS for model in models_of(pipeline, phase)]
+    return sum(tensor.nbytes for model in models for tensor in tensors_of(model) if tensor.device.type == "cuda")
+
+
 def place(pipeline: Any, phase: str, device: str, alone: bool) -> None:
     """The models of `phase` on `device`, before it begins; the others there too, or on the CPU where it is `alone`."""
     others = [model for other in MODELS if other != phase for model in models_of(pipeline, other)]
     for model in others:
         move(model, "cpu" if alone else device)
-    if alone and device == "cuda":
-        torch.cuda.empty_cache()  # holes of the size of what left are of no use to what comes
+    if device == "cuda":
+        torch.cuda.empty_cache()  # holes of the sizes of the phase before are of little use to this one
     for model in models_of(pipeline, phase):
         move(model, device)
 

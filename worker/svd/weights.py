@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import Settings
 from core.engines import Engine
-from core.errors import EngineUnavailable, KinoraError, OutOfMemory
+from core.errors import EngineUnavailable, KinoraError
+from worker.causes import causes, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -87,12 +87,12 @@ def check_index(folder: Path, model: str) -> None:
 
 def advice(exc: Exception, engine: Engine, settings: Settings) -> str:
     """One line on what the operator can do about `exc`, which came up while `engine` was loading."""
-    import torch
+    from worker.gpu_faults import is_out_of_memory
 
     is_set = engine.model == settings.model_id  # the others are fixed
     elsewhere = ", or set MODEL_ID to a local folder" if is_set else ""
     for cause in causes(exc):
-        if isinstance(cause, (MemoryError, OutOfMemory, torch.OutOfMemoryError)):
+        if isinstance(cause, MemoryError) or is_out_of_memory(cause):
             return f"free some memory: {engine.model} needs about {engine.gpu_memory_gb} GB on the GPU"
         if isinstance(cause, KinoraError):
             return cause.message
@@ -117,13 +117,3 @@ def hub_hints(engine: Engine, is_set: bool) -> dict[tuple[type[BaseException], .
         absent: f"let this worker reach Hugging Face once: {engine.model} is not in its cache (HF_HOME)",
         (errors.HfHubHTTPError,): f"check HF_TOKEN and the licence at {page}: Hugging Face refused",
     }
-
-
-def causes(exc: BaseException | None) -> Iterator[BaseException]:
-    while exc is not None:
-        yield exc
-        exc = exc.__cause__ or exc.__context__
-
-
-def first_line(exc: BaseException) -> str:
-    return next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)

@@ -257,6 +257,44 @@ def test_a_fault_in_the_encoder_does_not_leave_the_vae_in_float32(
     assert np.array_equal(engine.render(photo, clip, Attempt()), before)
 
 
+def test_latents_that_are_not_numbers_fail_the_clip_before_it_is_decoded(
+    svd: Svd, photo: Image.Image, fresh: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(svd.pipeline.vae, "decode", raises(AssertionError("decoded")))
+    bias = svd.pipeline.unet.conv_out.bias.data
+    sound = bias.clone()
+    bias[0] = float("inf")
+    with pytest.raises(EngineFailed) as caught:
+        svd.render(photo, tiny_clip(), Attempt())
+    assert caught.value.message == "the UNet gave latents that are no numbers: its weights are damaged"
+    monkeypatch.setattr(type(svd.pipeline.unet), "dtype", torch.float16)
+    with pytest.raises(EngineFailed, match="are damaged, or float16 is too narrow for this clip"):
+        svd.render(photo, tiny_clip(), Attempt())
+    bias.copy_(sound)
+
+
+def test_what_float16_is_too_narrow_to_decode_is_decoded_in_float32(
+    tiny_svd: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, clip = create_svd(tiny_svd), tiny_clip(width=8, height=8, num_inference_steps=1)
+    engine.hold(fetch(str(tiny_svd), None, torch.float16))
+    decoder, decoded = engine.pipeline.vae.decoder, []
+    expected = engine.render(photo, clip.model_copy(update={"decode_chunk_size": 1}), Attempt()).astype(int)
+
+    def overflow(_: object, __: object, output: Any) -> Any:
+        decoded.append((len(output), output.dtype))
+        return output * 2.0**40 if output.dtype == torch.float16 else output
+
+    sums = decoder.mid_block.register_forward_hook(overflow)
+    attempt = Attempt()
+    frames = engine.render(photo, clip, attempt)
+    sums.remove()
+    assert decoded == [(3, torch.float16), (1, torch.float16)] + [(1, torch.float32)] * 4
+    assert attempt.warnings == ["the decoder gave no numbers in float16; this was made in float32, in smaller chunks"]
+    assert np.abs(frames - expected).max() <= 2
+    assert {weights.dtype for weights in decoder.parameters()} == {torch.float16}
+
+
 def test_pixels_that_are_not_numbers_fail_the_clip(svd: Svd, photo: Image.Image) -> None:
     bias = svd.pipeline.vae.decoder.conv_out.bias.data
     sound = bias.clone()

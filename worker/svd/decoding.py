@@ -13,12 +13,39 @@ from worker.svd.pace import Pace, wait_for
 
 
 def decode(pipeline: Any, latents: torch.Tensor, clip: Clip, attempt: Attempt) -> NDArray[np.uint8]:
-    """Frames (num_frames, height, width, 3). Raises Stopped; EngineFailed where the model gave no numbers.
+    """Frames (num_frames, height, width, 3). Raises Stopped; EngineFailed if a model gave no numbers.
 
     The decoder sees the frames of one chunk at a time, so where chunks begin changes the picture a little.
     """
+    if not latents.isfinite().all():
+        raise EngineFailed(f"the UNet gave latents that are no numbers: {too_narrow(pipeline.unet)}")
+    decoder, chunk = pipeline.vae.decoder, clip.decode_chunk_size or clip.num_frames
+    frames, sound = decode_all(pipeline, latents, clip, chunk, attempt)
+    if not sound and decoder.conv_in.weight.dtype == torch.float16:
+        attempt.warnings.append("the decoder gave no numbers in float16; this was made in float32, in smaller chunks")
+        decoder.float()
+        try:
+            # Numbers of twice the size, half as many at once.
+            frames, sound = decode_all(pipeline, latents.float(), clip, max(1, chunk // 2), attempt)
+        finally:
+            decoder.half()
+    if not sound:
+        raise EngineFailed("the decoder gave pixels that are no numbers: its weights are damaged")
+    return frames
+
+
+def too_narrow(model: Any) -> str:
+    """Why `model` may give no numbers."""
+    damaged = "its weights are damaged"
+    return damaged if model.dtype == torch.float32 else f"{damaged}, or float16 is too narrow for this clip"
+
+
+def decode_all(
+    pipeline: Any, latents: torch.Tensor, clip: Clip, chunk_size: int, attempt: Attempt
+) -> tuple[NDArray[np.uint8], bool]:
+    """The frames, and whether all of them are numbers."""
     vae, on_gpu = pipeline.vae, latents.device.type == "cuda"
-    chunks = (1 / vae.config.scaling_factor * latents[0]).split(clip.decode_chunk_size or clip.num_frames)
+    chunks = (1 / vae.config.scaling_factor * latents[0]).split(chunk_size)
     pace = Pace(attempt, len(chunks), latents.device)
     aside = torch.cuda.Stream(latents.device) if on_gpu else None
     frames = torch.empty((clip.num_frames, clip.height, clip.width, 3), dtype=torch.uint8, pin_memory=on_gpu)
@@ -30,9 +57,7 @@ def decode(pipeline: Any, latents: torch.Tensor, clip: Clip, attempt: Attempt) -
         done += len(chunk)
         pace.queued()
     wait_for(latents.device)
-    if not all(sound):
-        raise EngineFailed("the model gave pixels that are not numbers: its weights are damaged")
-    return frames.numpy()
+    return frames.numpy(), all(sound)
 
 
 def to_bytes(video: torch.Tensor) -> torch.Tensor:

@@ -204,7 +204,8 @@ class Model(torch.nn.Linear):  # type: ignore[misc]
         super().__init__(1, 1)
         self.moves = moves
 
-    def to(self, device: str) -> None:
+    def to(self, device: str, non_blocking: bool) -> None:
+        assert non_blocking
         self.moves.append(device)
         for name in ("weight", "bias"):
             setattr(self, name, torch.nn.Parameter(torch.empty(1, device=device)))
@@ -247,6 +248,35 @@ def test_a_model_that_was_moved_halfway_is_moved_again(models: Any) -> None:
     models.unet.bias = torch.nn.Parameter(torch.empty(1))
     placing.place(models, "denoise", "meta", alone=True)
     assert models.unet.bias.device.type == "meta"
+
+
+def test_what_leaves_the_gpu_is_dropped_for_it_lies_in_the_machines_memory_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(placing, "pinned", lambda weights: weights)
+    moves: list[str] = []
+
+    class Model(torch.nn.Linear):  # type: ignore[misc]
+        def to(self, device: str, non_blocking: bool) -> None:
+            moves.append(device)
+            for weights in self.parameters():
+                weights.data = weights.data.clone()  # as a GPU's copy
+
+    monkeypatch.setattr(placing, "move", lambda model, device: model.to(device, True) if device == "cuda" else None)
+    vae = SimpleNamespace(encoder=Model(2, 2), quant_conv=Model(2, 2), decoder=Model(2, 2))
+    models = SimpleNamespace(image_encoder=Model(2, 2), unet=Model(2, 2), vae=vae)
+    mine = models.unet.weight.data_ptr()
+    for _ in range(2):
+        placing.place(models, "denoise", "cuda", alone=True)
+        assert models.unet.weight.data_ptr() != mine
+        placing.place(models, "decode", "cuda", alone=True)
+        assert models.unet.weight.data_ptr() == mine
+    assert moves == ["cuda"] * 4
+
+
+def test_memory_that_cannot_be_pinned_serves_as_it_is() -> None:
+    weights = torch.zeros(3)
+    assert placing.pinned(weights).data_ptr() == weights.data_ptr()  # there is no GPU for which it could be
 
 
 def test_each_phase_is_given_its_models_by_the_clips_plan(

@@ -1,11 +1,13 @@
 """Which models are on the GPU."""
 
+from collections.abc import Iterator, MutableMapping
 from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 MODELS = {
     "encode_image": ("image_encoder", "vae.encoder", "vae.quant_conv"),
@@ -13,6 +15,10 @@ MODELS = {
     "decode": ("vae.decoder",),
 }
 """Of the pipeline, by the phase that uses them."""
+
+_masters: MutableMapping[torch.Tensor, torch.Tensor] = WeakTensorKeyDictionary()
+"""What lies in the machine's memory of weights that go to the GPU and leave it again. They never change there, so what
+leaves is dropped and never copied back."""
 
 
 def weights_of(pipeline: Any) -> dict[str, int]:
@@ -27,14 +33,42 @@ def bytes_on_gpu(pipeline: Any) -> int:
 
 
 def place(pipeline: Any, phase: str, device: str, alone: bool) -> None:
-    """The models of `phase` on `device`, before it begins; the others there too, or on the CPU where it is `alone`."""
+    """The models of `phase` on `device`, before it begins; the others there too, or on the CPU if it is `alone`."""
     others = [model for other in MODELS if other != phase for model in models_of(pipeline, other)]
     for model in others:
-        move(model, "cpu" if alone else device)
+        if alone:
+            take_away(model)
+        else:
+            move(model, device)
     if device == "cuda":
         torch.cuda.empty_cache()  # holes of the sizes of the phase before are of little use to this one
     for model in models_of(pipeline, phase):
+        if alone:
+            keep_masters(model, device)
         move(model, device)
+
+
+def keep_masters(model: nn.Module, device: str) -> None:
+    """Note what of `model` lies in the machine's memory; pinned, so that a GPU fetches it itself."""
+    for weights in model.parameters():
+        if device == "cuda" and weights not in _masters:
+            weights.data = _masters[weights] = pinned(weights.data.cpu())
+
+
+def pinned(weights: torch.Tensor) -> torch.Tensor:
+    """Return the same in memory that the system keeps where it is, if it gives so much."""
+    try:
+        return weights.pin_memory()
+    except RuntimeError:
+        return weights
+
+
+def take_away(model: nn.Module) -> None:
+    """Free what `model` has on the GPU."""
+    for weights in model.parameters():
+        if weights in _masters:
+            weights.data = _masters[weights]
+    move(model, "cpu")  # buffers, and what was never noted
 
 
 def models_of(pipeline: Any, phase: str) -> list[nn.Module]:
@@ -44,12 +78,12 @@ def models_of(pipeline: Any, phase: str) -> list[nn.Module]:
 def move(model: nn.Module, device: str) -> None:
     """All of it must be asked, since memory may have run out halfway the last time."""
     if any(tensor.device.type != device for tensor in tensors_of(model)):
-        model.to(device)
+        model.to(device, non_blocking=True)
 
 
 def size_of(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in tensors_of(model))
 
 
-def tensors_of(model: nn.Module) -> "chain[torch.Tensor]":
+def tensors_of(model: nn.Module) -> Iterator[torch.Tensor]:
     return chain(model.parameters(), model.buffers())

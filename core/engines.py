@@ -94,6 +94,10 @@ class Engine:
     """What its profile `fast` is, where it has one."""
     frames_at_once: int | None = None
     """Where it can go on from its own last frames: how many it makes in one go. More are made in several."""
+    fits_pictures: bool = False
+    """Whether it begins with the picture at the clip's size, which then may be done before its turn."""
+    max_decoded_pixels: int | None = None
+    """The most pixels of the frames that are decoded at once."""
     max_video_pixels: int | None = None
     """The most pixels of all frames together, where frames are held in memory at 3 bytes each."""
 
@@ -128,6 +132,11 @@ SVD_DEFAULTS: dict[str, Any] = COMMON_DEFAULTS | {
     "max_guidance_scale": 3.0,
     "profile": "exact",
 }
+
+# 256 channels of 15 frames of 1024×576 are more than 2³¹ numbers, which torch's nearest upsampling counts in 32 bits in
+# some versions: zeros or an error come out (pytorch#141831, #81665). No GPU has shown yet that this version is right.
+SVD_DECODED = 14 * 1024 * 576
+
 SVD_FAST = Approximation(full_every=3, fresh_layers=1, guided_part=1.0)
 
 NOT_TURBOS = ("min_guidance_scale", "max_guidance_scale", "profile")
@@ -152,6 +161,8 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
             defaults=SVD_DEFAULTS,
             approximation=SVD_FAST,
             frames_at_once=25,
+            fits_pictures=True,
+            max_decoded_pixels=SVD_DECODED,
         ),
         Engine(
             name="svd",
@@ -167,6 +178,8 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
             defaults=SVD_DEFAULTS | {"num_frames": 14},
             approximation=SVD_FAST,
             frames_at_once=25,
+            fits_pictures=True,
+            max_decoded_pixels=SVD_DECODED,
         ),
         Engine(
             name="turbo",
@@ -184,6 +197,8 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
             gpu_memory_gb=8,
             needs_cuda=True,
             frames_at_once=25,
+            fits_pictures=True,
+            max_decoded_pixels=SVD_DECODED,
             limits=TURBO_LIMITS | {"num_inference_steps": Range(4, 8)},
             defaults=TURBO_DEFAULTS | {"num_inference_steps": 4},
         ),

@@ -270,6 +270,12 @@ def check_limits(values: dict[str, Any], engine: Engine) -> None:
         at = f"{values['fps']} fps" if engine.frames_at_once else f"{values['width']}×{values['height']}"
         message = f"num_frames must be {frames} at {at}; got {values['num_frames']}"
         raise InvalidParameter(message, param="num_frames")
+    if engine.max_decoded_pixels:
+        width, height, chunk = values["width"], values["height"], values.get("decode_chunk_size") or 1
+        most = engine.max_decoded_pixels // (width * height)
+        if min(chunk, values["num_frames"]) > most:
+            message = f"decode_chunk_size must be {Range(1, most)} at {width}×{height}; got {chunk}"
+            raise InvalidParameter(message, param="decode_chunk_size")
     fps, smooth_fps = values["fps"], values.get("smooth_fps")
     if smooth_fps is not None and smooth_fps <= fps:
         rates = f"more than fps and at most {SMOOTH_FPS.high:g}" if fps < SMOOTH_FPS.high else "left out"

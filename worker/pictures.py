@@ -1,5 +1,5 @@
-"""What clips begin with, decoded; that of the next step while this one renders, for decoding a large picture takes
-longer than all else between two clips."""
+"""What clips begin with, decoded and at the clip's size; that of the next step while this one renders, for a large
+picture takes longer than all else between two clips."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ import structlog
 from PIL import Image
 
 from core.config import Settings
+from core.engines import find_engine
 from core.errors import ArtifactNotFound, InputMissing
 from core.ledger import Ledger
 from core.picture import read_picture
@@ -19,6 +20,7 @@ from core.spec import Clip
 from core.storage import Storage
 from core.task import Task
 from worker.attempt import Attempt
+from worker.media.fit import fit_picture
 from worker.media.video import last_frame
 
 LOOK_SECONDS = 0.5
@@ -83,6 +85,12 @@ class Pictures:
             raise
 
     def _decode(self, clip: Clip, data: bytes) -> Image.Image:
+        picture = self._read(clip, data)
+        if find_engine(clip.engine, self.settings).fits_pictures:
+            return fit_picture(picture, clip.width, clip.height, clip.fit)
+        return picture
+
+    def _read(self, clip: Clip, data: bytes) -> Image.Image:
         if not clip.continues:
             return read_picture(data, self.settings.max_image_megapixels)
         with scratch_folder("continue") as folder:

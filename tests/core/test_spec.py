@@ -150,6 +150,16 @@ def test_more_frames_than_memory_should_hold_are_refused() -> None:
         resolved("preview", num_frames=600, width=1920, height=1920)
 
 
+def test_no_more_frames_are_decoded_at_once_than_torch_can_number() -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        resolved("svd-xt", decode_chunk_size=15)
+    assert caught.value.message == "decode_chunk_size must be from 1 to 14 at 1024×576; got 15"
+    assert caught.value.param == "decode_chunk_size"
+    resolved("svd-xt", decode_chunk_size=14)
+    resolved("svd-xt", decode_chunk_size=25, width=576, height=512)
+    resolved("svd", decode_chunk_size=25)  # of 14 frames
+
+
 def test_every_engines_defaults_are_within_its_own_limits() -> None:
     for engine in known_engines(SETTINGS).values():
         assert set(engine.defaults) <= set(engine.limits)

@@ -104,3 +104,10 @@ def test_where_strips_of_a_large_picture_meet_nothing_shows(frame: tuple[int, in
     apart = np.asarray(resample(picture, frame, box)).astype(float) - np.asarray(resampled(picture, frame, box))
     assert np.sqrt((apart**2).mean(axis=(1, 2))).max() < allowed  # of the worst line
     assert picture.width * picture.height > LARGE
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_what_has_the_frames_size_already_stays_as_it_is(fit: str) -> None:
+    """So that a picture may be fitted before its clip's turn."""
+    once = fit_picture(ramps(400, 200), 128, 96, fit)
+    assert fit_picture(once, 128, 96, fit) is once

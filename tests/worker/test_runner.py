@@ -560,6 +560,16 @@ def test_a_clip_does_not_wait_for_the_picture_of_the_next_one(kit: Kit, monkeypa
     assert let_go == [True], "the first clip was done before it"
 
 
+def test_a_picture_is_fitted_where_it_is_read_if_its_engine_wants_it_so(kit: Kit) -> None:
+    """On a GPU that is beside the clip before."""
+    data = BytesIO()
+    Image.new("RGB", (640, 480), "teal").save(data, "PNG")
+    clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), kit.engine_host.find("svd-xt"), kit.settings)
+    assert kit.pictures._decode(clip, data.getvalue()).size == (128, 64)
+    clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), kit.engine_host.find("preview"), kit.settings)
+    assert kit.pictures._decode(clip, data.getvalue()).size == (640, 480)
+
+
 @pytest.mark.parametrize("data", [None, b"no picture at all"])
 def test_a_picture_that_cannot_be_read_ahead_costs_only_its_own_task(
     kit: Kit, data: bytes | None, monkeypatch: pytest.MonkeyPatch

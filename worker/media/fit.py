@@ -26,7 +26,9 @@ def cover_box(picture: Size, frame: Size) -> Box:
 
 
 def fit_picture(picture: Image.Image, width: int, height: int, fit: str) -> Image.Image:
-    """The picture as a frame of width × height px: `cover`, `contain` or `stretch`."""
+    """The picture as a frame of width × height px: `cover`, `contain` or `stretch`. One of that size stays as it is."""
+    if picture.size == (width, height):
+        return picture
     match fit:
         case "cover":
             return resample(picture, (width, height), cover_box(picture.size, (width, height)))

@@ -25,6 +25,7 @@ from worker.svd import (
     cross_attention,
     decoding,
     denoising,
+    group_norm,
     pace,
     speedups,
     temporal_convolution,
@@ -60,6 +61,7 @@ CHANGES: dict[str, tuple[speedups.SpeedUp, ...]] = {
     "folded cross-attention": (cross_attention.fold_cross_attention,),
     "conv2d": (temporal_convolution.use_conv2d,),
     "channels last": (compiling.use_channels_last,),
+    "norms that keep channels last": (group_norm.use_channels_last_norms,),
     "all that is not compiled": speedups.ON_GPU,
 }
 DEFAULTS = {"width": 32, "height": 32, "num_frames": 4, "num_inference_steps": 2, "decode_chunk_size": 3}
@@ -199,6 +201,27 @@ def test_every_kernel_has_its_channels_last(tiny_svd: Path) -> None:
         kernels = [weights for weights in model.parameters() if weights.ndim == 4]
         assert kernels
         assert all(weights.is_contiguous(memory_format=torch.channels_last) for weights in kernels)
+
+
+def test_a_norm_of_either_layout_and_of_frames_is_torchs_own_once_it_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    norm = torch.nn.GroupNorm(4, 8, eps=1e-6)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    ours = group_norm.ChannelsLastGroupNorm(norm)
+    pixels = torch.randn(2, 8, 5, 6) * 3 + 1
+    for given in (pixels, pixels.to(memory_format=torch.channels_last), torch.randn(2, 8, 3, 5, 6), pixels.flatten(2)):
+        expected = norm(given)
+        assert torch.equal(ours(given), expected)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            assert (ours(given) - expected).abs().max() < 1e-5
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        last = ours(pixels.to(memory_format=torch.channels_last))
+        assert last.is_contiguous(memory_format=torch.channels_last)
+        assert ours(pixels.half()).dtype == torch.float16
 
 
 class Waits(TorchDispatchMode):

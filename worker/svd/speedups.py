@@ -6,13 +6,14 @@ from typing import Any
 
 from worker.svd.compiling import compile_decoder, compile_unet, may_compile, use_channels_last
 from worker.svd.cross_attention import fold_cross_attention
+from worker.svd.group_norm import use_channels_last_norms
 from worker.svd.temporal_convolution import use_conv2d
 
 SpeedUp = Callable[[Any], None]
 """Changes a StableVideoDiffusionPipeline in place."""
 
 EVERYWHERE: tuple[SpeedUp, ...] = (fold_cross_attention,)
-ON_GPU: tuple[SpeedUp, ...] = (*EVERYWHERE, use_conv2d, use_channels_last)
+ON_GPU: tuple[SpeedUp, ...] = (*EVERYWHERE, use_conv2d, use_channels_last, use_channels_last_norms)
 COMPILED: tuple[SpeedUp, ...] = (compile_unet, compile_decoder)
 
 

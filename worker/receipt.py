@@ -38,6 +38,7 @@ def write_receipt(
         "output_bytes": len(video),
         "seconds": {name: round(seconds, 4) for name, seconds in attempt.seconds.items()},
         **({"threads": renderer.threads} if renderer.threads else {}),
+        **({"kernels": renderer.kernels} if renderer.kernels else {}),
         **({"memory_plan": clip.memory_plan} if clip.memory_plan else {}),
         **({"unet": asdict(renderer.engine.unet)} if renderer.engine.unet else {}),
     }

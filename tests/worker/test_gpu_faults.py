@@ -193,7 +193,9 @@ class Card:
 
 
 @pytest.fixture
-def card(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> Card:
+def card(tiny_svd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Card:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # where choices are kept
+    monkeypatch.setattr("worker.svd.probes.choose_ways", lambda *_: {"convolution": "conv2d"})
     return Card(tiny_svd, monkeypatch)
 
 
@@ -296,6 +298,17 @@ def test_free_memory_is_asked_again_once_kernels_are_loaded(card: Card) -> None:
     card.monkeypatch.setattr(memory, "total_bytes", lambda: next(free))
     card.hold()
     assert engine.gpu_memory.total == 5 * 10**9
+
+
+def test_health_says_what_was_chosen_and_how_much_memory_there_is(card: Card) -> None:
+    card.monkeypatch.setattr(memory, "total_bytes", lambda: 20 * memory.GB)
+    card.hold()
+    assert card.engine.memory() == {
+        "memory_plan": "24 GB",
+        "gpu_free_gb": 20.0,
+        "compiled": False,
+        "kernels": {"convolution": "conv2d"},
+    }
 
 
 def compiled_without_compiler(card: Card) -> list[str]:

@@ -28,6 +28,8 @@ class Hosted(ABC):
         self.device = "none"
         self.threads: int | None = None
         """Of torch on the CPU: by their number the rounding differs a little."""
+        self.kernels: dict[str, str] = {}
+        """Which was chosen for what on this GPU: by them the rounding differs a little."""
 
     @abstractmethod
     def load(self) -> None:

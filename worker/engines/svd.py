@@ -115,11 +115,15 @@ class Svd(Renderer):
     def _warm_up(self, compiling: "list[SpeedUp]") -> None:
         """Try out, and compile, so that the first clip runs as every later one. Raises OutOfMemory if the default clip
         fits by no plan."""
+        from worker.svd.probes import Probes, choose_ways
+
         self._ask_memory()
         self.settle(self._usual_clip())  # what cannot fit is said at once
         if self.device == "cuda" or not compiling:
             self._fit(lambda: self.settle(self._usual_clip().model_copy(update=SMALL)), {})
         self._ask_memory()  # again: what loaded its kernels has taken some
+        if self.device == "cuda":
+            self.kernels = choose_ways(self.pipeline, self.settle(self._usual_clip()), Probes())
         if compiling:
             self._compile(compiling)
         if self.device == "cuda" and not self.compiled:
@@ -208,7 +212,8 @@ class Svd(Renderer):
         from worker.svd.memory import GB
 
         free = self.gpu_memory.room(self.engine.name)
-        return {"memory_plan": self.plan, "gpu_free_gb": round(free / GB, 1), "compiled": bool(self.compiled)}
+        fit = {"memory_plan": self.plan, "gpu_free_gb": round(free / GB, 1), "compiled": bool(self.compiled)}
+        return fit | {"kernels": self.kernels}
 
     @property
     def resident_bytes(self) -> int:

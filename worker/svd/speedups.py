@@ -4,6 +4,7 @@ each is measured alone by `scripts/bench svd` (docs/performance.md)."""
 from collections.abc import Callable
 from typing import Any
 
+from worker.svd.attention import pin_attention
 from worker.svd.compiling import compile_decoder, compile_unet, may_compile, use_channels_last
 from worker.svd.cross_attention import fold_cross_attention
 from worker.svd.group_norm import use_channels_last_norms
@@ -13,7 +14,7 @@ SpeedUp = Callable[[Any], None]
 """Changes a StableVideoDiffusionPipeline in place."""
 
 EVERYWHERE: tuple[SpeedUp, ...] = (fold_cross_attention,)
-ON_GPU: tuple[SpeedUp, ...] = (*EVERYWHERE, use_conv2d, use_channels_last, use_channels_last_norms)
+ON_GPU: tuple[SpeedUp, ...] = (*EVERYWHERE, use_conv2d, use_channels_last, use_channels_last_norms, pin_attention)
 COMPILED: tuple[SpeedUp, ...] = (compile_unet, compile_decoder)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bench.allocator import Event
 from core.engines import SVD_FAST
 from core.spec import Clip
 from harness.random_svd import build_pipeline
@@ -37,8 +38,11 @@ class Peak(TorchDispatchMode):
     def __init__(self, there: list[torch.Tensor]) -> None:
         super().__init__()
         self.there = [tensor.untyped_storage() for tensor in there]
+        self.taken = 0
         self.sizes: dict[int, int] = {storage._cdata: 0 for storage in self.there}
         self.now = self.most = 0
+        self.events: list[Event] = []
+        """What was taken and given back, for bench/allocator.py."""
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **kwargs or {})
@@ -53,10 +57,13 @@ class Peak(TorchDispatchMode):
             self.sizes[key] = storage.nbytes()
             self.now += storage.nbytes()
             self.most = max(self.most, self.now)
-            weakref.finalize(storage, self.forget, key)
+            self.taken += 1
+            self.events.append((self.taken, storage.nbytes()))
+            weakref.finalize(storage, self.forget, key, self.taken)
 
-    def forget(self, key: int) -> None:
+    def forget(self, key: int, taken: int) -> None:
         self.now -= self.sizes.pop(key, 0)
+        self.events.append((taken, -1))
 
 
 def build() -> Any:
@@ -71,11 +78,16 @@ def build() -> Any:
 
 def count(pipeline: Any, clip: Clip) -> dict[str, int]:
     """Bytes of each phase of `clip`, settled."""
+    return {phase: found.most for phase, found in follow(pipeline, clip).items()}
+
+
+def follow(pipeline: Any, clip: Clip) -> dict[str, Peak]:
+    """What lives in each phase of `clip`, settled."""
     given: list[Conditions] = []
     return {
-        "encode_image": peak(pipeline, lambda: given.append(encode(pipeline, clip))),
-        "denoise": peak(pipeline, lambda: go_through(pipeline, given[0], clip)),
-        "decode": peak(pipeline, lambda: decode_twice(pipeline, clip)),
+        "encode_image": watched(pipeline, lambda: given.append(encode(pipeline, clip))),
+        "denoise": watched(pipeline, lambda: go_through(pipeline, given[0], clip)),
+        "decode": watched(pipeline, lambda: decode_twice(pipeline, clip)),
     }
 
 
@@ -100,9 +112,9 @@ def decode_twice(pipeline: Any, clip: Clip) -> None:
         pixels = to_bytes(video)  # noqa: F841 - kept until the next
 
 
-def peak(pipeline: Any, work: Callable[[], object]) -> int:
+def watched(pipeline: Any, work: Callable[[], object]) -> Peak:
     there = [tensor for phase in MODELS for model in models_of(pipeline, phase) for tensor in tensors_of(model)]
     attention = "torch.nn.functional.scaled_dot_product_attention"
     with torch.no_grad(), patch(attention, lambda query, *_, **__: torch.empty_like(query)), Peak(there) as found:
         work()
-    return found.most
+    return found

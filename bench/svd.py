@@ -49,7 +49,8 @@ from bench.flops import count  # noqa: E402
 from bench.kernels import time_by_class  # noqa: E402
 from bench.previews import Watching  # noqa: E402
 from bench.svd_chart import draw  # noqa: E402
-from bench.svd_ways import Diffusers, Figures, Kinora, Turbo, Way, clip_of  # noqa: E402
+from bench.svd_ways import Diffusers, Figures, Kinora, NotMade, Turbo, Way, clip_of  # noqa: E402
+from core.errors import KinoraError  # noqa: E402
 from harness.random_svd import (  # noqa: E402
     FULL_CASE,
     PARAMETERS,
@@ -62,8 +63,11 @@ from harness.random_svd import (  # noqa: E402
 )
 from harness.report import RESULTS, machine, print_table, write  # noqa: E402
 from worker.attempt import Attempt  # noqa: E402
+from worker.causes import first_line  # noqa: E402
+from worker.svd.attention import pin_attention  # noqa: E402
 from worker.svd.compiling import compile_decoder, compile_no_more, compile_unet, use_channels_last  # noqa: E402
 from worker.svd.cross_attention import fold_cross_attention  # noqa: E402
+from worker.svd.group_norm import use_channels_last_norms  # noqa: E402
 from worker.svd.temporal_convolution import use_conv2d  # noqa: E402
 from worker.svd.weights import quieten_libraries  # noqa: E402
 
@@ -77,6 +81,8 @@ LADDER = {
     "+ cross-attention folded": fold_cross_attention,
     "+ conv2d along frames": use_conv2d,
     "+ channels last": use_channels_last,
+    "+ norms that keep them so": use_channels_last_norms,
+    "+ attention pinned": pin_attention,
     "+ UNet compiled": compile_unet,
     "+ decoder compiled": compile_decoder,
 }
@@ -99,17 +105,31 @@ def ways(case: Case, pipeline: Any, compiled: bool) -> dict[str, Callable[[], Wa
     return {name: way for name, way in made.items() if compiled or name not in COMPILED}
 
 
-def measure(made: dict[str, Callable[[], Way]], picture: Image.Image, case: Case, runs: int) -> dict[str, Any]:
-    """For each way the figures of each run, and how far its clip is from diffusers' own; the last way itself."""
+Keep = Callable[[dict[str, Figures], dict[str, str]], object]
+
+
+def measure(
+    made: dict[str, Callable[[], Way]], picture: Image.Image, case: Case, runs: int, keep: Keep
+) -> dict[str, Any]:
+    """For each way the figures of each run, and how far its clip is from diffusers' own; the last way itself; why ways
+    fail that do. On a GPU `keep` gets what there is after each way, the figures of its median run and why others fail.
+    """
     there: dict[str, Way] = {}
     rounds: list[dict[str, Figures]] = [{} for _ in range(runs)]
-    agreement, expected = {}, None
+    agreement, expected, failed, last = {}, None, {}, None
     for name, make in made.items():
         if ON_GPU_NOW:  # where nothing else slows it, and not every card holds them all
             there.clear()
             gc.collect()
-        there[name] = way = make()
-        way.time(picture, case)  # compiles, and warms up
+        try:
+            way = make()
+            way.time(picture, case)  # compiles, and warms up
+        except (KinoraError, NotMade, RuntimeError) as error:
+            failed[name] = first_line(error)
+            print(f"{name}: {failed[name]}", file=sys.stderr)
+            compile_no_more()
+            continue
+        there[name] = last = way
         compile_no_more()
         expected = way.frames if expected is None else expected
         if name != TURBO:
@@ -118,9 +138,10 @@ def measure(made: dict[str, Callable[[], Way]], picture: Image.Image, case: Case
         if ON_GPU_NOW:
             for figures in rounds:
                 figures[name] = timed(way, picture, case)
+            keep({each: middle(rounds, each) for each in rounds[0]}, failed)
     for figures in rounds:
         figures |= {name: timed(way, picture, case) for name, way in there.items() if not ON_GPU_NOW}
-    return {"last": way, "rounds": rounds, "agreement": agreement}
+    return {"last": last, "rounds": rounds, "agreement": agreement, "failed": failed}
 
 
 def timed(way: Way, picture: Image.Image, case: Case) -> Figures:
@@ -199,7 +220,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compare_all(case: Case, runs: int, compiled: bool) -> dict[str, Any]:
+def compare_all(case: Case, runs: int, compiled: bool, keep: Keep) -> dict[str, Any]:
     reduced = not ON_GPU_NOW
     pipeline = build_pipeline(DEVICE, reduced=reduced)
     sizes = parameters(pipeline)
@@ -208,8 +229,11 @@ def compare_all(case: Case, runs: int, compiled: bool) -> dict[str, Any]:
     noise = np.random.default_rng(0).integers(0, 256, (case.height, case.width, 3), np.uint8)
     picture = Image.fromarray(noise)
     starts = start_up(case, compiled)
-    found = measure(ways(case, pipeline, compiled), picture, case, runs)
+    found = measure(ways(case, pipeline, compiled), picture, case, runs, keep)
     figures = {name: middle(found["rounds"], name) for name in found["rounds"][0]}
+    keep(figures, found["failed"])
+    if not isinstance(found["last"], Kinora) or "diffusers" not in figures:
+        raise SystemExit(f"nothing to compare; what there is was written: {found['failed']}")
     last = list(figures)[-1]
     engine, watching = found["last"].engine, Watching()
     clip = clip_of(engine, case)
@@ -222,6 +246,7 @@ def compare_all(case: Case, runs: int, compiled: bool) -> dict[str, Any]:
         "parameters_m": sizes,
         "figures": figures,
         "agreement": found["agreement"],
+        "failed": found["failed"],
         # Of each run's pair, since a busy machine slows both.
         "speedup": {
             name: median(each["diffusers"]["whole"] / each[name]["whole"] for each in found["rounds"])
@@ -256,6 +281,8 @@ def show(results: dict[str, Any], case: Case, runs: int) -> None:
         seconds = {column: figures.get(column) for column in columns}
         rows.append({"way": name, **seconds, "× diffusers": results["speedup"][name]})
     print_table(rows)
+    for name, reason in results["failed"].items():
+        print(f"{name}: {reason}")
     for title, key in (
         ("how far from diffusers' own clip, of 255", "agreement"),
         ("seconds to get ready", "start_up"),
@@ -280,13 +307,15 @@ def described(case: Case) -> str:
 def compare_quality(case: Case, runs: int, out: Path) -> None:
     pipeline = build_pipeline(DEVICE, reduced=not ON_GPU_NOW)
     picture = Image.open(PICTURE).convert("RGB")
-    rows = svd_quality.measure(pipeline, picture, case, runs)
-    title = f"Stable Video Diffusion XT, {'' if ON_GPU_NOW else 'REDUCED, '}RANDOM WEIGHTS: {described(case)}"
-    print(f"{title}\nThe exact clip of the same seed is the measure. {REDUCED if not ON_GPU_NOW else ''}")
-    print_table(rows)
     where = machine("torch", "diffusers", "scikit-image")
     name = f"svd-quality-{slug(where)}"
     case_and_machine = {"case": asdict(case) | {"runs": runs}, "machine": where, "random_weights": True}
+    rows = svd_quality.measure(
+        pipeline, picture, case, runs, lambda rows: write(name, case_and_machine | {"figures": rows}, out)
+    )
+    title = f"Stable Video Diffusion XT, {'' if ON_GPU_NOW else 'REDUCED, '}RANDOM WEIGHTS: {described(case)}"
+    print(f"{title}\nThe exact clip of the same seed is the measure. {REDUCED if not ON_GPU_NOW else ''}")
+    print_table(rows)
     print(write(name, case_and_machine | {"figures": rows}, out))
     svd_quality.draw(rows, title, out / f"{name}.svg", on_gpu=ON_GPU_NOW)
 
@@ -330,13 +359,18 @@ def main() -> None:
     if given.memory:
         compare_plans(given.out)
         return
-    results = compare_all(case, given.runs, given.compile)
-    results["process_peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
-    show(results, case, given.runs)
     where = machine("torch", "diffusers", "transformers", "av")
     name = f"svd-{slug(where)}"
+    described_case = {"case": asdict(case) | {"runs": given.runs}, "machine": where}
+
+    def keep(figures: dict[str, Figures], failed: dict[str, str]) -> None:
+        write(name, described_case | {"figures": figures, "failed": failed}, given.out)
+
+    results = compare_all(case, given.runs, given.compile, keep)
+    results["process_peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    show(results, case, given.runs)
     title = f"{where['gpu'] or 'REDUCED model, ' + where['cpu']}: {described(case)}"
-    print(write(name, {"case": asdict(case) | {"runs": given.runs}, "machine": where} | results, given.out))
+    print(write(name, described_case | results, given.out))
     draw(results["figures"], title, given.out / f"{name}.svg")
 
 

@@ -14,13 +14,14 @@ from bench.peak import build, count
 from bench.svd_ways import Way
 from core.config import Settings
 from core.engines import find_engine
+from core.errors import KinoraError
 from core.spec import Clip, ClipRequest, resolve
 from harness.random_svd import build_pipeline
 from worker.attempt import Attempt
 from worker.engines.svd import Svd
 from worker.svd.memory import GB, PLANS, needed, settle
 from worker.svd.placing import weights_of
-from worker.svd.speedups import ON_GPU
+from worker.svd.speedups import ON_GPU, SpeedUp
 
 SETTINGS = Settings(_env_file=None)
 
@@ -53,22 +54,37 @@ def counted(pipeline: Any, clip: Clip, weights: dict[str, int]) -> dict[str, Any
 
 
 def measured(usual: Clip) -> dict[str, dict[str, Any]]:
-    """For each card the plan that the engine took, and the peak of torch's memory in a clip of two steps."""
+    """For each card that is no larger than this one the plan that the engine took, and the peak of torch's memory."""
     pipeline = build_pipeline("cuda", reduced=False).to("cpu")
-    total, found = torch.cuda.get_device_properties(0).total_memory, {}
-    for name in PLANS:
-        torch.cuda.empty_cache()
-        torch.cuda.set_per_process_memory_fraction((float(name.split()[0]) - NOT_FOR_TORCH) * GB / total)
-        engine = Svd(find_engine("svd-xt", SETTINGS), SETTINGS)
-        engine.hold(Way(pipeline).pipeline, ON_GPU, "cuda")
-        clip = engine.settle(usual.model_copy(update={"num_inference_steps": 2}))
+    return {name: on_card(pipeline, usual, name, ON_GPU) for name in PLANS if share_of(name) < 1}
+
+
+def share_of(card: str) -> float:
+    """Of this GPU's memory what `card`, "12 GB", has for torch."""
+    return (float(card.split()[0]) - NOT_FOR_TORCH) * GB / torch.cuda.get_device_properties(0).total_memory
+
+
+def on_card(pipeline: Any, usual: Clip, card: str, speed_ups: tuple[SpeedUp, ...]) -> dict[str, Any]:
+    """What an engine does that is given no more than `card` has: three clips of two steps, between whose sizes an
+    allocator's holes do not fit."""
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(share_of(card))
+    engine = Svd(find_engine("svd-xt", SETTINGS), SETTINGS)
+    try:
+        engine.hold(Way(pipeline).pipeline, speed_ups, "cuda")
         torch.cuda.reset_peak_memory_stats()
-        engine.render(Image.effect_noise((clip.width, clip.height), 50).convert("RGB"), clip, Attempt())
+        taken = []
+        for size in ({}, {"width": 576, "height": 1024}, {"width": 768, "height": 768, "num_frames": 20}, {}):
+            clip = engine.settle(usual.model_copy(update={"num_inference_steps": 2} | size))
+            engine.render(Image.effect_noise((clip.width, clip.height), 50).convert("RGB"), clip, Attempt())
+            taken.append(clip.memory_plan)
         peaks = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
-        found[name] = {"taken": clip.memory_plan} | {key: peak / GB for key, peak in peaks.items()}
+        return {"taken": ", ".join(map(str, taken))} | {key: peak / GB for key, peak in peaks.items()}
+    except KinoraError as error:
+        return {"taken": error.message, "allocated": None, "reserved": None}
+    finally:
         engine.unload()
-    torch.cuda.set_per_process_memory_fraction(1.0)
-    return found
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def plans() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What each way to do less work costs, beside the exact clip from the same seed: `scripts/bench svd --quality`."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,8 +18,10 @@ from skimage.metrics import structural_similarity
 from bench.flops import share_of_shallow
 from bench.svd_ways import Kinora, clip_of, now
 from core.engines import SVD_FAST, Approximation
+from core.errors import KinoraError
 from harness.random_svd import FULL_CASE, Case
 from worker.attempt import Attempt
+from worker.causes import first_line
 from worker.svd.fp8 import has_fp8, use_fp8
 from worker.svd.speedups import EVERYWHERE, ON_GPU
 
@@ -65,34 +68,50 @@ def work(setting: Setting, steps: int, shallow: dict[int, float]) -> float:
     return done / (2 * steps)
 
 
-def measure(pipeline: Any, picture: Image.Image, case: Case, runs: int) -> list[dict[str, Any]]:
+Rows = list[dict[str, Any]]
+NOTHING: dict[str, Any] = {"psnr_db": None, "ssim": None, "flicker": None}
+
+
+def measure(pipeline: Any, picture: Image.Image, case: Case, runs: int, keep: Callable[[Rows], object]) -> Rows:
     """A row for each setting, the exact one first; seconds are the median of `runs` turns, in each of which all have
-    theirs. Not compiled: that would take minutes for each."""
+    theirs. Not compiled: that would take minutes for each. `keep` gets what there is after each turn."""
     shallow = {layers: share_of_shallow(FULL_CASE, layers) for layers in (1, 2, 3)}
     eight_bits = pipeline.device.type == "cpu" or has_fp8(pipeline.device)  # a CPU imitates it
     all_settings = settings(case.num_inference_steps, eight_bits)
     seconds: dict[str, list[float]] = {setting.name: [] for setting in all_settings}
-    found: dict[str, dict[str, float | None]] = {}
+    found: dict[str, dict[str, Any]] = {}
     exact = None
     for turn in range(runs):
         for setting in all_settings:
-            frames, took = render(pipeline, picture, case, setting)
+            try:
+                frames, took = render(pipeline, picture, case, setting)
+            except (KinoraError, RuntimeError) as error:
+                found[setting.name] = NOTHING | {"fails": first_line(error)}
+                print(f"{turn + 1} of {runs}: {setting.name} fails: {first_line(error)}", file=sys.stderr)
+                continue
             exact = frames if exact is None else exact
             seconds[setting.name].append(took)
             if not turn:
-                found[setting.name] = quality(frames, exact)
+                found[setting.name] = quality(frames, exact) | {"fails": None}
             print(f"{turn + 1} of {runs}: {setting.name}, {took:.1f} s", file=sys.stderr)
-    times = {name: median(each) for name, each in seconds.items()}
-    return [
-        {
-            "setting": setting.name,
-            "seconds": times[setting.name],
-            "× exact": times["exact"] / times[setting.name],
-            "work": work(setting, case.num_inference_steps, shallow),
-        }
-        | found[setting.name]
-        for setting in all_settings
-    ]
+        keep(rows_of(all_settings, seconds, found, case, shallow))
+    return rows_of(all_settings, seconds, found, case, shallow)
+
+
+def rows_of(
+    all_settings: list[Setting],
+    seconds: dict[str, list[float]],
+    found: dict[str, dict[str, Any]],
+    case: Case,
+    shallow: dict[int, float],
+) -> list[dict[str, Any]]:
+    times = {name: median(each) if each else None for name, each in seconds.items()}
+    rows = []
+    for setting in all_settings:
+        exact, mine = times["exact"], times[setting.name]
+        row = {"setting": setting.name, "seconds": mine, "× exact": exact / mine if exact and mine else None}
+        rows.append(row | {"work": work(setting, case.num_inference_steps, shallow)} | found[setting.name])
+    return rows
 
 
 def render(pipeline: Any, picture: Image.Image, case: Case, setting: Setting) -> tuple[Frames, float]:

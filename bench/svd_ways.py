@@ -45,6 +45,10 @@ def figures(encode: float, denoise: float, decode: float, tail: float) -> Figure
     return parts | {"whole": sum(parts.values())}
 
 
+class NotMade(Exception):
+    """A way that this machine cannot go."""
+
+
 class Way:
     """Renders one clip again and again."""
 
@@ -65,8 +69,10 @@ class Way:
 class Diffusers(Way):
     """As it comes, with its own defaults, to the pictures that it returns; then its own export_to_video."""
 
-    def __init__(self, pipeline: Any, *, compiled: bool = False) -> None:
+    def __init__(self, pipeline: Any, *, compiled: bool = False, exports: bool = True) -> None:
+        """Without `exports` up to the pictures, for which imageio is not needed."""
         super().__init__(pipeline)
+        self.exports = exports
         if compiled:  # as its documentation says
             torch.compiler.set_stance("default")
             self.pipeline.unet.compile(fullgraph=True)
@@ -77,8 +83,9 @@ class Diffusers(Way):
         with marked(pipeline.scheduler, "set_timesteps") as denoise, marked(pipeline, "decode_latents") as decode:
             begun = now()
             pictures = pipeline(picture, generator=torch.manual_seed(0), **asdict(case)).frames[0]
-        with tempfile.TemporaryDirectory() as folder:
-            export_to_video(pictures, str(Path(folder) / "clip.mp4"), fps=FPS)
+        if self.exports:
+            with tempfile.TemporaryDirectory() as folder:
+                export_to_video(pictures, str(Path(folder) / "clip.mp4"), fps=FPS)
         ended = now()
         self.frames = np.stack([np.asarray(each) for each in pictures])
         (denoised, _), (decoded, to_pictures) = denoise, decode
@@ -119,7 +126,7 @@ class Kinora(Way):
         self.engine.hold(self.pipeline, speed_ups)
         self.hold_seconds = now() - begun
         if not self.engine.compiled and any(change in COMPILED for change in speed_ups or ()):
-            raise SystemExit("nothing was compiled; the line above says why")
+            raise NotMade("nothing was compiled; the log says why")
 
     def time(self, picture: Image.Image, case: Case) -> Figures:
         attempt = Attempt(self.engine.phases)

@@ -14,6 +14,8 @@ E4M3 = torch.float8_e4m3fn
 LARGEST = torch.finfo(E4M3).max
 MULTIPLE = 16
 """Of the sides of a product: what the hardware takes."""
+ROWS = 32768
+"""At once."""
 OLDEST = (8, 9)
 """Compute capability: Ada. Hopper is (9, 0)."""
 
@@ -42,12 +44,25 @@ class Fp8Product(nn.Module):
         self.bias = bias
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """(n, k) to (n, outputs)."""
+        """(n, k) to (n, outputs), some rows after the others: what is scaled is there in float32 meanwhile."""
+        products = torch.empty(len(rows), len(self.weight), dtype=rows.dtype, device=rows.device)
+        for part, place in zip(rows.split(ROWS), products.split(ROWS), strict=True):
+            place.copy_(self.product(part))
+        return products
+
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
         numbers, scale = scaled(rows)
         by_row = ScalingType.RowWise
-        product = scaled_mm(numbers, self.weight.T, scale, by_row, self.scale, by_row, output_dtype=torch.bfloat16).to(
-            rows.dtype
-        )
+        product = scaled_mm(
+            numbers,
+            self.weight.T,
+            scale,
+            by_row,
+            self.scale,
+            by_row,
+            output_dtype=torch.bfloat16,
+            use_fast_accum=rows.is_cuda,  # which a CPU does not have
+        ).to(rows.dtype)
         return product if self.bias is None else product + self.bias
 
 
@@ -72,7 +87,12 @@ class Fp8Convolution(nn.Module):
         self.product = Fp8Product(convolution.weight.permute(0, 2, 3, 1).flatten(1), convolution.bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(n, channels, height, width)."""
+        """(n, channels, height, width), some pictures after the others: of each as many copies as the kernel has places
+        are there meanwhile."""
+        pixels = hidden_states.shape[2] * hidden_states.shape[3]
+        return torch.cat([self.convolved(some) for some in hidden_states.split(max(1, ROWS // pixels))])
+
+    def convolved(self, hidden_states: torch.Tensor) -> torch.Tensor:
         padded = pad(hidden_states.permute(0, 2, 3, 1), self.padding)
         (lines, columns), (down, right) = self.kernel, self.stride
         height, width = (padded.shape[1] - lines) // down + 1, (padded.shape[2] - columns) // right + 1

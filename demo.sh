@@ -14,6 +14,7 @@ video=${2:-output_video.mp4}
 port=${API_PORT:-8000}
 api=${API_URL:-http://127.0.0.1:$port}
 api=${api%/}
+oldest_driver=580 # of those that run the CUDA 13 of requirements/svd.txt's torch
 work=$(mktemp -d "${TMPDIR:-/tmp}/kinora-demo.XXXXXX")
 services=
 
@@ -42,10 +43,21 @@ call() { curl ${API_KEY:+-H "Authorization: Bearer $API_KEY"} "$@"; }
 answers() { curl -fsS -m 2 -o /dev/null "$api/health/live" 2>/dev/null; }
 in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
+check_driver() { # before gigabytes are fetched that this driver cannot run
+  local driver
+  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -1)
+  [[ ${driver%%.*} =~ ^[0-9]+$ ]] || return 0
+  [ "${driver%%.*}" -ge "$oldest_driver" ] ||
+    fail "update the NVIDIA driver to $oldest_driver or newer, for this one is $driver (ENGINE=preview ./demo.sh does without a GPU)"
+}
+
 start_services() {
   in_use "$port" && fail "port $port is in use by another program; choose one with API_PORT=8001 ./demo.sh"
   local requirements=demo
-  if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then requirements=demo-gpu; fi
+  if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+    requirements=demo-gpu
+    [ "${ENGINE:-}" = preview ] || check_driver
+  fi
   "$home/scripts/venv" "$requirements" || exit 1
   export PATH=$home/.venv/bin:$PATH PYTHONUNBUFFERED=1
   mkdir -p "${DATA_DIR:-$home/data}"

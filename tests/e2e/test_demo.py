@@ -1,6 +1,7 @@
 """demo.sh as a user runs it."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -52,6 +53,33 @@ def test_without_arguments_it_takes_a_sample(environment: dict[str, str], tmp_pa
     assert done.returncode == 0, done.stderr
     assert f"Using the service at {stack.url}" in done.stdout
     assert (tmp_path / "output_video.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("driver", "refused"), [("535.183.01", True), ("575.64", True), ("580.65.06", False), ("[N/A]", False)]
+)
+def test_a_driver_that_torch_is_too_new_for_is_said_before_anything_is_fetched(
+    environment: dict[str, str], tmp_path: Path, driver: str, refused: bool
+) -> None:
+    home, tools = tmp_path / "home", tmp_path / "tools"
+    for folder in (home / "scripts", home / "samples", tools):
+        folder.mkdir(parents=True)
+    shutil.copy(ROOT / "demo.sh", home)
+    shutil.copy(SAMPLES / "cat.jpg", home / "samples" / "coffee.jpg")
+    venv = home / "scripts" / "venv"
+    venv.write_text("#!/bin/sh\necho fetches $1 >&2; exit 1\n")
+    smi = tools / "nvidia-smi"
+    smi.write_text(f'#!/bin/sh\ncase $1 in -L) echo "GPU 0: NVIDIA H200";; *) echo "{driver}";; esac\n')
+    for tool in (venv, smi):
+        tool.chmod(0o755)
+    known = environment | {"PATH": f"{tools}:{environment['PATH']}"}
+    done = subprocess.run([home / "demo.sh"], env=known, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    said = f"demo: update the NVIDIA driver to 580 or newer, for this one is {driver} (ENGINE=preview ./demo.sh does "
+    assert done.stderr == (f"{said}without a GPU)\n" if refused else "fetches demo-gpu\n")
+    without = subprocess.run(
+        [home / "demo.sh"], env=known | {"ENGINE": "preview"}, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert without.stderr == "fetches demo-gpu\n"
 
 
 def test_a_missing_file_is_one_clear_line(environment: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""One worker too many for the GPUs there are, with a driver made for it; it renders on the CPU."""
+"""One worker too many for the GPUs there are, with a driver made for it, on which torch cannot render."""
 
 import contextlib
 import os
@@ -16,9 +16,6 @@ from harness.servers import RedisServer, wait_until
 from harness.stack import ROOT, Stack
 
 IMPATIENT = "tests.long.impatient_worker"
-SMALL = {"width": 128, "height": 64, "num_frames": 2, "num_inference_steps": 1}
-
-
 HOLDER = """
 import sys
 from pathlib import Path
@@ -35,7 +32,7 @@ def test_one_worker_too_many_says_so_and_takes_over_where_a_gpu_falls_free(
     tmp_path: Path, tiny_svd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    settings = environment_with_gpus(tmp_path, FIRST) | {"ENGINE": "svd-xt", "MODEL_ID": str(tiny_svd)}
+    settings = environment_with_gpus(tmp_path, FIRST) | {"ENGINE": "auto", "MODEL_ID": str(tiny_svd)}
     with (
         RedisServer() as redis,
         holder(tmp_path / "data" / "gpus", settings) as other,
@@ -49,11 +46,12 @@ def test_one_worker_too_many_says_so_and_takes_over_where_a_gpu_falls_free(
         assert "torch" not in Path(f"/proc/{stack.processes['spare'].pid}/maps").read_text()
         assert gpus(stack) == [None]
         other.kill()
-        stack.wait_until_ready()
+        said_next = "install the torch that is built for CUDA"  # the GPU is made up: nobody renders on the CPU instead
+        wait_until(lambda: (reason(stack) or "").startswith(said_next), 60, "the next reason")
         assert gpus(stack) == [FIRST]
-        task = stack.wait_for(stack.upload(SAMPLES / "cat.jpg", **SMALL))
-        assert task["status"] == "finished"
-        assert task["receipt"]["parameters"]["decode_chunk_size"] == 2  # it was left to the engine
+        refused = stack.client.post("/generate", files={"file": (SAMPLES / "cat.jpg").read_bytes()})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+        assert said_next in refused.json()["error"]["message"]
 
 
 @contextlib.contextmanager

@@ -25,8 +25,8 @@ PARTS = "bench.gpu_parts"
 MINUTES = 12.0
 
 FRAMES = "picture to frames"
-ROOFLINE = {"H200": 9.3, "H100": 10.4, "A100": 23.5, "4090": 36.7, "3060": 204.0}
-"""Seconds of the exact native clip, by count: docs/performance.md."""
+ROOFLINE = {"H200": 9.2, "H100": 10.3, "A100": 23.2, "4090": 36.3, "3060": 203.0}
+"""Seconds of the exact native clip, by count: scripts/bench compiled."""
 
 Row = dict[str, Any]
 """What was measured (`part`, `what`), its `value` and `unit`; or why not, in `fails`."""

@@ -29,6 +29,6 @@ def breaks(*given: Any, **named: Any) -> None:
 
 gpu_parts.say = breaks
 for index, (name, (_, measure)) in enumerate(gpu_parts.PARTS.items()):
-    seconds = 40.0 if WAYS[index % len(WAYS)] == "hang" else 300.0
+    seconds = 10.0 if WAYS[index % len(WAYS)] == "hang" else 60.0
     gpu_parts.PARTS[name] = seconds, measure
 gpu_parts.main()

@@ -210,6 +210,26 @@ class Reader:
             row = connection.execute(query.order_by(steps.c.queued_at, steps.c.step_id).limit(1)).one_or_none()
             return (step_from(row), self._task(connection, row.task_id)) if row and row.verb == verb else None
 
+    def first_of_engines(self, engines: Collection[str], than: str, seconds: float) -> str | None:
+        """Return the step that may go before the step `than`, which waits for another engine than `engines`: the first
+        of its queue that waits for one of them. None if there is none, or if `than` has waited for `seconds`."""
+        asked = steps.join(tasks, tasks.c.task_id == steps.c.task_id)
+        mine = (
+            sa.select(steps.c.queue)
+            .select_from(asked)
+            .where(steps.c.step_id == than, READY, tasks.c.engine.not_in(engines), steps.c.not_before > now() - seconds)
+        )
+        query = (
+            sa.select(steps.c.step_id)
+            .select_from(asked)
+            .where(steps.c.queue == mine.scalar_subquery(), READY, RESTED, tasks.c.engine.in_(engines))
+            .order_by(steps.c.queued_at, steps.c.step_id)
+            .limit(1)
+        )
+        with reading(self.database) as connection:
+            found: str | None = connection.execute(query).scalar_one_or_none()
+        return found
+
     def waiting(self) -> dict[str, tuple[int, float]]:
         """For each queue with ready steps: how many wait, and for how many seconds the oldest has."""
         query = (

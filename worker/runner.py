@@ -37,6 +37,8 @@ from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
+LOADED_FIRST_SECONDS = 30.0
+
 VERBS = {"clip": make_clip, "smooth": smooth_clip, "join": join_clips}
 
 
@@ -78,8 +80,12 @@ class Kit:
 
 def run_step(step_id: str, kit: Kit) -> None:
     """Do what `step_id` stands for, if it is there to be done; its tail may still run when this returns. Raises
-    nothing: its end is in the ledger or the log."""
+    nothing: its end is in the ledger or the log. Another step may go first, whose engine is loaded already."""
     try:
+        loaded_first = _of_loaded_engine(step_id, kit)
+        if loaded_first:
+            _wake([ReadyStep(step_id, kit.presence.queue)], kit, at_front=True)  # it is the next one again
+            step_id = loaded_first
         claim = kit.ledger.claim(step_id, kit.presence.worker_id, kit.settings.lease_seconds)
     except Unavailable as error:
         log.warning("step_not_claimed", step_id=step_id, reason=error.message)
@@ -92,6 +98,14 @@ def run_step(step_id: str, kit: Kit) -> None:
     with structlog.contextvars.bound_contextvars(**names):
         _work(Run(claim), kit)
     kit.steps_done += 1
+
+
+def _of_loaded_engine(step_id: str, kit: Kit) -> str | None:
+    """A step that goes before the one that was rung for: the engine of that one would have to be loaded, which takes as
+    long as several clips. Nobody waits for longer than LOADED_FIRST_SECONDS because of it."""
+    if kit.engine_host.device != "cuda" or not kit.engine_host.loaded:
+        return None
+    return kit.ledger.first_of_engines(list(kit.engine_host.loaded), step_id, LOADED_FIRST_SECONDS)
 
 
 def _work(run: Run, kit: Kit) -> None:

@@ -17,10 +17,12 @@ from PIL import Image
 
 from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, OutOfMemory, StorageUnavailable
 from core.spec import Clip, ClipRequest, Part, resolve
+from core.tables import tasks
 from core.task import NewStep, NewTask, Status, Task, new_id
 from harness.servers import wait_until
 from worker.attempt import Attempt, Stopped
 from worker.engines.base import Hosted
+from worker.engines.host import EngineHost
 from worker.engines.preview import Preview
 from worker.main import load_engine
 from worker.runner import Kit, hand_over, reason_to_leave, resident_mb, run_step
@@ -652,6 +654,35 @@ def test_a_clip_is_not_as_slow_as_the_tail_that_it_waited_for(kit: Kit, monkeypa
     monkeypatch.setattr(kit.tail, "wait", wait_long)
     run(kit)
     assert told["waited_seconds"] >= 0.2
+
+
+def test_on_a_gpu_steps_of_a_loaded_engine_go_first_for_a_bounded_time(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EngineHost, "device", "cuda")
+    other, later, last = (enqueue(kit, picture()) for _ in range(3))
+    with kit.ledger.database.begin() as connection:
+        connection.execute(tasks.update().where(tasks.c.task_id == other[0]).values(engine="svd-xt"))
+    for task_id, _ in (later, last):
+        do(other[1], kit)
+        assert kit.ledger.task(task_id).status == Status.FINISHED
+        assert kit.queue.rung_for("cpu") == {other[1]}
+        assert kit.ledger.task(other[0]).status == Status.QUEUED
+    do(other[1], kit)  # nobody else waits
+    assert kit.ledger.task(other[0]).status == Status.FINISHED
+
+
+def test_a_step_that_has_waited_long_enough_goes_before_those_of_a_loaded_engine(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EngineHost, "device", "cuda")
+    monkeypatch.setattr("worker.runner.LOADED_FIRST_SECONDS", 0.0)
+    other, later = enqueue(kit, picture()), enqueue(kit, picture())
+    with kit.ledger.database.begin() as connection:
+        connection.execute(tasks.update().where(tasks.c.task_id == other[0]).values(engine="svd-xt"))
+    do(other[1], kit)
+    assert kit.ledger.task(other[0]).status == Status.FINISHED
+    assert kit.ledger.task(later[0]).status == Status.QUEUED
 
 
 def test_memory_is_counted_in_megabytes() -> None:

@@ -45,7 +45,7 @@ in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 check_driver() { # before gigabytes are fetched that this driver cannot run
   local driver
-  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -1)
+  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -1) || true
   [[ ${driver%%.*} =~ ^[0-9]+$ ]] || return 0
   [ "${driver%%.*}" -ge "$oldest_driver" ] ||
     fail "update the NVIDIA driver to $oldest_driver or newer, for this one is $driver (ENGINE=preview ./demo.sh does without a GPU)"

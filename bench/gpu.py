@@ -28,6 +28,8 @@ FRAMES = "picture to frames"
 ROOFLINE = {"H200": 9.2, "H100": 10.3, "A100": 23.2, "4090": 36.3, "3060": 203.0}
 """Seconds of the exact native clip, by count: scripts/bench compiled."""
 
+LOG_LINES = 40
+
 Row = dict[str, Any]
 """What was measured (`part`, `what`), its `value` and `unit`; or why not, in `fails`."""
 
@@ -51,13 +53,17 @@ def main() -> None:
         for part, seconds in listed["parts"].items():
             for row in measured(given.parts, part, seconds, ends, Path(folder)):
                 rows.append({"part": part, "what": None, "value": None, "unit": None, "fails": None} | row)
-                print(*(value for value in rows[-1].values() if value is not None), sep="  ", flush=True)
+                print(*(value for value in shown(rows[-1]).values() if value is not None), sep="  ", flush=True)
                 write(name, found | {"rows": rows}, given.out)
     rows += against_goals(rows, listed["gpu"] or "")
     write(name, found | {"rows": rows}, given.out)
     print()
-    print_table([row | {"fails": row["fails"] and row["fails"][:80]} for row in rows])
+    print_table([shown(row) | {"fails": row["fails"] and row["fails"][:80]} for row in rows])
     print(given.out / f"{name}.json")
+
+
+def shown(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name != "log"}
 
 
 def against_goals(rows: list[Row], gpu: str) -> list[Row]:
@@ -89,7 +95,8 @@ def measured(parts: str, part: str, seconds: float, ends: float, folder: Path) -
     limit = min(left, seconds)
     log = folder / f"{part}.log"
     # Compiled programs of one part serve the next.
-    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "PYTHONUNBUFFERED": "1"}
+    kept = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
+    environment = os.environ | kept | {"PYTHONUNBUFFERED": "1"}
     command = ["timeout", "--kill-after=5", f"{limit:.0f}", sys.executable, "-m", parts, part]
     begun = time.monotonic()
     with (
@@ -103,8 +110,8 @@ def measured(parts: str, part: str, seconds: float, ends: float, folder: Path) -
     if process.returncode in (124, 137):
         yield {"fails": f"it was ended after {took:.0f} s"}
     elif process.returncode:
-        last = (log.read_text().strip().splitlines() or ["no word of it"])[-1]
-        yield {"fails": f"it ended with {process.returncode}: {last}"}
+        said = log.read_text().strip().splitlines() or ["no word of it"]
+        yield {"fails": f"it ended with {process.returncode}: {said[-1]}", "log": said[-LOG_LINES:]}
     else:
         yield {"what": "the part itself", "value": round(took, 1), "unit": "s"}
 

@@ -21,6 +21,7 @@ from worker.torch_environment import set_torch_environment
 set_torch_environment()
 
 import numpy as np  # noqa: E402 - after torch's environment
+import structlog  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -45,7 +46,17 @@ ON_GPU = torch.cuda.is_available()
 NEEDS_GPU = "it needs a GPU"
 COMPILED_HERE = "compiled" if ON_GPU else "not compiled, for which a CPU needs half an hour"
 DEVICE, DTYPE = ("cuda", torch.float16) if ON_GPU else ("cpu", torch.float32)
-CASE = replace(FULL_CASE, decode_chunk_size=13) if ON_GPU else replace(REDUCED_CASE, num_inference_steps=1)
+
+
+def usual_case() -> Case:
+    """The native clip, decoded in the chunks of the first plan whose card is no larger than this GPU."""
+    if not ON_GPU:
+        return replace(REDUCED_CASE, num_inference_steps=1)
+    plan = next((plan for card, plan in PLANS.items() if share_of(card) < 1), PLANS["8 GB"])
+    return replace(FULL_CASE, decode_chunk_size=plan.decode_chunk_size)
+
+
+CASE = usual_case()
 
 
 def say(what: str, value: float | str | None = None, unit: str | None = None, fails: str | None = None) -> None:
@@ -85,25 +96,24 @@ def convolutions() -> None:
         (320, (2, CASE.num_frames, CASE.height // 8, CASE.width // 8)),
     ):
         layer = TemporalConvolution(torch.nn.Conv3d(channels, channels, (3, 1, 1))).to(DEVICE, DTYPE)
-        for name, work in convolving(layer, size).items():
+        for name, work in convolving(layer, size, DEVICE).items():
             say_time(f"{size[0]} × {channels} × {size[1]} × {size[2]} × {size[3]} by {name}", work)
 
 
 def attention() -> None:
     """By each kernel, for the largest pictures and along their frames."""
     tokens = CASE.width * CASE.height // 64
-    like = torch.empty(1, dtype=DTYPE, device=DEVICE)
     for level in (0, 1):
         heads, fewer = 5 * 2**level, tokens // 4**level
         for shape in ((2 * CASE.num_frames, heads, fewer, 64), (2 * fewer, heads, CASE.num_frames, 64)):
-            for name, work in attending(shape, like).items():
+            for name, work in attending(shape, DTYPE, DEVICE).items():
                 if ON_GPU or name == "flash":
                     say_time("{} × {} × {} × {} by {}".format(*shape, name), work)
 
 
 def clip_uncompiled() -> None:
     """Does a native clip come out at all, by Kinora's loop with every change but the compiler?"""
-    way = Kinora(pipeline_of(), CASE, speedups.ON_GPU, SVD_FAST)
+    way = Kinora(pipeline_of(), CASE, speedups.ON_GPU, SVD_FAST, copies=False)
     say("plan", way.engine.plan)
     say_chosen(way)
     say_clip("exact, uncompiled", way)
@@ -128,7 +138,7 @@ def say_clip(what: str, way: Any) -> None:
 
 def clip_compiled() -> None:
     """The table's last row: exact and fast, what each class of kernel takes, and how long compiling took."""
-    way = Kinora(pipeline_of(), CASE, speedups.ON_GPU + COMPILED, SVD_FAST)
+    way = Kinora(pipeline_of(), CASE, speedups.ON_GPU + COMPILED, SVD_FAST, copies=False)
     say("getting ready, cold", round(way.hold_seconds, 1), "s")
     say_chosen(way)
     for _ in range(2):
@@ -146,7 +156,7 @@ COMPILED = speedups.COMPILED if ON_GPU else ()
 
 def diffusers() -> None:
     """As it comes, the same clip: what Kinora's speed is compared to."""
-    way = Diffusers(pipeline_of(), exports=False)
+    way = Diffusers(pipeline_of(), exports=False, copies=False)
     for _ in range(2):
         say_clip("diffusers", way)
 
@@ -155,7 +165,7 @@ def diffusers_compiled() -> None:
     if not ON_GPU:
         say("diffusers, compiled", fails=NEEDS_GPU)
         return
-    way = Diffusers(pipeline_of(), compiled=True, exports=False)
+    way = Diffusers(pipeline_of(), compiled=True, exports=False, copies=False)
     for _ in range(2):
         say_clip("diffusers, compiled", way)
 
@@ -177,7 +187,7 @@ def memory() -> None:
 
 def running_out() -> None:
     """Memory that really runs out in each phase: is it known as such, and is the next clip right?"""
-    way = Kinora(pipeline_of(), CASE, speedups.ON_GPU)
+    way = Kinora(pipeline_of(), CASE, speedups.ON_GPU, copies=False)
     clip = clip_of(way.engine, CASE).model_copy(update={"num_inference_steps": 1})
     for name in ("read_conditions", "denoise", "decode"):
         with hogging(name):
@@ -273,7 +283,7 @@ def step_with_torchs_norms() -> None:
 
 
 def turbo() -> None:
-    say_clip("turbo, uncompiled", Turbo(pipeline_of(), CASE))
+    say_clip("turbo, uncompiled", Turbo(pipeline_of(), CASE, speedups.ON_GPU, copies=False))
 
 
 PARTS: dict[str, tuple[float, Callable[[], None]]] = {
@@ -302,6 +312,7 @@ def main() -> None:
         print(json.dumps({"gpu": gpu, "parts": {name: PATIENCE * seconds for name, (seconds, _) in PARTS.items()}}))
         return
     quieten_libraries()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for rows
     begun = time.monotonic()
     _, measure = PARTS[sys.argv[1]]
     measure()

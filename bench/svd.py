@@ -116,9 +116,12 @@ def measure(
     """
     there: dict[str, Way] = {}
     rounds: list[dict[str, Figures]] = [{} for _ in range(runs)]
-    agreement, expected, failed, last = {}, None, {}, None
+    agreement, expected, failed = {}, None, {}
+    way: Way | None = None
+    last: Way | None = None
     for name, make in made.items():
         if ON_GPU_NOW:  # where nothing else slows it, and not every card holds them all
+            way = last = None
             there.clear()
             gc.collect()
         try:

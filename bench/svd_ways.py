@@ -55,8 +55,11 @@ class Way:
     frames: NDArray[np.uint8]
     """Of the newest clip."""
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, copies: bool = True) -> None:
+        """Without `copies` of `pipeline` itself, which nobody else may use then."""
         self.pipeline = copy.copy(pipeline)
+        if not copies:
+            return
         for name in ("unet", "vae", "image_encoder", "scheduler"):
             setattr(self.pipeline, name, copy.deepcopy(getattr(pipeline, name)))
 
@@ -69,9 +72,9 @@ class Way:
 class Diffusers(Way):
     """As it comes, with its own defaults, to the pictures that it returns; then its own export_to_video."""
 
-    def __init__(self, pipeline: Any, *, compiled: bool = False, exports: bool = True) -> None:
+    def __init__(self, pipeline: Any, *, compiled: bool = False, exports: bool = True, copies: bool = True) -> None:
         """Without `exports` up to the pictures, for which imageio is not needed."""
-        super().__init__(pipeline)
+        super().__init__(pipeline, copies)
         self.exports = exports
         if compiled:  # as its documentation says
             torch.compiler.set_stance("default")
@@ -119,14 +122,15 @@ class Kinora(Way):
         case: Case,
         speed_ups: tuple[SpeedUp, ...] | None = None,
         approximation: Approximation | None = None,
+        copies: bool = True,
     ) -> None:
-        super().__init__(pipeline)
+        super().__init__(pipeline, copies)
         self.engine = engine_for(self.name, case, approximation)
         begun = now()
         self.engine.hold(self.pipeline, speed_ups)
         self.hold_seconds = now() - begun
         if not self.engine.compiled and any(change in COMPILED for change in speed_ups or ()):
-            raise NotMade("nothing was compiled; the log says why")
+            raise NotMade(f"nothing was compiled: {self.engine.not_compiled or 'it fits by no plan that is'}")
 
     def time(self, picture: Image.Image, case: Case) -> Figures:
         attempt = Attempt(self.engine.phases)
@@ -146,10 +150,12 @@ class Turbo(Kinora):
 
     name = "turbo"
 
-    def __init__(self, pipeline: Any, case: Case) -> None:
+    def __init__(
+        self, pipeline: Any, case: Case, speed_ups: tuple[SpeedUp, ...] | None = None, copies: bool = True
+    ) -> None:
         pipeline = copy.copy(pipeline)
         pipeline.scheduler = ConsistencyScheduler()
-        super().__init__(pipeline, in_four_steps(case))
+        super().__init__(pipeline, in_four_steps(case), speed_ups, copies=copies)
 
     def time(self, picture: Image.Image, case: Case) -> Figures:
         return super().time(picture, in_four_steps(case))

@@ -20,11 +20,15 @@ MEMORY_ALLOCATION = 2
 """cudaErrorMemoryAllocation, which leaves the GPU as it was."""
 
 # What memory that ran out is called, but for torch.OutOfMemoryError: by the driver and triton (as a kernel is loaded),
-# by cuBLAS and cuDNN (as they ask for a handle), and by cuDNN if no algorithm's workspace fits.
+# by cuBLAS and cuDNN (as they ask for a handle).
 NAMES_OF_NO_MEMORY = re.compile(
     r"CUDA[^\n]*: out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
-    r"|CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED|unable to find an engine to execute this computation"
+    r"|CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"
 )
+NO_ENGINE = "unable to find an engine to execute this computation"
+"""Of cuDNN, if no algorithm's workspace fits; or if it has none for what was asked."""
+LITTLE = 1 / 8
+"""Of the GPU's memory."""
 
 
 class Fault(Enum):
@@ -46,7 +50,18 @@ def is_out_of_memory(exc: BaseException) -> bool:
         return True
     if isinstance(exc, torch.AcceleratorError) and getattr(exc, "error_code", None) == MEMORY_ALLOCATION:
         return True
-    return isinstance(exc, RuntimeError) and bool(NAMES_OF_NO_MEMORY.search(str(exc)))
+    if not isinstance(exc, RuntimeError):
+        return False
+    return bool(NAMES_OF_NO_MEMORY.search(str(exc))) or (NO_ENGINE in str(exc) and little_is_free())
+
+
+def little_is_free() -> bool:
+    """Return whether the GPU has so little memory left that a workspace may not have fitted."""
+    if not torch.cuda.is_initialized():
+        return False
+    free, total = torch.cuda.mem_get_info()
+    idle = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return bool(free + idle < LITTLE * total)
 
 
 def still_works() -> bool:

@@ -17,7 +17,9 @@ def set_torch_environment() -> None:
         # needless.
         "TORCHINDUCTOR_LOOP_REINDEXING_AFTER_FUSION": "0",
     }
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name
+    # Under Windows the driver fails at the first of them on some machines (pytorch#192330).
+    is_windows = "microsoft" in Path("/proc/sys/kernel/osrelease").read_text().lower()
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ and not is_windows:  # the older name
         # Blocks of one phase are of other sizes than those of the next: fixed segments would have holes of GBs.
         wanted["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     for name, value in wanted.items():

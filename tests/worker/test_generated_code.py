@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,10 @@ def test_a_worker_sets_what_torch_reads_as_it_is_imported_and_leaves_what_is_set
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
     assert os.environ["TRITON_CACHE_DIR"].endswith("kinora-compiled/triton")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", lambda _: "6.6.87.2-microsoft-standard-WSL2")
+        set_torch_environment()
+        assert "PYTORCH_ALLOC_CONF" not in os.environ
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512")
     set_torch_environment()
     assert "PYTORCH_ALLOC_CONF" not in os.environ

@@ -77,9 +77,22 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", fail)
 
 
+def almost_full(monkeypatch: pytest.MonkeyPatch, free: int = 1) -> None:
+    """A GPU of which `free` of 24 are free, and one more that torch holds idle."""
+    answers = {"is_initialized": True, "synchronize": None, "mem_get_info": (free, 24)}
+    for name, answer in (answers | {"memory_reserved": 20, "memory_allocated": 19}).items():
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+
+
 @pytest.mark.parametrize("name", NO_MEMORY)
-def test_memory_that_ran_out_is_known_by_each_of_its_names(name: str) -> None:
+def test_memory_that_ran_out_is_known_by_each_of_its_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    almost_full(monkeypatch)
     assert fault_of(NO_MEMORY[name]()) is Fault.MEMORY
+
+
+def test_cudnn_that_has_no_way_though_there_is_memory_has_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    almost_full(monkeypatch, free=2)
+    assert fault_of(NO_MEMORY["cuDNN's workspace"]()) is Fault.FAILED
 
 
 @pytest.mark.usefixtures("lost")
@@ -216,6 +229,7 @@ def test_where_memory_runs_out_the_next_plan_is_taken_and_remembered(card: Card,
 @pytest.mark.parametrize("name", NO_MEMORY)
 def test_under_each_of_its_names_it_leads_to_the_next_plan(card: Card, name: str) -> None:
     card.hold()
+    card.monkeypatch.setattr(gpu_faults, "little_is_free", lambda: True)
     card.runs_out("denoise", "24 GB", "16 GB", error=NO_MEMORY[name])
     made, _ = card.render()
     assert (card.tried, made.memory_plan) == (["24 GB", "12 GB"], "12 GB")
@@ -339,6 +353,9 @@ def test_a_default_clip_that_runs_out_by_every_plan_takes_no_work(card: Card) ->
     card.runs_out("denoise", *memory.PLANS)
     with pytest.raises(EngineUnavailable, match="free some of the GPU's memory, or ask for less by VIDEO_WIDTH"):
         card.hold()
+    card.runs_out("denoise")  # nor at the next try: whoever had the memory is gone
+    card.hold()
+    assert card.engine.plan == "24 GB"
 
 
 def test_engines_that_stand_idle_leave_before_another_plan_is_taken(card: Card) -> None:
@@ -393,6 +410,21 @@ def test_an_idle_engine_stays_while_it_costs_no_plan_and_the_least_recently_used
     room.total = needed(next_best, engine.weights) + 999
     assert card.render()[0].memory_plan == "16 GB"
     assert newer.left
+
+
+def test_an_engine_that_loads_makes_no_more_room_than_it_needs_once_it_is_compiled(card: Card) -> None:
+    compiled_without_compiler(card)
+    other = Idle(held=10**6)
+    card.hold(speedups.ON_GPU + speedups.COMPILED)
+    compiled = card.engine.compiled
+    assert compiled
+    enough = needed(compiled.clip, card.engine.weights, compiled) + other.held
+    assert enough < needed(compiled.clip, card.engine.weights)
+    card.engine.gpu_memory.enter("svd", other)
+    card.monkeypatch.setattr(memory, "total_bytes", lambda: enough)
+    card.hold(speedups.ON_GPU + speedups.COMPILED)
+    assert not other.left
+    assert card.engine.plan == "24 GB"
 
 
 def test_what_ran_out_is_remembered_when_the_engine_is_loaded_anew(card: Card, tiny_svd: Path) -> None:

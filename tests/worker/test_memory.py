@@ -287,6 +287,7 @@ def test_what_leaves_the_gpu_is_dropped_for_it_lies_in_the_machines_memory_still
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(placing, "pinned", lambda weights: weights)
+    monkeypatch.setattr(placing, "is_tight", lambda: False)
     moves: list[str] = []
 
     class Model(torch.nn.Linear):  # type: ignore[misc]
@@ -305,6 +306,18 @@ def test_what_leaves_the_gpu_is_dropped_for_it_lies_in_the_machines_memory_still
         placing.place(models, "decode", "cuda", alone=True)
         assert models.unet.weight.data_ptr() == mine
     assert moves == ["cuda"] * 4
+
+
+@pytest.mark.parametrize(("free", "emptied"), [(20, 0), (5, 1)])
+def test_idle_memory_is_given_back_before_a_phase_where_little_is_free(
+    models: Any, monkeypatch: pytest.MonkeyPatch, free: int, emptied: int
+) -> None:
+    times: list[int] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 24))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: times.append(1))
+    monkeypatch.setattr(placing, "move", lambda *_: None)
+    placing.place(models, "decode", "cuda", alone=False)
+    assert len(times) == emptied
 
 
 def test_memory_that_cannot_be_pinned_serves_as_it_is() -> None:

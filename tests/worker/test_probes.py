@@ -17,8 +17,11 @@ from worker.attempt import Attempt
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from bench.peak import build  # noqa: E402 - where torch is
+from tests.worker.test_memory import native  # noqa: E402
 from tests.worker.test_svd_speedups import AGREES, Seen, clip_of, hold  # noqa: E402 - where torch is
 from worker.svd import attention, probes, speedups, temporal_convolution  # noqa: E402
+from worker.svd.memory import settle  # noqa: E402
 from worker.svd.probes import Probes, choose_ways  # noqa: E402
 
 pytestmark = SVD_MARKS
@@ -76,10 +79,28 @@ def test_a_way_that_fails_or_is_wrong_is_left_out(tmp_path: Path, seconds: dict[
     seconds |= {1000: 5.0, 2000: 1.0, 1001: 4.0}
     asked = ways(right=1000, wrong=2000, near=1001)
     asked["refused"] = fails(RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"))
-    asked["too large"] = fails(torch.OutOfMemoryError("CUDA out of memory."))
     asked["no number"] = lambda: torch.full((200,), float("nan"))
     assert Probes(tmp_path / "choices.json").fastest("a sum", asked) == "near"
     assert Probes(tmp_path / "choices.json").fastest("none", {"refused": asked["refused"]}) is None
+
+
+def test_a_choice_for_which_memory_ran_out_is_not_kept(tmp_path: Path, seconds: dict[int, float]) -> None:
+    seconds |= {1000: 2.0, 1001: 1.0}
+    asked = ways(one=1000) | {"other": fails(torch.OutOfMemoryError("CUDA out of memory."))}
+    path = tmp_path / "choices.json"
+    assert Probes(path).fastest("a sum", asked) == "one"
+    assert Probes(path).fastest("a sum", ways(one=1000, other=1001)) == "other"
+
+
+def test_at_full_size_the_widest_layers_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Probes, "fastest", lambda _, what, __: asked.append(what))
+    clip = settle(native(), "24 GB")
+    pipeline = build()
+    for pinned in attention.pinned_in(pipeline.unet):
+        pinned.seen = None
+    choose_ways(pipeline, clip, Probes(Path("nowhere")), "meta")
+    assert asked == ["convolution of 2 × 320 × 25 × 72 × 128", "convolution of 1 × 128 × 13 × 576 × 1024"]
 
 
 def test_a_gpu_lost_in_a_probe_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +149,7 @@ def chosen(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
 
         monkeypatch.setattr(Probes, "fastest", fastest)
         clip = engine.settle(clip_of(engine, **changes))
-        return choose_ways(engine.pipeline, clip, Probes(tmp_path / "choices.json"))
+        return choose_ways(engine.pipeline, clip, Probes(tmp_path / "choices.json"), "cpu")
 
     small = clip_of(engine, width=64, height=64, num_frames=2, num_inference_steps=1)
     engine.render(Image.new("RGB", (64, 64)), small, Attempt())
@@ -156,7 +177,7 @@ def test_an_engine_runs_by_what_was_chosen_and_makes_the_same_clip(
 def test_shapes_are_those_that_the_clip_has(chosen: Any, photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: set[attention.Shape] = set()
     attend = probes.attending
-    monkeypatch.setattr(probes, "attending", lambda shape, like: asked.add(shape) or attend(shape, like))
+    monkeypatch.setattr(probes, "attending", lambda shape, *how: asked.add(shape) or attend(shape, *how))
     found = chosen.choose({"conv2d", "flash"}, width=128, height=64, num_frames=3, decode_chunk_size=2)
     monkeypatch.setattr(attention.PinnedAttention, "first", None, raising=False)
     clip = clip_of(chosen.engine, width=128, height=64, num_frames=3, decode_chunk_size=2)
@@ -181,9 +202,11 @@ def test_what_is_pinned_compiles_into_one_program(tiny_svd: Path, photo: Image.I
         pinned.first = "flash"
     expected = engine.render(photo, clip_of(engine), Attempt()).astype(int)
     programs: list[Any] = []
+    torch.compiler.set_stance("default")  # whatever an engine that was compiled before has left
     unet.compile(backend=lambda program, _: programs.append(program) or program.forward, fullgraph=True, dynamic=False)
     frames = engine.render(photo, clip_of(engine), Attempt())
-    assert len(programs) == 1
-    assert "_sdpa_kernel" in programs[0].code
+    assert len(programs) == 1  # by whose names torch keeps it
+    for name in ("_backend_from_string", "_sdpa_kernel"):
+        assert f"torch.nn.attention.{name}(" in programs[0].code
     assert np.abs(frames - expected).max() <= 1
     torch.compiler.reset()

@@ -63,9 +63,15 @@ class GpuMemory:
         before = self._ran_out[name].get(phase, counted)
         self._ran_out[name][phase] = min(before, counted)
 
+    def forget(self, name: str) -> None:
+        """Take back what was noted of `name`."""
+        self._ran_out.pop(name, None)
+
     def ran_out(self, name: str) -> dict[str, int]:
         """Return the fewest bytes that were too many, by phase."""
         return self._ran_out[name]
 
     def _others(self, name: str) -> dict[str, "Hosted"]:
-        return {other: tenant for other, tenant in self.tenants.items() if other != name}
+        return {
+            other: tenant for other, tenant in self.tenants.copy().items() if other != name
+        }  # another thread asks too

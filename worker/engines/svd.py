@@ -48,6 +48,8 @@ class Svd(Renderer):
         """Bytes of those of each phase."""
         self.plan: str | None = None
         """Of the default clip."""
+        self.not_compiled: str | None = None
+        """Why compiling failed."""
         self._pipeline: Any = None
 
     @property
@@ -109,6 +111,7 @@ class Svd(Renderer):
         try:
             self._warm_up(compiling)
         except OutOfMemory as error:
+            self.gpu_memory.forget(self.engine.name)  # another program may have had it, and be gone at the next try
             less = "free some of the GPU's memory, or ask for less by VIDEO_WIDTH, VIDEO_HEIGHT or VIDEO_FRAMES"
             raise EngineUnavailable(f"{less}: {error.message}") from error
 
@@ -118,12 +121,12 @@ class Svd(Renderer):
         from worker.svd.probes import Probes, choose_ways
 
         self._ask_memory()
-        self.settle(self._usual_clip())  # what cannot fit is said at once
+        self._fitting(self._usual_clip())  # what cannot fit is said at once
         if self.device == "cuda" or not compiling:
             self._fit(lambda: self.settle(self._usual_clip().model_copy(update=SMALL)), {})
         self._ask_memory()  # again: what loaded its kernels has taken some
         if self.device == "cuda":
-            self.kernels = choose_ways(self.pipeline, self.settle(self._usual_clip()), Probes())
+            self.kernels = choose_ways(self.pipeline, self._fitting(self._usual_clip()), Probes(), self.device)
         if compiling:
             self._compile(compiling)
         if self.device == "cuda" and not self.compiled:
@@ -158,7 +161,8 @@ class Svd(Renderer):
         except GpuLost:
             raise
         except Exception as error:  # no C compiler, a full disk, a bug of the compiler's: clips can do without
-            log.warning("engine_not_compiled", engine=self.engine.name, reason=first_line(error))
+            self.not_compiled = first_line(error)
+            log.warning("engine_not_compiled", engine=self.engine.name, reason=self.not_compiled)
             self.compiled = None
         if not self.compiled:
             uncompile(self.pipeline)
@@ -223,16 +227,23 @@ class Svd(Renderer):
         return bytes_on_gpu(pipeline) if pipeline else 0
 
     def settle(self, clip: Clip) -> Clip:
-        from worker.svd.memory import ON_CPU, fitting, needed, settle
+        from worker.svd.memory import needed
+
+        settled = self._fitting(clip)
+        if self.gpu_memory.total is not None and not clip.memory_plan:
+            self.gpu_memory.make_room(self.engine.name, needed(settled, self.weights, self.compiled))
+        return settled
+
+    def _fitting(self, clip: Clip) -> Clip:
+        """`clip` settled as it is made once this engine has the GPU to itself. Raises OutOfMemory."""
+        from worker.svd.memory import ON_CPU, fitting, settle
 
         if clip.memory_plan:
             return clip
         if self.gpu_memory.total is None:
             return settle(clip, ON_CPU)
-        name = self.engine.name
-        settled = fitting(clip, self.gpu_memory.total, self.weights, self.compiled, self.gpu_memory.ran_out(name))
-        self.gpu_memory.make_room(name, needed(settled, self.weights, self.compiled))
-        return settled
+        ran_out = self.gpu_memory.ran_out(self.engine.name)
+        return fitting(clip, self.gpu_memory.total, self.weights, self.compiled, ran_out)
 
     def settle_smaller(self, clip: Clip, settled: Clip, phase: str | None) -> Clip | None:
         if self.gpu_memory.total is None or phase not in self.phases:

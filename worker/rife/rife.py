@@ -2,7 +2,7 @@
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from worker.rife.weights import read_ifnet
 class Rife(Hosted):
     """Its net; several threads may ask it."""
 
-    net: IFNet
+    net: IFNet | None = None
     sha256: str
     """Of the file with its weights."""
 
@@ -37,11 +37,12 @@ class Rife(Hosted):
         self.net, self.sha256 = read_ifnet(Path(str(self.engine.model)), self.device)
 
     def unload(self) -> None:
-        del self.net
+        self.net = None
 
     @property
     def resident_bytes(self) -> int:
-        return sum(weights.nbytes for weights in self.net.parameters() if weights.is_cuda)
+        net = self.net  # another thread may ask while it is unloaded
+        return sum(weights.nbytes for weights in net.parameters() if weights.is_cuda) if net else 0
 
     def motion(self, first: Bytes, second: Bytes) -> "RifeMotion":
         return RifeMotion(first, second, self)
@@ -52,7 +53,7 @@ class Rife(Hosted):
         needed = f"frames of {width}×{height} need more GPU memory than there is to smooth them"
         known = told_apart(lambda: "RIFE", lambda: f"{needed}; a smaller size would need less")
         with self._one_at_a_time, known, torch.inference_mode():
-            found = self.net(self._tensor(first), self._tensor(second), moment)[0, :, :height, :width]
+            found = cast(IFNet, self.net)(self._tensor(first), self._tensor(second), moment)[0, :, :height, :width]
             found = (found * 255).round().to(torch.uint8)
             return np.ascontiguousarray(found.permute(1, 2, 0).cpu().numpy())
 

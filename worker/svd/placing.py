@@ -40,12 +40,19 @@ def place(pipeline: Any, phase: str, device: str, alone: bool) -> None:
             take_away(model)
         else:
             move(model, device)
-    if device == "cuda":
+    if device == "cuda" and is_tight():
         torch.cuda.empty_cache()  # holes of the sizes of the phase before are of little use to this one
     for model in models_of(pipeline, phase):
         if alone:
             keep_masters(model, device)
         move(model, device)
+
+
+def is_tight() -> bool:
+    """Whether the GPU has less than a quarter of its memory free. Where it has more, to give memory back and take it
+    again would only cost time."""
+    free, total = torch.cuda.mem_get_info()
+    return bool(free < total / 4)
 
 
 def keep_masters(model: nn.Module, device: str) -> None:

@@ -27,6 +27,8 @@ from worker.svd.conditioning import is_guided
 from worker.svd.temporal_convolution import WAYS, TemporalConvolution, use_way
 
 RUNS = 3
+FEWEST = 16
+"""Channels of a layer that counts: the decoder's last one has three, takes no time, and says nothing of the others."""
 SOME = 97
 """Of so many numbers one is compared: all of them would take twice the memory."""
 AGREES = 0.02
@@ -58,6 +60,7 @@ class Probes:
         if mine.get(what) in ways:
             return mine[what]
         seconds: dict[str, float] = {}
+        ran_out = False
         expected: torch.Tensor | None = None
         for name, work in ways.items():
             try:
@@ -70,7 +73,9 @@ class Probes:
                     continue
                 seconds[name] = min(self._time(work) for _ in range(RUNS))
             except RuntimeError as error:
-                if fault_of(error) is Fault.LOST:
+                fault = fault_of(error)
+                ran_out = ran_out or fault is Fault.MEMORY
+                if fault is Fault.LOST:
                     raise GpuLost(f"the GPU failed in a probe, {what} by {name}: {first_line(error)}") from error
                 give_back(error)
                 log.info("way_fails", what=what, way=name, reason=first_line(error))
@@ -78,8 +83,9 @@ class Probes:
             return None
         best = min(seconds, key=lambda name: seconds[name])
         log.info("way_chosen", what=what, way=best, milliseconds={n: round(1e3 * s, 3) for n, s in seconds.items()})
-        mine[what] = best
-        self._keep()
+        if not ran_out:  # else another start may have the memory to try all of them
+            mine[what] = best
+            self._keep()
         return best
 
     def _time(self, work: Work) -> float:
@@ -113,7 +119,7 @@ def agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool(apart <= AGREES * expected.abs().max().item())  # False too where it is no number
 
 
-def choose_ways(pipeline: Any, clip: Clip, probes: Probes) -> Choices:
+def choose_ways(pipeline: Any, clip: Clip, probes: Probes, device: str) -> Choices:
     """Let `pipeline` run by the ways that are fastest for `clip`, settled; `pipeline` must have rendered a clip of two
     frames of 64×64, guided if `clip` is. Returns what was chosen."""
     chosen: Choices = {}
@@ -123,34 +129,36 @@ def choose_ways(pipeline: Any, clip: Clip, probes: Probes) -> Choices:
         pipeline.vae.decoder: (1, frames, clip.height, clip.width),
     }
     for model, size in sizes.items():
-        layers = convolutions(model)
+        layers = [layer for layer in convolutions(model) if layer.weight.shape[1] >= FEWEST]
         if not layers:
             continue
         widest = min(
             layers, key=lambda layer: layer.weight.shape[1]
         )  # where the picture is largest, channels are fewest
         what = "convolution of {} × {} × {} × {} × {}".format(size[0], widest.weight.shape[1], *size[1:])
-        way = probes.fastest(what, convolving(widest, size))
+        way = probes.fastest(what, convolving(widest, size, device))
         if way:
             use_way(model, way)
             chosen[what] = way
-    return chosen | choose_kernels(pipeline.unet, clip, probes)
+    return chosen | choose_kernels(pipeline.unet, clip, probes, device)
 
 
 def convolutions(model: torch.nn.Module) -> list[TemporalConvolution]:
     return [module for module in model.modules() if isinstance(module, TemporalConvolution)]
 
 
-def convolving(layer: TemporalConvolution, size: tuple[int, int, int, int]) -> dict[str, Work]:
-    """`size`: batch, frames, height, width. Products come first, which no library refuses."""
-    weight = layer.weight
+def convolving(layer: TemporalConvolution, size: tuple[int, int, int, int], device: str) -> dict[str, Work]:
+    """`size`: batch, frames, height, width. Products come first, which no library refuses. `layer` may lie elsewhere
+    than on `device`, if its plan offloads it."""
+    weight = layer.weight.to(device)
+    bias = None if layer.bias is None else layer.bias.to(device)
     shape = (*size, weight.shape[1])
     seen = lazily(lambda: torch.randn(shape, dtype=weight.dtype, device=weight.device).movedim(-1, 1))
     order = ("products", "conv2d", "conv3d")
-    return {name: lambda name=name: WAYS[name](seen(), weight, layer.bias) for name in order}  # type: ignore[misc]
+    return {name: lambda name=name: WAYS[name](seen(), weight, bias) for name in order}  # type: ignore[misc]
 
 
-def choose_kernels(unet: torch.nn.Module, clip: Clip, probes: Probes) -> Choices:
+def choose_kernels(unet: torch.nn.Module, clip: Clip, probes: Probes, device: str) -> Choices:
     chosen: Choices = {}
     for processor in pinned_in(unet):
         if processor.seen is None:
@@ -158,7 +166,7 @@ def choose_kernels(unet: torch.nn.Module, clip: Clip, probes: Probes) -> Choices
         shape = at_size(processor.seen, processor.along_frames, clip)
         what = "attention of {} × {} × {} × {}".format(*shape)
         if what not in chosen:
-            name = probes.fastest(what, attending(shape, next(unet.parameters())))
+            name = probes.fastest(what, attending(shape, next(unet.parameters()).dtype, device))
             if name is None:
                 continue
             chosen[what] = name
@@ -175,11 +183,11 @@ def at_size(seen: Shape, along_frames: bool, clip: Clip) -> Shape:
     return sequences * clip.num_frames // 2, heads, tokens * larger, channels
 
 
-def attending(shape: Shape, like: torch.Tensor) -> dict[str, Work]:
+def attending(shape: Shape, dtype: torch.dtype, device: str) -> dict[str, Work]:
     """`shape` as it is after heads and tokens were transposed, as diffusers has it."""
     sequences, heads, tokens, channels = shape
     size = (3, sequences, tokens, heads, channels)
-    given = lazily(lambda: torch.randn(size, dtype=like.dtype, device=like.device).transpose(2, 3))
+    given = lazily(lambda: torch.randn(size, dtype=dtype, device=device).transpose(2, 3))
 
     def attend(kernel: SDPBackend) -> torch.Tensor:
         with sdpa_kernel(kernel):

@@ -327,3 +327,13 @@ def test_without_a_gpu_the_cpu_renders() -> None:
     from worker.cuda import choose_device
 
     assert choose_device(False) == "cpu"
+
+
+def test_a_receipt_says_which_gpu_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from worker.cuda import gpu_versions
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert gpu_versions().items() >= {"gpu": "NVIDIA H200 (9.0)"}.items()
+    assert set(gpu_versions()) == {"gpu", "cuda", "cudnn"}

@@ -17,6 +17,7 @@ from core.spec import Clip, ClipRequest, resolve
 from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt, Stopped
 from worker.engines.svd import Svd
+from worker.svd import fp8
 from worker.svd.deep_cache import Kept, forget_features, keep_deep_features, set_shallow
 from worker.svd.fp8 import Fp8Convolution, Fp8Linear, scaled, use_fp8
 from worker.svd.weights import fetch
@@ -153,6 +154,27 @@ def test_eight_bit_layers_are_near_those_they_stand_for(layer: nn.Module, shape:
         expected, found = layer(given), stands(given)
     assert found.shape == expected.shape
     assert 0.005 < (found - expected).norm() / expected.norm() < 0.06  # three bits after the point
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(nn.Linear(64, 32), (2, 5, 64)), (nn.Conv2d(32, 48, 3, padding=1), (5, 32, 10, 12))]
+)
+def test_eight_bit_layers_work_some_rows_after_the_others_and_give_the_same(
+    layer: nn.Module, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is scaled is there in float32 meanwhile: at once it would be 41 GB at full size."""
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    stands = Fp8Linear(layer) if isinstance(layer, nn.Linear) else Fp8Convolution(layer)  # type: ignore[arg-type]
+    seen: list[int] = []
+    monkeypatch.setattr(fp8, "scaled", lambda rows: seen.append(len(rows)) or scaled(rows))
+    with torch.no_grad():
+        expected = stands(given)
+        (rows,) = seen if isinstance(layer, nn.Linear) else [max(seen)]
+        seen.clear()
+        monkeypatch.setattr(fp8, "ROWS", 3 if isinstance(layer, nn.Linear) else 240)
+        assert torch.equal(stands(given), expected)
+    assert len(seen) > 1
+    assert max(seen) <= fp8.ROWS < rows
 
 
 def test_every_layer_whose_sides_fit_is_in_eight_bits(tiny_svd: Path) -> None:

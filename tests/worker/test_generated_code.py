@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,10 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 CODE = """
-import json, sys
+import json
 import torch
 from torch import nn
+from torch._inductor import config
 from diffusers.models.resnet import SpatioTemporalResBlock
 from bench.accesses import wasted
 from bench.inductor import H200, Writer
@@ -43,36 +43,50 @@ class Block(nn.Module):
         return self.proj_in(normal.permute(0, 2, 3, 1).reshape(len(normal), -1, CHANNELS))
 
 
-with torch.device("meta"):
-    model = Block().half()
-for parent in list(model.modules()):
-    for name, child in parent.named_children():
-        if isinstance(child, nn.Conv3d) and child.kernel_size == KERNEL:
-            setattr(parent, name, TemporalConvolution(child))
-        elif isinstance(child, nn.GroupNorm) and sys.argv[1] == "ours":
-            setattr(parent, name, ChannelsLastGroupNorm(child))
-for weights in model.parameters():
-    if weights.ndim == 4:
-        weights.data = weights.data.contiguous(memory_format=torch.channels_last)
-half = {"dtype": torch.float16, "device": "meta"}
-hidden = torch.empty(50, CHANNELS, *PIXELS, **half).to(memory_format=torch.channels_last)
-given = hidden, torch.empty(50, 1280, **half), torch.empty(2, 25, **half)
-program = Writer(H200).write(model, lambda weights, *given: torch.func.functional_call(model, weights, given), given)
-along_pixels = f"% {PIXELS[0] * PIXELS[1]}))"  # each channel anew, all pixels of a frame in steps of a pixel
-print(json.dumps([[name, wasted(kernel), along_pixels in kernel] for name, kernel in program.kernels.items()]))
+def written(norms):
+    with torch.device("meta"):
+        model = Block().half()
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Conv3d) and child.kernel_size == KERNEL:
+                setattr(parent, name, TemporalConvolution(child))
+            elif isinstance(child, nn.GroupNorm) and norms == "ours":
+                setattr(parent, name, ChannelsLastGroupNorm(child))
+    for weights in model.parameters():
+        if weights.ndim == 4:
+            weights.data = weights.data.contiguous(memory_format=torch.channels_last)
+    half = {"dtype": torch.float16, "device": "meta"}
+    hidden = torch.empty(50, CHANNELS, *PIXELS, **half).to(memory_format=torch.channels_last)
+    given = hidden, torch.empty(50, 1280, **half), torch.empty(2, 25, **half)
+    program = writer.write(model, lambda weights, *given: torch.func.functional_call(model, weights, given), given)
+    along_pixels = f"% {PIXELS[0] * PIXELS[1]}))"  # each channel anew, all pixels of a frame in steps of a pixel
+    return [[name, wasted(kernel), along_pixels in kernel] for name, kernel in program.kernels.items()]
+
+
+writer = Writer(H200)
+found = {"switch": config.loop_reindexing_after_fusion}
+for norms, reindexing in (("ours", False), ("torch's", False), ("torch's", True)):
+    with config.patch(loop_reindexing_after_fusion=reindexing):
+        found[f"{norms}, {'' if reindexing else 'not '}reindexed"] = written(norms)
+print(json.dumps(found))
 """
 
 
-@cache
-def written(norms: str, reindexing: str | None) -> list[tuple[str, float, bool]]:
-    """For each kernel: its name, how many times the memory that it needs it fetches, and whether it has the walk that
-    torch 2.13's loop reindexing makes."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR")}
-    environment |= {"TORCHINDUCTOR_LOOP_REINDEXING_AFTER_FUSION": reindexing} if reindexing else {}
-    command = [sys.executable, "-W", "ignore", "-c", CODE, norms]
+Kernels = list[tuple[str, float, bool]]
+"""For each kernel: its name, how many times the memory that it needs it fetches, and whether it has the walk that torch
+2.13's loop reindexing makes."""
+
+
+@pytest.fixture(scope="module")
+def written() -> dict[str, Kernels]:
+    """By whose norms there are, and by whether loops were reindexed; `switch` is what a worker's environment makes of
+    that."""
+    environment = os.environ | {"TORCHINDUCTOR_LOOP_REINDEXING_AFTER_FUSION": "0"}
+    command = [sys.executable, "-W", "ignore", "-c", CODE]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return [tuple(each) for each in json.loads(done.stdout.splitlines()[-1])]
+    found: dict[str, Kernels] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def test_a_worker_sets_what_torch_reads_as_it_is_imported_and_leaves_what_is_set(
@@ -96,22 +110,22 @@ def test_a_worker_sets_what_torch_reads_as_it_is_imported_and_leaves_what_is_set
     assert "PYTORCH_ALLOC_CONF" not in os.environ
 
 
-def test_the_programs_that_we_run_fetch_no_memory_many_times() -> None:
-    """The switch is set as a worker sets it."""
-    kernels = written("ours", "0")
+def test_the_programs_that_we_run_fetch_no_memory_many_times(written: dict[str, Kernels]) -> None:
+    kernels = written["ours, not reindexed"]
     assert len(kernels) > 5
     assert [each for each in kernels if each[1] > 4] == []
 
 
-def test_torchs_own_norms_along_frames_fetch_each_sector_again_for_each_channel() -> None:
+def test_torchs_own_norms_along_frames_fetch_each_sector_again_for_each_channel(written: dict[str, Kernels]) -> None:
     """Or ours would be needless: a newer torch that does better is to be had without them."""
-    kernels = written("torch's", "0")
+    kernels = written["torch's, not reindexed"]
     assert [each for each in kernels if each[1] > 8] != []
-    assert len(kernels) > len(written("ours", "0"))
+    assert len(kernels) > len(written["ours, not reindexed"])
 
 
-@pytest.mark.parametrize("reindexing", [None, "0"])
-def test_loop_reindexing_is_still_as_bad_as_the_switch_against_it_believes(reindexing: str | None) -> None:
-    """On as torch comes. Where it does no harm any more, the switch in worker/torch_environment.py is needless; where
-    the switch does not help any more, another is needed."""
-    assert any(walks for _, _, walks in written("torch's", reindexing)) == (reindexing is None)
+def test_loop_reindexing_is_still_as_bad_as_the_switch_against_it_believes(written: dict[str, Kernels]) -> None:
+    """If it does no harm any more, the switch in worker/torch_environment.py is needless; if the switch does not help
+    any more, or has another name, another is needed."""
+    assert written["switch"] is False
+    assert any(walks for _, _, walks in written["torch's, reindexed"])
+    assert not any(walks for _, _, walks in written["torch's, not reindexed"])

@@ -17,6 +17,9 @@ from tests.worker.test_memory import native
 from worker.svd.memory import PLANS, needed, plan_of, settle
 from worker.svd.placing import MODELS, models_of, tensors_of, weights_of
 
+# diffusers' Euler scheduler gives a tensor to np.array, and torch 2.13's __array__ has no `copy` yet.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 SIZES: list[dict[str, int]] = [
     {},
     {"width": 576, "height": 1024},

@@ -1,6 +1,7 @@
 """What torch reads from the environment as it is imported, set as this service wants it."""
 
 import os
+import platform
 from pathlib import Path
 
 
@@ -18,7 +19,7 @@ def set_torch_environment() -> None:
         "TORCHINDUCTOR_LOOP_REINDEXING_AFTER_FUSION": "0",
     }
     # Under Windows the driver fails at the first of them on some machines (pytorch#192330).
-    is_windows = "microsoft" in Path("/proc/sys/kernel/osrelease").read_text().lower()
+    is_windows = "microsoft" in platform.release().lower()
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ and not is_windows:  # the older name
         # Blocks of one phase are of other sizes than those of the next: fixed segments would have holes of GBs.
         wanted["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"

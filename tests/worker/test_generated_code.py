@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -102,7 +101,7 @@ def test_a_worker_sets_what_torch_reads_as_it_is_imported_and_leaves_what_is_set
     assert os.environ["TRITON_CACHE_DIR"].endswith("kinora-compiled/triton")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", lambda _: "6.6.87.2-microsoft-standard-WSL2")
+        patch.setattr("platform.release", lambda: "6.6.87.2-microsoft-standard-WSL2")
         set_torch_environment()
         assert "PYTORCH_ALLOC_CONF" not in os.environ
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512")

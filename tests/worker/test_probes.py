@@ -31,10 +31,8 @@ pytestmark = SVD_MARKS
 def seconds(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """What each way takes, by the number that it returns."""
     took: dict[int, float] = {}
-    now = [0.0]
 
     def time(self: Probes, work: Callable[[], Any]) -> float:
-        now[0] += 1
         return took[int(work()[0])]
 
     monkeypatch.setattr(Probes, "_time", time)
@@ -79,7 +77,7 @@ def test_a_way_that_fails_or_is_wrong_is_left_out(tmp_path: Path, seconds: dict[
     seconds |= {1000: 5.0, 2000: 1.0, 1001: 4.0}
     asked = ways(right=1000, wrong=2000, near=1001)
     asked["refused"] = fails(RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"))
-    asked["no number"] = lambda: torch.full((200,), float("nan"))
+    asked = {"no number": lambda: torch.full((200,), float("nan"))} | asked
     assert Probes(tmp_path / "choices.json").fastest("a sum", asked) == "near"
     assert Probes(tmp_path / "choices.json").fastest("none", {"refused": asked["refused"]}) is None
 
@@ -110,7 +108,7 @@ def test_a_gpu_lost_in_a_probe_is_lost(tmp_path: Path, monkeypatch: pytest.Monke
         Probes(tmp_path / "choices.json").fastest("attention", asked)
 
 
-@pytest.mark.parametrize("content", ["{", "[]"[:1], ""])
+@pytest.mark.parametrize("content", ["{", "[]", '{"a GPU": 1}', ""])
 def test_a_damaged_file_is_found_anew(tmp_path: Path, seconds: dict[int, float], content: str) -> None:
     seconds[1000] = 1.0
     (tmp_path / "choices.json").write_text(content)
@@ -174,13 +172,17 @@ def test_an_engine_runs_by_what_was_chosen_and_makes_the_same_clip(
         assert np.abs(seen.pixels - before).max() < AGREES
 
 
-def test_shapes_are_those_that_the_clip_has(chosen: Any, photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("plan", ["16 GB", "8 GB"])
+def test_shapes_are_those_that_the_clip_has(
+    chosen: Any, photo: Image.Image, monkeypatch: pytest.MonkeyPatch, plan: str
+) -> None:
     asked: set[attention.Shape] = set()
     attend = probes.attending
     monkeypatch.setattr(probes, "attending", lambda shape, *how: asked.add(shape) or attend(shape, *how))
-    found = chosen.choose({"conv2d", "flash"}, width=128, height=64, num_frames=3, decode_chunk_size=2)
-    monkeypatch.setattr(attention.PinnedAttention, "first", None, raising=False)
-    clip = clip_of(chosen.engine, width=128, height=64, num_frames=3, decode_chunk_size=2)
+    found = chosen.choose(
+        {"conv2d", "flash"}, width=128, height=64, num_frames=3, decode_chunk_size=2, memory_plan=plan
+    )
+    clip = clip_of(chosen.engine, width=128, height=64, num_frames=3, decode_chunk_size=2, memory_plan=plan)
     chosen.engine.render(photo, clip, Attempt())
     assert asked == {pinned.seen for pinned in attention.pinned_in(chosen.engine.pipeline.unet)}
     convolved = [what for what in found if what.startswith("convolution")]

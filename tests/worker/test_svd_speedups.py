@@ -206,7 +206,7 @@ def test_every_kernel_has_its_channels_last(tiny_svd: Path) -> None:
 def test_a_norm_of_either_layout_and_of_frames_is_torchs_own_once_it_is_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    norm = torch.nn.GroupNorm(4, 8, eps=1e-6)
+    norm = torch.nn.GroupNorm(4, 8, eps=0.1)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     ours = group_norm.ChannelsLastGroupNorm(norm)

@@ -126,7 +126,8 @@ class Svd(Renderer):
             self._fit(lambda: self.settle(self._usual_clip().model_copy(update=SMALL)), {})
         self._ask_memory()  # again: what loaded its kernels has taken some
         if self.device == "cuda":
-            self.kernels = choose_ways(self.pipeline, self._fitting(self._usual_clip()), Probes(), self.device)
+            clip = (self._settle_compiled() if compiling else None) or self._fitting(self._usual_clip())
+            self.kernels = choose_ways(self.pipeline, clip, Probes(), self.device)
         if compiling:
             self._compile(compiling)
         if self.device == "cuda" and not self.compiled:

@@ -85,7 +85,9 @@ def _render(
             smaller = renderer.settle_smaller(clip, settled, attempt.phase_name)
             if smaller is None:
                 raise
-        attempt.warnings.append(f"the GPU's memory ran out {way_of(settled)}; this was made {way_of(smaller)}")
+        same = way_of(smaller) == way_of(settled)
+        made = "so all the same, once engines that stood idle had left" if same else way_of(smaller)
+        attempt.warnings.append(f"the GPU's memory ran out {way_of(settled)}; this was made {made}")
         settled = smaller
 
 

@@ -24,6 +24,7 @@ from worker.causes import first_line
 from worker.gpu_faults import Fault, fault_of, give_back
 from worker.svd.attention import KERNELS, Shape, pinned_in
 from worker.svd.conditioning import is_guided
+from worker.svd.memory import plan_of
 from worker.svd.temporal_convolution import WAYS, TemporalConvolution, use_way
 
 RUNS = 3
@@ -49,7 +50,9 @@ class Probes:
         self.path = path or Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())) / "choices.json"
         self.kept: dict[str, Choices] = {}
         with suppress(OSError, ValueError):  # none yet, or damaged: found anew
-            self.kept = json.loads(self.path.read_text())
+            kept = json.loads(self.path.read_text())
+            if isinstance(kept, dict) and all(isinstance(choices, dict) for choices in kept.values()):
+                self.kept = kept
 
     def fastest(self, what: str, ways: Mapping[str, Work]) -> str | None:
         """Return the name of one of `ways`; None if each of them fails. The first one that works says what is right.
@@ -67,8 +70,9 @@ class Probes:
                 found = work()  # loads its kernels, and warms up
                 some = found[..., ::SOME].clone()
                 del found
-                expected = some if expected is None else expected
-                if not agree(some, expected):
+                if expected is None and some.isfinite().all():
+                    expected = some
+                if expected is None or not agree(some, expected):
                     log.warning("way_disagrees", what=what, way=name)
                     continue
                 seconds[name] = min(self._time(work) for _ in range(RUNS))
@@ -116,7 +120,7 @@ def clock() -> float:
 
 def agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
     apart = (found - expected).abs().max().item()
-    return bool(apart <= AGREES * expected.abs().max().item())  # False too where it is no number
+    return bool(apart <= AGREES * expected.abs().max().item())  # nor does anything agree that is no number
 
 
 def choose_ways(pipeline: Any, clip: Clip, probes: Probes, device: str) -> Choices:
@@ -125,7 +129,7 @@ def choose_ways(pipeline: Any, clip: Clip, probes: Probes, device: str) -> Choic
     chosen: Choices = {}
     frames = min(clip.num_frames, clip.decode_chunk_size or clip.num_frames)
     sizes: dict[Any, tuple[int, int, int, int]] = {
-        pipeline.unet: (2 if is_guided(clip) else 1, clip.num_frames, clip.height // 8, clip.width // 8),
+        pipeline.unet: (samples_at_once(clip), clip.num_frames, clip.height // 8, clip.width // 8),
         pipeline.vae.decoder: (1, frames, clip.height, clip.width),
     }
     for model, size in sizes.items():
@@ -160,10 +164,12 @@ def convolving(layer: TemporalConvolution, size: tuple[int, int, int, int], devi
 
 def choose_kernels(unet: torch.nn.Module, clip: Clip, probes: Probes, device: str) -> Choices:
     chosen: Choices = {}
-    for processor in pinned_in(unet):
-        if processor.seen is None:
-            continue
-        shape = at_size(processor.seen, processor.along_frames, clip)
+    seen = [(processor, processor.seen) for processor in pinned_in(unet) if processor.seen]
+    # Of two frames: as many samples as the small clip had at once, by whichever plan it was made.
+    samples = next((shape[0] // 2 for processor, shape in seen if not processor.along_frames), 1)
+    for processor, small in seen:
+        sequences, heads, tokens, channels = small
+        shape = at_size((sequences // samples, heads, tokens, channels), processor.along_frames, clip)
         what = "attention of {} × {} × {} × {}".format(*shape)
         if what not in chosen:
             name = probes.fastest(what, attending(shape, next(unet.parameters()).dtype, device))
@@ -174,9 +180,15 @@ def choose_kernels(unet: torch.nn.Module, clip: Clip, probes: Probes, device: st
     return chosen
 
 
+def samples_at_once(clip: Clip) -> int:
+    """Return how many samples of `clip`, settled, the UNet sees in one pass."""
+    return 2 if is_guided(clip) and not plan_of(clip).apart else 1
+
+
 def at_size(seen: Shape, along_frames: bool, clip: Clip) -> Shape:
-    """Return the shape that attention has for `clip` where it was `seen` for two frames of 64×64."""
+    """Return the shape that attention has for `clip`, settled, if one sample of two frames of 64×64 had `seen`."""
     sequences, heads, tokens, channels = seen
+    sequences *= samples_at_once(clip)
     larger = clip.width * clip.height // (64 * 64)
     if along_frames:
         return sequences * larger, heads, clip.num_frames, channels

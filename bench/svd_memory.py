@@ -65,7 +65,7 @@ def share_of(card: str) -> float:
 
 
 def on_card(pipeline: Any, usual: Clip, card: str, speed_ups: tuple[SpeedUp, ...]) -> dict[str, Any]:
-    """What an engine does that is given no more than `card` has: three clips of two steps, between whose sizes an
+    """What an engine does that is given no more than `card` has: four clips of two steps, between whose sizes an
     allocator's holes do not fit."""
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(share_of(card))

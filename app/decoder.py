@@ -60,30 +60,30 @@ class Decoder:
     @contextmanager
     def decoding(self, upload: bytes, max_megapixels: int, owner: str = "") -> Iterator[Callable[[], bytearray]]:
         """Yield what gives the picture, as `decode` does. If a turn is free a child is at it at once while the caller
-        does something else; to leave the block without the picture ends the child."""
-        with ExitStack() as held:  # a place, a turn and a child: all are given back with the answer
+        does something else; to leave the block without the picture ends the child. Raises QueueFull."""
+        with ExitStack() as held:  # a turn, a place and a child: all are given back with the answer
 
-            def begin(wait: bool) -> socket.socket:
-                held.enter_context(self.room.place(owner))
-                if not self._turns.acquire(blocking=wait):
-                    raise QueueFull("it is not this picture's turn")
-                held.callback(self._turns.release)
+            def begin() -> socket.socket:
                 job, child = self._start_job(max_megapixels, upload)
                 held.callback(self._have_child_ready)
                 held.callback(end, job, child)
                 return job
 
             begun = None
-            if self.room.places - self.room.free < AT_ONCE:  # nobody waits
-                try:
-                    begun = begin(wait=False)
-                except QueueFull:  # it is tried again when the picture is asked for
-                    held.close()
+            nobody_waits = self.room.places - self.room.free < AT_ONCE
+            if nobody_waits and self._turns.acquire(blocking=False):
+                held.callback(self._turns.release)
+                held.enter_context(self.room.place(owner))
+                begun = begin()
 
             def picture() -> bytearray:
                 """To be called once."""
                 with held:
-                    return answer(begun or begin(wait=True))
+                    if begun:
+                        return answer(begun)
+                    held.enter_context(self.room.place(owner))
+                    held.enter_context(self._turns)
+                    return answer(begin())
 
             yield picture
 

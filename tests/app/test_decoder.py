@@ -28,7 +28,7 @@ from PIL import Image
 from app import decoder as decoder_module
 from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, answer, end, give, handle_of
 from app.sandbox import JOB, PID, REPLY
-from core.errors import ImageTooLarge, ImageUnreadable, ImageUnsupported, InvalidRequest
+from core.errors import ImageTooLarge, ImageUnreadable, ImageUnsupported, InvalidRequest, QueueFull
 from core.picture import read_picture
 from harness.pictures import CAT, png
 from harness.servers import wait_until
@@ -385,6 +385,24 @@ def test_who_comes_while_others_wait_takes_no_turn_before_them(decoder: Decoder,
         assert picture()
     with decoder.decoding(CAT, 50):
         assert len(at_work) == 2
+
+
+def test_a_sandbox_that_cannot_be_started_is_tried_twice_and_frees_the_turn(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[None] = []
+
+    def refuses(*_: object, **__: object) -> None:
+        tries.append(None)
+        raise OSError("Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refuses)
+        for _ in range(AT_ONCE + 1):
+            with pytest.raises(QueueFull, match="no process for decoding"):
+                decoder.decode(CAT, 50)
+    assert len(tries) == 2 * (AT_ONCE + 1)
+    assert decoder.decode(CAT, 50)
 
 
 def test_a_turn_is_over_with_its_answer(decoder: Decoder) -> None:

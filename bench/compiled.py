@@ -93,7 +93,8 @@ def written(name: str, size: int) -> Any:
 
 
 def count(name: str, size: int) -> dict[str, Any]:
-    """What one call takes: calls and bytes moved, TFLOP by kind, the peak in bytes, and seconds on each card."""
+    """Return what one call takes: calls and bytes moved, TFLOP by kind, the peak in bytes, seconds on each card, and
+    what is taken and given back, for bench/allocator.py."""
     from bench.program import cost
 
     program = written(name, size)
@@ -112,6 +113,7 @@ def count(name: str, size: int) -> dict[str, Any]:
         "peak_bytes": found.peak.most if found.peak else 0,
         "wasteful_kernels": sum(wasted(kernel) > WASTES for kernel in program.kernels.values()),
         "seconds": seconds,
+        "events": found.peak.events if found.peak else [],
     }
 
 
@@ -144,6 +146,8 @@ def main() -> None:
         print(json.dumps(count(given.program, given.size)))
         return
     programs = {name: counted(*which) for name, which in PROGRAMS.items()}
+    for program in programs.values():
+        del program["events"]  # thousands, and the peak says what matters of them
     print("Programs for an H200, by count")
     print_table(
         [

@@ -11,6 +11,7 @@ GPU the same parts run on a REDUCED model: that shows that they run, and their f
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,9 +25,9 @@ from harness.report import RESULTS, machine, print_table, write
 PARTS = "bench.gpu_parts"
 MINUTES = 12.0
 
-FRAMES = "picture to frames"
-ROOFLINE = {"H200": 9.2, "H100": 10.3, "A100": 23.2, "4090": 36.3, "3060": 203.0}
-"""Seconds of the exact native clip, by count: scripts/bench compiled."""
+TO_FRAMES = "picture to frames"
+COMPILED = RESULTS / "svd-compiled.json"
+"""What `scripts/bench compiled` has counted."""
 
 LOG_LINES = 40
 
@@ -71,10 +72,10 @@ def against_goals(rows: list[Row], gpu: str) -> list[Row]:
     seconds of this run's best clips."""
     best: dict[str, float] = {}
     for row in rows:
-        if str(row["what"]).endswith(FRAMES) and row["value"]:
+        if str(row["what"]).endswith(TO_FRAMES) and row["value"]:
             best[row["part"]] = min(row["value"], best.get(row["part"], row["value"]))
     mine, theirs = best.get("clip_compiled"), best.get("diffusers")
-    roofline = next((seconds for card, seconds in ROOFLINE.items() if card in gpu), None)
+    roofline = roofline_of(gpu)
     goals = {
         "roofline, of which the goal is 1.25 × at most": mine / roofline if mine and roofline else None,
         "diffusers as it comes, of which the goal is 1.8 × at least": theirs / mine if mine and theirs else None,
@@ -84,6 +85,13 @@ def against_goals(rows: list[Row], gpu: str) -> list[Row]:
         {"part": "goal", "what": what, "value": value and round(value, 2), "unit": "×", "fails": None if value else why}
         for what, value in goals.items()
     ]
+
+
+def roofline_of(gpu: str) -> float | None:
+    """Return the seconds of the exact native clip by count; None for a card that was not counted."""
+    counted = json.loads(COMPILED.read_text())["roofline"]
+    # "NVIDIA A100-SXM4-80GB" is an A100, and "NVIDIA GeForce RTX 3060 Ti" no RTX 3060.
+    return next((line["exact, s"] for card, line in counted.items() if re.search(rf"\b{card}\b(?! [A-Z])", gpu)), None)
 
 
 def measured(parts: str, part: str, seconds: float, ends: float, folder: Path) -> Iterator[Row]:

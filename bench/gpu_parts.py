@@ -25,6 +25,7 @@ import structlog  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from bench.gpu import TO_FRAMES  # noqa: E402
 from bench.kernels import time_by_class  # noqa: E402
 from bench.svd_memory import NOT_FOR_TORCH, native_clip, on_card, share_of  # noqa: E402
 from bench.svd_ways import Diffusers, Kinora, Turbo, clip_of  # noqa: E402
@@ -128,7 +129,7 @@ def say_clip(what: str, way: Any) -> None:
     figures = way.time(picture_of(CASE), CASE)
     for part in ("encode", "denoise", "decode"):
         say(f"{what}: {part}", round(figures[part], 3), "s")
-    say(f"{what}: picture to frames", round(figures["whole"] - figures["tail"], 3), "s")
+    say(f"{what}: {TO_FRAMES}", round(figures["whole"] - figures["tail"], 3), "s")
     last = way.frames[-1]
     say(f"{what}: last frame", "black" if not last.any() else "not black")
     if ON_GPU:

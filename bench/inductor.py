@@ -36,7 +36,6 @@ class Card:
 
 
 H200 = Card("NVIDIA H200", (9, 0), 132, 139, 2048, 233472, 50)
-RTX_3060 = Card("NVIDIA GeForce RTX 3060", (8, 6), 28, 11.76, 1536, 102400, 3)
 
 
 @dataclass

@@ -25,7 +25,7 @@ from worker.svd.decoding import to_bytes
 from worker.svd.deep_cache import keep_deep_features
 from worker.svd.denoising import denoise
 from worker.svd.feed_forward import part_feed_forwards, work_in_parts
-from worker.svd.memory import plan_of
+from worker.svd.memory import at_once, plan_of
 from worker.svd.placing import MODELS, models_of, tensors_of
 from worker.svd.speedups import ON_GPU
 
@@ -105,7 +105,7 @@ def go_through(pipeline: Any, known: Conditions, clip: Clip) -> None:
 
 def decode_twice(pipeline: Any, clip: Clip) -> None:
     """Since one chunk's frames are still there while the next is decoded."""
-    frames = min(clip.num_frames, clip.decode_chunk_size or clip.num_frames)
+    frames = at_once(clip)
     latents = torch.empty(frames, 4, clip.height // 8, clip.width // 8, dtype=torch.float16, device=META)
     for _ in range(2):
         video = pipeline.vae.decode(latents, num_frames=frames).sample

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench.gpu import COMPILED, roofline_of
 from harness.stack import ROOT
 
 pytest.importorskip("torch")
@@ -52,6 +53,35 @@ def test_a_part_that_breaks_is_a_row_that_says_why_and_takes_none_along(tmp_path
         first, last = found[part]
         assert first["what"]
         assert last["fails"].startswith(said[WAYS[index % len(WAYS)]])
+
+
+@pytest.mark.parametrize(
+    ("gpu", "card"),
+    [
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA GeForce RTX 3060", "RTX 3060"),
+        ("NVIDIA GeForce RTX 3060 Ti", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA T4", None),
+        ("", None),
+    ],
+)
+def test_a_clip_is_held_against_the_roofline_of_the_card_that_made_it(gpu: str, card: str | None) -> None:
+    lines = json.loads(COMPILED.read_text())["roofline"]
+    assert roofline_of(gpu) == (card and lines[card]["exact, s"])
+
+
+def test_what_was_measured_is_there_if_the_benchmark_itself_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench.gpu", "--out", str(tmp_path), "--parts", "tests.long.faulty_gpu_parts"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        printed = [running.stdout.readline() for _ in range(2)]  # the fourth part would hang for long
+        running.kill()
+    rows = json.loads((tmp_path / "gpu-none.json").read_text())["rows"]
+    assert len(rows) >= 1
+    assert str(rows[0]["what"]) in printed[0]
 
 
 def test_what_there_is_no_time_for_is_a_row_too(tmp_path: Path, parts: list[str]) -> None:

@@ -25,8 +25,10 @@ from torch._inductor import config
 from diffusers.models.resnet import SpatioTemporalResBlock
 from bench.accesses import wasted
 from bench.inductor import H200, Writer
-from worker.svd.group_norm import ChannelsLastGroupNorm
-from worker.svd.temporal_convolution import KERNEL, TemporalConvolution
+from types import SimpleNamespace
+from worker.svd.compiling import use_channels_last
+from worker.svd.group_norm import use_channels_last_norms
+from worker.svd.temporal_convolution import use_conv2d
 
 CHANNELS, PIXELS = 640, (36, 64)
 
@@ -45,15 +47,9 @@ class Block(nn.Module):
 def written(norms):
     with torch.device("meta"):
         model = Block().half()
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Conv3d) and child.kernel_size == KERNEL:
-                setattr(parent, name, TemporalConvolution(child))
-            elif isinstance(child, nn.GroupNorm) and norms == "ours":
-                setattr(parent, name, ChannelsLastGroupNorm(child))
-    for weights in model.parameters():
-        if weights.ndim == 4:
-            weights.data = weights.data.contiguous(memory_format=torch.channels_last)
+        pipeline = SimpleNamespace(unet=model, vae=SimpleNamespace(decoder=nn.Module()))
+    for change in (use_conv2d, use_channels_last, *([use_channels_last_norms] if norms == "ours" else [])):
+        change(pipeline)
     half = {"dtype": torch.float16, "device": "meta"}
     hidden = torch.empty(50, CHANNELS, *PIXELS, **half).to(memory_format=torch.channels_last)
     given = hidden, torch.empty(50, 1280, **half), torch.empty(2, 25, **half)

@@ -200,8 +200,8 @@ class Svd(Renderer):
             else:
                 return
 
-    def _try_out(self, clip: Clip, attempt: Attempt | None = None) -> None:
-        self.render(Image.new("RGB", (clip.width, clip.height), "gray"), clip, attempt or Attempt())
+    def _try_out(self, clip: Clip, attempt: Attempt) -> None:
+        self.render(Image.new("RGB", (clip.width, clip.height), "gray"), clip, attempt)
 
     def _remember(self, clip: Clip, phase: str) -> None:
         """That memory ran out in a phase of `clip`, settled; or if other engines were there, unload those instead."""

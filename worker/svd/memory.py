@@ -49,7 +49,7 @@ PLANS = {
     "8 GB": Plan(5, in_parts=True, apart=True, offloads=True),
 }
 ON_CPU = "16 GB"
-"""Where nobody knows how much there is."""
+"""For a machine of which nobody knows how much memory there is."""
 
 # Bytes for each pixel of the clip's frames.
 ENCODER = 2600
@@ -141,10 +141,14 @@ def decoded_at_once(plan: Plan, clip: Clip) -> int:
     return ceil(clip.num_frames / ceil(clip.num_frames / most))
 
 
+def at_once(clip: Clip) -> int:
+    """Return how many frames of `clip`, settled, are decoded at once."""
+    return min(clip.num_frames, clip.decode_chunk_size or clip.num_frames)
+
+
 def chunks(clip: Clip) -> set[int]:
     """Return the sizes of the chunks in which the frames of `clip`, settled, are decoded."""
-    at_once = min(clip.num_frames, clip.decode_chunk_size or clip.num_frames)
-    return {at_once, clip.num_frames % at_once or at_once}
+    return {at_once(clip), clip.num_frames % at_once(clip) or at_once(clip)}
 
 
 def needed(clip: Clip, weights: Mapping[str, int], compiled: Compiled | None = None) -> int:
@@ -176,7 +180,7 @@ def work_of(clip: Clip, compiled: Compiled | None = None) -> dict[str, int]:
 
 
 def plan_of(clip: Clip) -> Plan:
-    """Of one that is settled."""
+    """Return the plan of `clip`, settled."""
     return PLANS[clip.memory_plan or ON_CPU]
 
 

@@ -33,7 +33,7 @@ def bytes_on_gpu(pipeline: Any) -> int:
 
 
 def place(pipeline: Any, phase: str, device: str, alone: bool) -> None:
-    """The models of `phase` on `device`, before it begins; the others there too, or on the CPU if it is `alone`."""
+    """Move the models of `phase` to `device`; with `alone`, move all others to the CPU first."""
     others = [model for other in MODELS if other != phase for model in models_of(pipeline, other)]
     for model in others:
         if alone:
@@ -49,8 +49,8 @@ def place(pipeline: Any, phase: str, device: str, alone: bool) -> None:
 
 
 def is_tight() -> bool:
-    """Whether the GPU has less than a quarter of its memory free. Where it has more, to give memory back and take it
-    again would only cost time."""
+    """Return whether less than a quarter of the GPU's memory is free. If more is, to give memory back and take it again
+    would only cost time."""
     free, total = torch.cuda.mem_get_info()
     return bool(free < total / 4)
 
@@ -83,7 +83,7 @@ def models_of(pipeline: Any, phase: str) -> list[nn.Module]:
 
 
 def move(model: nn.Module, device: str) -> None:
-    """All of it must be asked, since memory may have run out halfway the last time."""
+    """Move all that is not there yet: memory may have run out halfway the last time."""
     if any(tensor.device.type != device for tensor in tensors_of(model)):
         model.to(device, non_blocking=True)
 

@@ -24,21 +24,21 @@ from worker.causes import first_line
 from worker.gpu_faults import Fault, fault_of, give_back
 from worker.svd.attention import KERNELS, Shape, pinned_in
 from worker.svd.conditioning import is_guided
-from worker.svd.memory import plan_of
+from worker.svd.memory import at_once, plan_of
 from worker.svd.temporal_convolution import WAYS, TemporalConvolution, use_way
 
 RUNS = 3
 FEWEST = 16
 """Channels of a layer that counts: the decoder's last one has three, takes no time, and says nothing of the others."""
 SOME = 97
-"""Of so many numbers one is compared: all of them would take twice the memory."""
+"""One of so many numbers is compared: to compare all of them would take twice the memory."""
 AGREES = 0.02
 """Of the largest number: what float16 may round otherwise."""
 
 log = structlog.get_logger(__name__)
 
 Choices = dict[str, str]
-"""The way by what is worked out: "convolution of 1 × 128 × 13 × 576 × 1024"."""
+"""The name of the fastest way, by what is computed: "convolution of 1 × 128 × 13 × 576 × 1024"."""
 Work = Callable[[], torch.Tensor]
 
 
@@ -127,18 +127,16 @@ def choose_ways(pipeline: Any, clip: Clip, probes: Probes, device: str) -> Choic
     """Let `pipeline` run by the ways that are fastest for `clip`, settled; `pipeline` must have rendered a clip of two
     frames of 64×64, guided if `clip` is. Returns what was chosen."""
     chosen: Choices = {}
-    frames = min(clip.num_frames, clip.decode_chunk_size or clip.num_frames)
     sizes: dict[Any, tuple[int, int, int, int]] = {
         pipeline.unet: (samples_at_once(clip), clip.num_frames, clip.height // 8, clip.width // 8),
-        pipeline.vae.decoder: (1, frames, clip.height, clip.width),
+        pipeline.vae.decoder: (1, at_once(clip), clip.height, clip.width),
     }
     for model, size in sizes.items():
         layers = [layer for layer in convolutions(model) if layer.weight.shape[1] >= FEWEST]
         if not layers:
             continue
-        widest = min(
-            layers, key=lambda layer: layer.weight.shape[1]
-        )  # where the picture is largest, channels are fewest
+        # The picture is largest in the layer with the fewest channels.
+        widest = min(layers, key=lambda layer: layer.weight.shape[1])
         what = "convolution of {} × {} × {} × {} × {}".format(size[0], widest.weight.shape[1], *size[1:])
         way = probes.fastest(what, convolving(widest, size, device))
         if way:
@@ -209,7 +207,7 @@ def attending(shape: Shape, dtype: torch.dtype, device: str) -> dict[str, Work]:
 
 
 def lazily(make: Work) -> Work:
-    """`make`, called once: what is kept needs no memory."""
+    """Return `make` that is called once, at first use: a choice that was kept needs no example."""
     made: list[torch.Tensor] = []
 
     def get() -> torch.Tensor:

@@ -19,10 +19,10 @@ def delete_task(services: Services, caller: Caller, task_id: str) -> None:
 
 
 def forget(services: Services, task_id: str) -> None:
-    """Spare the workers a bell that rings for nothing. Not being able to is harmless."""
+    """Remove the wake-ups of a task that has ended. One that stays is harmless."""
     _, steps = services.ledger.task_with_steps(task_id)
     try:
         for step in steps:
-            services.queue.forget(step.step_id)
+            services.queue.remove(step.step_id)
     except QueueUnavailable:
         return

@@ -35,7 +35,7 @@ CLIPS = [
 ]
 CLIPS_IN_A_GRAPH = 14  # each smoothed, then two joins: 30 steps
 GRAPH_SECONDS = 15.0
-MOST_WAITING = 4  # uploads pause above it, so that a step that is rung for again does not wait behind others
+MOST_WAITING = 4  # uploads pause above it, so that a step that is woken again does not wait behind others
 
 
 @dataclass

@@ -52,13 +52,13 @@ def has_tail() -> bool:
 POINTS = [
     Point("upload checked, not stored", "app", Storage, "put", before=True),
     Point("picture stored, task not recorded", "app", Ledger, "create", before=True),
-    Point("task recorded, bell not rung", "app", Ledger, "create", before=False),
+    Point("task recorded, worker not woken", "app", Ledger, "create", before=False),
     Point("step claimed", "worker", Ledger, "claim", before=False),
     Point("next step claimed in a tail", "worker", Ledger, "claim", False, lambda claim, _: claim and has_tail()),
     Point("video stored, thumbnail not", "worker", Storage, "put", False, lambda _, given: "video" in given[1]),
     Point("all stored, not recorded", "worker", Ledger, "finish", before=True),
-    Point("step finished, next not rung for", "worker", Ledger, "finish", False, lambda result, _: result is not None),
-    Point("step taken over, not rung for", "keeper", Ledger, "take_over", before=False),
+    Point("step finished, next not woken", "worker", Ledger, "finish", False, lambda result, _: result is not None),
+    Point("step taken over, not woken", "keeper", Ledger, "take_over", before=False),
     Point("callback taken, not sent", "keeper", Deliveries, "take", before=False),
     Point("callback sent, not recorded", "keeper", Deliveries, "arrived", before=True),
 ]

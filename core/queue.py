@@ -1,4 +1,4 @@
-"""RQ as a bell: one kind of job, which says that a step may be ready. What is lost here, the keeper rings again."""
+"""Wake-ups for workers, over RQ: one kind of job, which says that a step may be ready. Lost ones the keeper repeats."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ QUEUES = ("cpu", "gpu")
 STEP_FUNCTION = "worker.runner.run_step"
 SERIALIZER = JSONSerializer
 
-# A frozen Redis must not hold an upload for long: the keeper rings for the task later.
+# A frozen Redis must not hold an upload for long: the keeper wakes a worker later.
 TIMEOUT_SECONDS = 1.0
 
 
@@ -65,7 +65,7 @@ class StepQueue:
         self.redis = connect_redis(settings, socket_timeout=TIMEOUT_SECONDS, retry=retry)
 
     def wake(self, step_id: str, queue: str, at_front: bool = False) -> None:
-        """Ring for a step; `at_front` for one that has waited its turn before.
+        """Wake a worker for a step; `at_front` for one that has waited its turn before.
 
         Raises QueueUnavailable; whoever recorded the step in the ledger may go on.
         """
@@ -83,14 +83,14 @@ class StepQueue:
             )
             pipeline.execute()
 
-    def rung_for(self, queue: str) -> set[str]:
-        """The ids of the steps that a job stands for. Raises QueueUnavailable."""
+    def queued_ids(self, queue: str) -> set[str]:
+        """Return the ids of the steps that have a job in `queue`. Raises QueueUnavailable."""
         with _translated():
             entries = self.redis.lrange(queue_key(queue), 0, -1)
         return {str(entry, errors="replace") for entry in entries if isinstance(entry, bytes)}
 
-    def forget(self, step_id: str) -> None:
-        """Take back the bell of a step that ended before anyone answered it."""
+    def remove(self, step_id: str) -> None:
+        """Remove the wake-up of a step that ended before a worker took it."""
         with _translated(), self.redis.pipeline() as pipeline:
             for queue in QUEUES:
                 pipeline.lrem(queue_key(queue), 1, step_id)

@@ -89,12 +89,12 @@ class Keeper:
 
     def wake(self) -> None:
         """Ready steps that no job stands for: Redis was away, or lost it, or a pause is over."""
-        rung: dict[str, set[str]] = {}
-        # They have waited their turn: each goes to the front, so that the oldest, rung for last, comes first.
+        queued: dict[str, set[str]] = {}
+        # They have waited their turn: each goes to the front, so that the oldest, queued last, comes first.
         for step_id, queue in reversed(self.ledger.steps_to_wake(WAKE_AFTER_SECONDS)):
-            if queue not in rung:
-                rung[queue] = self.queue.rung_for(queue)
-            if step_id not in rung[queue]:
+            if queue not in queued:
+                queued[queue] = self.queue.queued_ids(queue)
+            if step_id not in queued[queue]:
                 self.queue.wake(step_id, queue, at_front=True)
                 log.info("step_woken", step_id=step_id, queue=queue)
 

@@ -26,7 +26,7 @@ def codes_in_api_docs() -> set[str]:
 
 
 def test_every_error_code_is_in_the_api_docs() -> None:
-    internal = {errors.QueueUnavailable.code}  # nobody waits for Redis: the ring is made up for
+    internal = {errors.QueueUnavailable.code}  # nobody waits for Redis: a lost wake-up is made up for
     internal.add(errors.TaskExists.code)  # the answer is the task
     internal.add(errors.TaskGone.code)  # its reason stands in for it
     codes = {kind.code for kind in all_errors() if kind not in BRANCHES} - internal

@@ -1,4 +1,4 @@
-"""RQ's loop, with our answer to its bell: the step runs in this very process, so the model stays loaded.
+"""RQ's loop, with our own way to run a job: the step runs in this very process, so the model stays loaded.
 
 Of RQ this keeps the blocking pop, the heartbeat and the registration (`rq info` works, if the ACL allows it). It does
 not use RQ's execution, registries or commands: a job's id is the step's, and the rest is deleted unread, whatever
@@ -33,11 +33,11 @@ HEARTBEAT_SECONDS = 5.0
 JOB_PREFIX = Job.redis_job_namespace_prefix.encode()
 
 
-class Bell(Job):
+class StepJob(Job):
     """A job of which nothing but its id is read. RQ reads every field, and one that it cannot parse ends its loop."""
 
     @classmethod
-    def fetch(cls, id: str, connection: "Redis | None" = None, serializer: Any = None) -> "Bell":
+    def fetch(cls, id: str, connection: "Redis | None" = None, serializer: Any = None) -> "StepJob":
         try:
             return cls(id, connection, serializer)
         except ValueError as error:  # no id that RQ would give
@@ -45,7 +45,7 @@ class Bell(Job):
 
 
 class StepWorker(SimpleWorker):
-    job_class = Bell
+    job_class = StepJob
     # RQ would double its pause up to a minute, so that a worker slept on long after Redis was back.
     max_connection_wait_time = 1.0
 

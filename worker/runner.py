@@ -101,8 +101,8 @@ def run_step(step_id: str, kit: Kit) -> None:
 
 
 def _of_loaded_engine(step_id: str, kit: Kit) -> str | None:
-    """A step that goes before the one that was rung for: the engine of that one would have to be loaded, which takes as
-    long as several clips. Nobody waits for longer than LOADED_FIRST_SECONDS because of it."""
+    """Return a step that goes before `step_id`, whose engine would have to be loaded, which takes as long as several
+    clips; None if there is none. Nobody waits for longer than LOADED_FIRST_SECONDS because of it."""
     if kit.engine_host.device != "cuda" or not kit.engine_host.loaded:
         return None
     return kit.ledger.first_of_engines(list(kit.engine_host.loaded), step_id, LOADED_FIRST_SECONDS)

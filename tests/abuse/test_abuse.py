@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             sent = [send(stack, case) for case in corpus()]
         accepted = [one.body["task_id"] for one in sent if one.status == 202]
         stack.start("worker", "worker", "--queue", "cpu")
-        stack.start("keeper", "keeper")  # rings for what was accepted before there was a worker
+        stack.start("keeper", "keeper")  # wakes workers for what was accepted before there was a worker
         for task_id in accepted:
             assert stack.wait_for(task_id)["status"] == "finished"
         videos = {task_id: stack.video(task_id) for task_id in accepted}

@@ -45,7 +45,7 @@ def test_an_accepted_picture_is_in_the_storage_and_its_step_is_rung_for(client: 
     task, (step,) = services.ledger.task_with_steps(task_id)
     assert services.storage.read(task.input_key)[:3] == b"\xff\xd8\xff"
     assert task.input_sha256 == hashlib.sha256(CAT).hexdigest(), "of what was sent, not of what is stored"
-    assert services.queue.rung_for("cpu") == {step.step_id}
+    assert services.queue.queued_ids("cpu") == {step.step_id}
 
 
 def test_the_field_may_be_called_image_too(client: TestClient) -> None:

@@ -156,7 +156,7 @@ def test_cancel_is_final_and_doing_it_twice_is_no_error(client: TestClient, serv
     for _ in range(2):
         response = client.post(f"/cancel/{task_id}")
         assert (response.status_code, response.json()["status"]) == (200, "canceled")
-    assert services.queue.rung_for("cpu") == set()
+    assert services.queue.queued_ids("cpu") == set()
 
 
 def test_canceling_a_finished_task_changes_nothing(client: TestClient, finished: str) -> None:

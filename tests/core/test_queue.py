@@ -18,11 +18,11 @@ def queue(settings: Settings):
 def test_a_bell_stands_for_its_step_until_it_is_forgotten(queue: StepQueue) -> None:
     queue.wake("s1", "cpu")
     queue.wake("s2", "cpu")
-    assert queue.rung_for("cpu") == {"s1", "s2"}
-    assert queue.rung_for("gpu") == set()
-    queue.forget("s1")
-    queue.forget("s1")
-    assert queue.rung_for("cpu") == {"s2"}
+    assert queue.queued_ids("cpu") == {"s1", "s2"}
+    assert queue.queued_ids("gpu") == set()
+    queue.remove("s1")
+    queue.remove("s1")
+    assert queue.queued_ids("cpu") == {"s2"}
 
 
 def test_junk_in_redis_hides_no_bell(queue: StepQueue) -> None:
@@ -30,9 +30,9 @@ def test_junk_in_redis_hides_no_bell(queue: StepQueue) -> None:
     queue.redis.hset("rq:job:s1", mapping={"data": b"junk", "status": "odd", "created_at": "now"})
     queue.redis.rpush("rq:queue:cpu", "s1")
     queue.wake("s2", "cpu")
-    assert queue.rung_for("cpu") >= {"s1", "s2"}
-    queue.forget("s1")
-    assert "s1" not in queue.rung_for("cpu")
+    assert queue.queued_ids("cpu") >= {"s1", "s2"}
+    queue.remove("s1")
+    assert "s1" not in queue.queued_ids("cpu")
     assert not queue.redis.exists("rq:job:s1")
 
 
@@ -45,7 +45,12 @@ def test_rqs_own_tools_see_the_queue(queue: StepQueue, settings: Settings) -> No
 
 def test_a_redis_that_is_away_is_said_to_be_within_seconds() -> None:
     queue = StepQueue(Settings(_env_file=None, redis_port=free_port()))
-    for call in (queue.ping, lambda: queue.wake("s", "cpu"), lambda: queue.rung_for("cpu"), lambda: queue.forget("s")):
+    for call in (
+        queue.ping,
+        lambda: queue.wake("s", "cpu"),
+        lambda: queue.queued_ids("cpu"),
+        lambda: queue.remove("s"),
+    ):
         with pytest.raises(QueueUnavailable):
             call()
     queue.close()

@@ -184,7 +184,7 @@ def test_a_video_that_goes_on_is_joined_though_a_worker_dies_before_the_joining_
 ) -> None:
     first = service.upload(CAT, **SHORT)
     service.wait_for(first)
-    trap = set_trap(POINT["step finished, next not rung for"], signal.SIGKILL, service)
+    trap = set_trap(POINT["step finished, next not woken"], signal.SIGKILL, service)
     extension = {"video": {"id": first}, "seconds": "2"}
     task_id = service.client.post("/v1/videos/extensions", json=extension).json()["id"]
     assert caught(trap) is not None
@@ -206,7 +206,7 @@ def test_smoothing_goes_on_elsewhere_where_a_worker_dies_in_it(
     told = Callback(receiver.url, list(FINAL_EVENTS))
     task = NewTask(task_id, "", "preview", params, f"tasks/{task_id}/input", "0" * 64, [], steps, told)
     Storage(f"file://{service.folder}/data/storage").put(task.input_key, CAT.read_bytes())
-    trap = set_trap(POINT["step finished, next not rung for"], signal.SIGKILL, service)
+    trap = set_trap(POINT["step finished, next not woken"], signal.SIGKILL, service)
     ledger.create(task)
     assert caught(trap) is not None
     trap = set_trap(POINT["video stored, thumbnail not"], signal.SIGKILL, service)

@@ -73,9 +73,9 @@ def test_every_use_of_the_queue_is_allowed(stack: Stack, settings: Settings, con
     queue.ping()
     queue.wake("s1", "gpu")
     queue.wake("s2", "gpu", at_front=True)
-    assert queue.rung_for("gpu") == {"s1", "s2"}
-    queue.forget("s1")
-    queue.forget("s2")
+    assert queue.queued_ids("gpu") == {"s1", "s2"}
+    queue.remove("s1")
+    queue.remove("s2")
     queue.close()
     # A Redis that was restarted just now hears of the worker within its pop, of 15 s.
     wait_until(lambda: len(Worker.all(connection=connection)) >= 1, 30, "a worker")

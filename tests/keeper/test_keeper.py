@@ -36,7 +36,7 @@ def test_a_step_whose_worker_died_is_queued_and_woken_again(keeper: Keeper) -> N
     keeper.ledger.claim(step_id, "w1", lease_seconds=-1)
     keeper.tick()
     keeper.tick()
-    assert keeper.queue.rung_for("cpu") == {step_id}
+    assert keeper.queue.queued_ids("cpu") == {step_id}
     assert keeper.ledger.claim(step_id, "w2", 60) is not None
 
 
@@ -44,7 +44,7 @@ def test_a_step_that_runs_is_left_alone(keeper: Keeper) -> None:
     ((step_id, _),) = keeper.ledger.create(new_task())
     keeper.ledger.claim(step_id, "w1", 60)
     keeper.tick()
-    assert keeper.queue.rung_for("cpu") == set()
+    assert keeper.queue.queued_ids("cpu") == set()
 
 
 def test_the_bytes_of_an_old_task_are_deleted_and_its_row_stays(keeper: Keeper) -> None:
@@ -136,7 +136,7 @@ def test_a_duty_that_breaks_does_not_hold_up_the_others(keeper: Keeper, monkeypa
     monkeypatch.setattr(keeper.ledger, "held_leases", broken)
     ((step_id, _),) = keeper.ledger.create(new_task())
     keeper.tick()
-    assert keeper.queue.rung_for("cpu") == {step_id}
+    assert keeper.queue.queued_ids("cpu") == {step_id}
 
 
 def test_a_step_whose_row_is_held_does_not_hold_up_the_others(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def extension(kit: Kit, before: bytes, frames_before: int) -> Task:
     task = NewTask(task_id, "", "preview", params, f"tasks/{task_id}/input", "0" * 64, [], steps)
     kit.storage.put(task.input_key, before)
     ready = kit.ledger.create(task)
-    while ready:  # as the bell would ring
+    while ready:  # as wake-ups would
         do(ready[0].step_id, kit)
         ready = kit.ledger.steps_to_wake(0)
     return kit.ledger.task(task_id)

@@ -63,7 +63,7 @@ def make(kit: Kit, num_frames: int = 26, before: Path | None = None, **changes: 
     task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
     kit.storage.put(task.input_key, (before or SAMPLES / "cat.jpg").read_bytes())
     ready = kit.ledger.create(task)
-    while ready:  # as the bell would ring
+    while ready:  # as wake-ups would
         do(ready[0].step_id, kit)
         ready = kit.ledger.steps_to_wake(0)
     return kit.ledger.task(task_id)

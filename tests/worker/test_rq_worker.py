@@ -28,11 +28,11 @@ def answered(connection: Redis) -> list[str]:
 
 def test_a_bell_is_answered_and_leaves_nothing_in_redis(connection: Redis, settings: Settings) -> None:
     queue = StepQueue(settings)
-    rung = [new_id(), new_id()]
-    for step_id in rung:
+    woken = [new_id(), new_id()]
+    for step_id in woken:
         queue.wake(step_id, "cpu")
     queue.close()
-    assert answered(connection) == rung
+    assert answered(connection) == woken
     assert connection.keys("rq:job:*") == []
     assert connection.lrange(Queue("cpu", connection=connection).intermediate_queue_key, 0, -1) == []
 
@@ -75,13 +75,13 @@ def test_rq_sees_the_worker_again_after_redis_was_wiped(connection: Redis) -> No
 
 def test_a_worker_that_has_had_enough_leaves_the_rest_of_its_queue(connection: Redis, settings: Settings) -> None:
     queue = StepQueue(settings)
-    rung = [new_id(), new_id()]
-    for step_id in rung:
+    woken = [new_id(), new_id()]
+    for step_id in woken:
         queue.wake(step_id, "cpu")
     worker = StepWorker("cpu", connection, lambda _: False)
     worker.work(burst=True)
     assert worker.stopping
-    assert queue.rung_for("cpu") == {rung[1]}
+    assert queue.queued_ids("cpu") == {woken[1]}
     queue.close()
 
 

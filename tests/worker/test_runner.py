@@ -275,7 +275,7 @@ def test_a_step_that_is_handed_over_is_rung_for_and_uses_up_no_attempt(
         for _ in range(5):
             do(step_id, kit)
     assert outcomes(kit) == {"stopped": 5}
-    assert kit.queue.rung_for("cpu") == {step_id}
+    assert kit.queue.queued_ids("cpu") == {step_id}
     do(step_id, kit)
     assert kit.ledger.task(task_id).status == Status.FINISHED
 
@@ -666,7 +666,7 @@ def test_on_a_gpu_steps_of_a_loaded_engine_go_first_for_a_bounded_time(
     for task_id, _ in (later, last):
         do(other[1], kit)
         assert kit.ledger.task(task_id).status == Status.FINISHED
-        assert kit.queue.rung_for("cpu") == {other[1]}
+        assert kit.queue.queued_ids("cpu") == {other[1]}
         assert kit.ledger.task(other[0]).status == Status.QUEUED
     do(other[1], kit)  # nobody else waits
     assert kit.ledger.task(other[0]).status == Status.FINISHED

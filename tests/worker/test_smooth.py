@@ -190,7 +190,7 @@ def begin(kit: Kit, continues: int | None = None, **asked: int) -> Task:
 
 
 def finish(kit: Kit, task: Task) -> Task:
-    while ready := kit.ledger.steps_to_wake(0):  # as the bell would ring
+    while ready := kit.ledger.steps_to_wake(0):  # as wake-ups would
         do(ready[0].step_id, kit)
     return kit.ledger.task(task.task_id)
 

@@ -1,4 +1,4 @@
-"""python -m app: serve the HTTP front."""
+"""python -m app: serve the API server."""
 
 import os
 import signal

@@ -1,8 +1,7 @@
 """Uploads are decoded and encoded anew in a child with hard limits: what it gives back is a plain JPEG or PNG.
 
-This is the front's side of app/sandbox.py. Of a child's answer nothing is believed but its shape, for hostile bytes
-may have taken the child over.
-"""
+This is the API server's side of app/sandbox.py. Of a child's answer nothing is believed but its shape, for hostile
+bytes may have taken the child over."""
 
 import atexit
 import json
@@ -130,8 +129,8 @@ class Decoder:
         self._stop()
         self._asks, theirs = socket.socketpair()
         with theirs:
-            # No environment: it holds secrets. A session of its own: signals to the front's group end the front,
-            # which ends this one by closing the socket, in order or not.
+            # No environment: it holds secrets. A session of its own: signals to the API server's group end the API
+            # server, which ends this one by closing the socket, in order or not.
             self._sandbox = subprocess.Popen(
                 [sys.executable, "-m", "app.sandbox"], stdin=theirs.fileno(), cwd=ROOT, env={}, start_new_session=True
             )

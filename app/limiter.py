@@ -1,5 +1,5 @@
-"""How many requests a key may send. Counted in Redis, for all fronts together; each counts for itself while Redis is
-away, so that neither a flood nor a legitimate caller gains or loses by it."""
+"""How many requests a key may send. Counted in Redis, for all API servers together; each counts for itself while Redis
+is away, so that neither a flood nor a legitimate caller gains or loses by it."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""create_app(settings): the HTTP front, built whole; nothing happens on import."""
+"""create_app(settings): the API server, built whole; nothing happens on import."""
 
 import asyncio
 import threading
@@ -123,7 +123,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.limiter.share(queue.redis)
     app.state.services = Services(settings, ledger, Storage(settings.resolved_storage_url), queue)
     app.state.ticker = Ticker(ledger, Previews(queue.redis))
-    # Without its ledger the front still answers: with 503, and with what is wrong.
+    # Without its ledger the API server still answers: with 503, and with what is wrong.
     ended = threading.Event()
     waiting = asyncio.create_task(run_in_threadpool(wait_for_ledger, ledger, ended))
     await asyncio.wait({waiting}, timeout=LEDGER_SECONDS)

@@ -1,5 +1,5 @@
-"""Places that are shared fairly: each holds a thread, of which the front has 40, or a connection, of which it has a
-thousand, and others must be left for what is asked meanwhile."""
+"""Places that are shared fairly: each holds a thread, of which the API server has 40, or a connection, of which it has
+a thousand, and others must be left for what is asked meanwhile."""
 
 import threading
 from collections import Counter

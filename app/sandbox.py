@@ -1,7 +1,7 @@
 """python -m app.sandbox: one child for each upload, which decodes it under limits that the kernel keeps.
 
 app/decoder.py starts this process and asks it for children; it never sees a byte of an upload itself. It is a
-process of its own because the front has threads and secrets, which a fork would take along. Whatever hostile bytes
+process of its own because the API server has threads and secrets, which a fork would take along. Whatever hostile bytes
 made of a child, it can open nothing, write nowhere but to its own socket, and is gone when its time is over.
 """
 
@@ -36,15 +36,15 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the children
     load_all_code()
     gc.freeze()  # or the first collection in each child would copy all pages that it shares
-    front = socket.socket(fileno=0)
+    server = socket.socket(fileno=0)
     while True:
-        _, descriptors, *_ = socket.recv_fds(front, 1, 1)
-        if not descriptors:  # the front is gone, however it ended
+        _, descriptors, *_ = socket.recv_fds(server, 1, 1)
+        if not descriptors:  # the API server is gone, however it ended
             os.killpg(0, signal.SIGKILL)
         with socket.socket(fileno=descriptors[0]) as job:
-            select.select([job, front], [], [], REST_SECONDS)
+            select.select([job, server], [], [], REST_SECONDS)
             if os.fork() == 0:
-                front.close()
+                server.close()
                 work_in_child(job)
 
 
@@ -67,7 +67,7 @@ def work_in_child(job: socket.socket) -> NoReturn:
         if not select.select([job], [], [], 0)[0]:
             load_all_code()  # once more: what it touches is copied for this child now, and not while an upload waits
         limit_this_process()
-        os.closerange(1, 3)  # or it could write into the front's log
+        os.closerange(1, 3)  # or it could write into the API server's log
         max_megapixels, length = JOB.unpack(job.recv(JOB.size, socket.MSG_WAITALL))
         job.sendall(PID.pack(os.getpid()))  # before the upload is read, so that it can be believed
         signal.alarm(WALL_SECONDS)
@@ -77,7 +77,7 @@ def work_in_child(job: socket.socket) -> NoReturn:
         job.sendall(REPLY.pack(is_picture, len(body)))
         job.sendall(body)
     finally:
-        os._exit(0)  # without a trace: the front knows by the missing answer
+        os._exit(0)  # without a trace: the API server knows by the missing answer
 
 
 def limit_this_process() -> None:

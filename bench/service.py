@@ -71,7 +71,7 @@ def with_keys() -> dict[str, Any]:
         ledger = Ledger(f"sqlite:///{folder}/data/kinora.db")
         ledger.migrate()
         try:
-            _, key = ledger.keys.create("bench")  # without one the front does not start
+            _, key = ledger.keys.create("bench")  # without one the API server does not start
             with running_stack(Path(folder), AUTH="keys", RATE_LIMIT="1000000/minute") as stack:
                 stack.client.headers["Authorization"] = f"Bearer {key}"
                 return latencies(stack, ledger) | {"status_requests_a_second": status_rate(stack)}

@@ -87,7 +87,7 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
         verdict.unexpected += [f"the fault {name!r} never came about in {tried[name]} tries" for name in in_vain]
         left = {path.name for path in service.temporary.iterdir()} - {service.beat.name}
         verdict.leftovers += [f"the temporary file {name}" for name in sorted(left)]
-    _, left_running = psutil.wait_procs(processes, END_SECONDS)  # a sandbox ends once it sees that its front has
+    _, left_running = psutil.wait_procs(processes, END_SECONDS)  # a sandbox ends once it sees that its API server has
     verdict.leftovers += [f"the process {process.pid} still runs" for process in left_running]
     minutes = (time.monotonic() - begun) / 60
     return figures(done, service, load.accepted, len(receiver.received), verdict) | {"minutes": minutes}, verdict

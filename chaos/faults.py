@@ -32,7 +32,7 @@ def kill(name: str | None, how: signal.Signals, service: Service, random: Random
 
 
 def kill_in_mid_upload(service: Service, _random: Random) -> bool:
-    """The front has half a picture when it dies."""
+    """The API server has half a picture when it dies."""
     head = (
         "POST /generate HTTP/1.1\r\nHost: kinora\r\nContent-Length: 100000\r\n"
         "Content-Type: multipart/form-data; boundary=b\r\n\r\n"

@@ -128,7 +128,7 @@ class Stack:
         self.client.close()
         started = [psutil.Process(process.pid) for process in self.processes.values() if process.poll() is None]
         for each in [child for process in started for child in process.children(recursive=True)] + started:
-            with contextlib.suppress(psutil.NoSuchProcess):  # several fronts outlive the one that started them
+            with contextlib.suppress(psutil.NoSuchProcess):  # several API servers outlive the one that started them
                 each.kill()
         for process in self.processes.values():
             process.wait()

@@ -1,5 +1,5 @@
-"""Puts what an attempt shows where the front finds it, in a thread of its own: neither the encoder nor a Redis that is
-frozen holds up the rendering, and what goes wrong here costs the preview only."""
+"""Puts what an attempt shows where the API server finds it, in a thread of its own: neither the encoder nor a Redis
+that is frozen holds up the rendering, and what goes wrong here costs the preview only."""
 
 import threading
 from collections.abc import Callable

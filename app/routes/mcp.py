@@ -1,6 +1,6 @@
 """The Model Context Protocol at /mcp.
 
-Each request stands for itself, so that any of several front processes may answer it. Who calls is found out by the
+Each request stands for itself, so that any of several API server processes may answer it. Who calls is found out by the
 layers around, as everywhere.
 """
 

@@ -1,4 +1,4 @@
-"""GET /metrics for Prometheus: the service's totals out of the ledger, and this front's HTTP figures."""
+"""GET /metrics for Prometheus: the service's totals out of the ledger, and this API server's HTTP figures."""
 
 from collections.abc import Iterator
 

@@ -60,7 +60,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("abuse")
     with RedisServer() as redis, Stack(folder, redis) as stack:
         stack.start("app", "app")
-        wait_until(lambda: answers(stack), 60, "a front")
+        wait_until(lambda: answers(stack), 60, "an API server")
         with Meter(stack.processes["app"].pid).running() as meter:
             sent = [send(stack, case) for case in corpus()]
         accepted = [one.body["task_id"] for one in sent if one.status == 202]

@@ -1,4 +1,4 @@
-"""Who may call: keys, links, what is open without either, and when a front does not start at all."""
+"""Who may call: keys, links, what is open without either, and when an API server does not start at all."""
 
 import subprocess
 import sys
@@ -209,7 +209,7 @@ def test_a_link_is_given_out_with_the_task(client_of_ann: TestClient) -> None:
     assert client_of_ann.get(link, headers={"Authorization": ""}).status_code == 409
 
 
-# --- when a front does not start ---
+# --- when an API server does not start ---
 
 
 def start_front(settings: Settings, **changes: str) -> subprocess.CompletedProcess[str]:

@@ -269,7 +269,7 @@ def test_who_finds_the_sandbox_dead_leaves_the_one_that_was_started_since(
     assert calls == {b"one": 2, b"two": 2}, "nobody needed a third"
 
 
-FRONT = """
+SERVER = """
 import sys, threading
 from app.decoder import DECODER
 DECODER.decode(open('samples/cat.jpg', 'rb').read(), 50)
@@ -282,20 +282,20 @@ threading.Event().wait()
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_when_the_front_ends(how: signal.Signals, decoder: Decoder) -> None:
-    with subprocess.Popen([sys.executable, "-c", FRONT], cwd=ROOT, stdin=subprocess.PIPE) as front:
-        assert front.stdin
-        front.stdin.write(saved(gradient(8000, 6000), "JPEG"))
-        front.stdin.close()
-        family = psutil.Process(front.pid)
+    with subprocess.Popen([sys.executable, "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE) as server:
+        assert server.stdin
+        server.stdin.write(saved(gradient(8000, 6000), "JPEG"))
+        server.stdin.close()
+        family = psutil.Process(server.pid)
         wait_until(lambda: len(family.children(recursive=True)) == 3, what="a sandbox with two children")
         left = family.children(recursive=True)
-        front.send_signal(how)
+        server.send_signal(how)
     _, alive = psutil.wait_procs(left, 10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def answered(*said: bytes) -> InvalidRequest:
-    """What the front makes of a child that was taken over by its upload and says this."""
+    """What the API server makes of a child that was taken over by its upload and says this."""
     ours, theirs = socket.socketpair()
     with ours, theirs, ThreadPoolExecutor() as pool:
         refused = pool.submit(answer, ours)

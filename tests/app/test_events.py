@@ -290,7 +290,7 @@ def test_500_listeners_cost_one_query_a_tick(server: Server, monkeypatch: pytest
         wait_until(lambda: len(asked) >= 5, what="queries")
         sa.event.remove(server.ledger.database, "before_cursor_execute", note)
         monkeypatch.undo()
-        assert threading.active_count() - threads < 50  # 40 of them are the front's for whatever is asked
+        assert threading.active_count() - threads < 50  # 40 of them are the API server's for whatever is asked
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         if statement != "BEGIN":

@@ -269,7 +269,7 @@ def source() -> Iterator[Host]:
 
 @pytest.fixture
 def client(settings: Settings, source: Host) -> Iterator[TestClient]:
-    """A front that may fetch from `source` and from nowhere else on this machine."""
+    """An API server that may fetch from `source` and from nowhere else on this machine."""
     settings = settings.model_copy(update={"fetch_allow": source.netloc, "max_upload_mb": 1})
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client

@@ -182,13 +182,13 @@ def test_an_upgrade_meets_the_same_layers_as_any_request(settings: Settings) -> 
     ledger.close()
     port = free_port()
     environment = {"DATA_DIR": str(settings.data_dir), "REDIS_PORT": str(settings.redis_port), "API_PORT": str(port)}
-    front = subprocess.Popen([sys.executable, "-m", "app"], env=environment, cwd=SAMPLES.parent)
+    server = subprocess.Popen([sys.executable, "-m", "app"], env=environment, cwd=SAMPLES.parent)
     try:
-        wait_until(lambda: answer_to_upgrade(port), 60, "the front")
+        wait_until(lambda: answer_to_upgrade(port), 60, "the API server")
         answer = answer_to_upgrade(port)
     finally:
-        front.terminate()
-        front.wait(30)
+        server.terminate()
+        server.wait(30)
     assert answer.startswith(b"HTTP/1.1 401")
     assert b"x-request-id: " in answer.lower()
 

@@ -77,7 +77,7 @@ def test_with_a_key_made_inside_and_one_line_in_env_a_stranger_is_refused(stack:
             return stack.http.get("/tasks").status_code == 401
         return False
 
-    wait_until(asks_for_a_key, timeout=60, what="a front that asks for a key")
+    wait_until(asks_for_a_key, timeout=60, what="an API server that asks for a key")
     assert stack.http.get("/tasks", headers={"Authorization": f"Bearer {key}"}).status_code == 200
     assert stack.health() == stack.health() | {"status": "ok", "queues": {}}
 

@@ -177,7 +177,7 @@ def require_disk_space(settings: Settings) -> None:
 def seconds_to_a_free_place(services: Services, clip: Clip, queue: str, workers: list[Worker]) -> int:
     """How long one place in the queue takes to come free, as measured: a step's time shared by who works there."""
     pace = services.ledger.speeds().pace(Kind(clip.engine, "clip", clip.size, clip.work))
-    seconds = max(pace.front, pace.tail) if pace else 5.0
+    seconds = max(pace.render, pace.finalize) if pace else 5.0
     at_work = sum(worker.serves(queue) for worker in workers)
     return max(1, min(60, math.ceil(seconds / max(1, at_work))))
 

@@ -43,7 +43,7 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     by_step = dict(zip([found.step_id for found in running], ends, strict=False))
     mine = ends[-1] if waits else by_step.get(step.step_id, 0.0)  # it has just ended
     # A later step is the next one of its queue. That a step of another task may run before it, where a worker has begun
-    # one beside the tail of the step before, is not reckoned with.
+    # one while the step before is finalized, is not reckoned with.
     return Outlook(position, round(mine + sum(pace.seconds for pace in later), 2))
 
 
@@ -52,7 +52,7 @@ def serves(workers: list[Worker], queue: str) -> bool:
 
 
 Line = tuple[float, float]
-"""Of a worker, in seconds from now: when it can begin another step, and when the last tail is over."""
+"""Of a worker, in seconds from now: when it can begin another step, and when the last finalize stage is over."""
 
 
 def forecast(workers: list[str], running: list[tuple[str, float, Pace]], waiting: list[Pace]) -> list[float]:
@@ -78,9 +78,9 @@ IDLE: Line = (0.0, float("-inf"))
 
 
 def longer(line: Line, pace: Pace, ran: float = 0.0) -> Line:
-    """With one more step: its front, then its tail once the one before is over."""
-    handed_over = max(line[0] + pace.front - ran, line[1])
-    return max(0.0, handed_over), max(0.0, handed_over + pace.tail)
+    """With one more step: it renders, then is finalized once the one before is."""
+    handed_over = max(line[0] + pace.render - ran, line[1])
+    return max(0.0, handed_over), max(0.0, handed_over + pace.finalize)
 
 
 def at_acceptance(services: Services, task_id: str) -> tuple[Status, Outlook]:

@@ -2,7 +2,7 @@
 
     python -m bench.renders FILE --queue gpu
 
-One line for each, both in seconds since the epoch. Tails run beside the next step, as they do on a GPU.
+One line for each, both in seconds since the epoch. Steps are finalized beside the next one, as on a GPU.
 """
 
 import importlib

@@ -11,8 +11,8 @@ Nothing is downloaded: speed does not depend on what the weights say. Each way m
 models of its own. Without a GPU they take turns, so that what slows the machine slows them all, and a REDUCED model
 renders a small clip; the table and the file say so, and such figures compare ways, they are not SVD's speed.
 
-`whole` is one clip alone, from picture to MP4. In Kinora the tail runs while the next clip denoises, so a busy worker
-takes `busy` for a clip.
+`whole` is one clip alone, from picture to MP4. In Kinora a clip is finalized while the next one denoises, so a busy
+worker takes `busy` for a clip.
 """
 
 import argparse

@@ -112,7 +112,7 @@ def marked(owner: Any, method: str) -> Iterator[list[float]]:
 
 
 class Kinora(Way):
-    """The engine with some of its changes, then the worker's tail."""
+    """The engine with some of its changes, then what the worker does to finalize it."""
 
     name = "svd-xt"
 

@@ -44,9 +44,9 @@ class Point:
     matters: Callable[[Any, tuple[Any, ...]], bool] = lambda result, _arguments: bool(result)
 
 
-def has_tail() -> bool:
+def finalizes() -> bool:
     """This process is at the end of another step besides."""
-    return any(thread.name == "tail" for thread in threading.enumerate())
+    return any(thread.name == "finalizer" for thread in threading.enumerate())
 
 
 POINTS = [
@@ -54,7 +54,14 @@ POINTS = [
     Point("picture stored, task not recorded", "app", Ledger, "create", before=True),
     Point("task recorded, worker not woken", "app", Ledger, "create", before=False),
     Point("step claimed", "worker", Ledger, "claim", before=False),
-    Point("next step claimed in a tail", "worker", Ledger, "claim", False, lambda claim, _: claim and has_tail()),
+    Point(
+        "next step claimed while one is finalized",
+        "worker",
+        Ledger,
+        "claim",
+        False,
+        lambda claim, _: claim and finalizes(),
+    ),
     Point("video stored, thumbnail not", "worker", Storage, "put", False, lambda _, given: "video" in given[1]),
     Point("all stored, not recorded", "worker", Ledger, "finish", before=True),
     Point("step finished, next not woken", "worker", Ledger, "finish", False, lambda result, _: result is not None),

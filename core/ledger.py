@@ -172,12 +172,12 @@ class Ledger(Reader):
         warnings: Sequence[str] = (),
         more: Sequence[NewStep] = (),
         stored_bytes: int = 0,
-        front_seconds: float | None = None,
+        render_seconds: float | None = None,
         waited_seconds: float = 0.0,
     ) -> list[ReadyStep] | None:
         """Record what the attempt made (name → storage key) and its size, the seconds of each phase, what a user
         should know, and the steps that turned out to be needed; their `needs` count from the task's first step.
-        `front_seconds` are those until its worker's engine was free again, None: all; then it `waited_seconds` for
+        `render_seconds` are those until its worker's engine was free again, None: all; then it `waited_seconds` for
         another step.
 
         Returns the steps that became ready, or None where the attempt was no longer the newest:
@@ -190,7 +190,7 @@ class Ledger(Reader):
             ):
                 return None
             seconds = self._now(tx) - claim.started_at - waited_seconds
-            speeds.add(tx, speeds.kind_of(claim.step, task.engine), seconds, front_seconds)
+            speeds.add(tx, speeds.kind_of(claim.step, task.engine), seconds, render_seconds)
             tallies.add(
                 tx, *(Duration(f"phase_seconds:{name}", task.engine, seconds) for name, seconds in phases.items())
             )

@@ -42,25 +42,26 @@ class Kind:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a step takes. The next one of its worker begins after its front, the rest of it runs beside that."""
+    """How long a step takes, in seconds: `render` of them it has the engine; the `finalize` seconds after that overlap
+    the worker's next step."""
 
-    front: float
-    tail: float
+    render: float
+    finalize: float
 
     @property
     def seconds(self) -> float:
-        return self.front + self.tail
+        return self.render + self.finalize
 
 
 def kind_of(step: Step, engine: str) -> Kind:
     return Kind(engine, step.verb, step.size, step.work)
 
 
-def add(connection: sa.Connection, kind: Kind, seconds: float, front: float | None = None) -> None:
-    """A step of this kind took `seconds`, and of these `front`; None: all."""
+def add(connection: sa.Connection, kind: Kind, seconds: float, render: float | None = None) -> None:
+    """A step of this kind took `seconds`, and of these `render` in the render stage; None: all."""
     seconds = max(0.0, seconds)  # a clock may have been set back
-    front = seconds if front is None else min(front, seconds)
-    connection.execute(UPSERT[connection.dialect.name], vars(kind) | {"seconds": seconds, "front": front, "count": 1})
+    render = seconds if render is None else min(render, seconds)
+    connection.execute(UPSERT[connection.dialect.name], vars(kind) | {"seconds": seconds, "front": render, "count": 1})
 
 
 def forget_rare(connection: sa.Connection) -> None:
@@ -101,11 +102,11 @@ class Speeds:
         return lines and Pace(*(max(0.0, same + slope * kind.work) for same, slope in lines))
 
     def _both_lines(self, engine: str, verb: str) -> tuple[Line, Line] | None:
-        """Of the fronts and of the tails."""
+        """Of the render and of the finalize stages."""
         alike = [row for row in self._rows if (row.engine, row.verb) == (engine, verb) and row.work > 0]
         work = [float(row.work) for row in alike]
-        fronts, tails = [row.front for row in alike], [row.seconds - row.front for row in alike]
-        return (line(work, fronts), line(work, tails)) if alike else None
+        renders, finalizes = [row.front for row in alike], [row.seconds - row.front for row in alike]
+        return (line(work, renders), line(work, finalizes)) if alike else None
 
 
 def line(work: list[float], seconds: list[float]) -> Line:

@@ -254,7 +254,7 @@ tallies = Table(
     Column("total", Double, nullable=False),
 )
 
-# The mean seconds of a step, as measured; `front` are those of them in which it kept the next one from beginning.
+# The mean seconds of a step, as measured; `front` are those of them in the render stage.
 speeds = Table(
     "speeds",
     metadata,

@@ -3,7 +3,7 @@
     python -m harness.gate FOLDER [--overlap] --queue cpu
 
 is `python -m worker`, but an attempt waits in a phase while FOLDER holds a file of the phase's name: until the file is
-gone, or the attempt is stopped. With `--overlap` the tail of a step runs beside the next one, as it does on a GPU.
+gone, or the attempt is stopped. With `--overlap` a step is finalized beside the next one, as it does on a GPU.
 """
 
 import importlib

@@ -59,7 +59,7 @@ def main() -> None:
             take_steps(kit, queue)
     finally:
         on_stop(lambda *_: hurry(kit))
-        kit.tail.wait()
+        kit.finalizer.wait()
         presence.leave()
         ledger.close()
     if kit.gpu_lost:
@@ -125,7 +125,7 @@ def take_steps(kit: Kit, queue: str) -> None:
         hurry(kit)
         sys.exit(0)
 
-    on_stop(leave)  # until the loop sets its own handlers, and again once it has ended: no front is under way
+    on_stop(leave)  # until the loop sets its own handlers, and again once it has ended: nothing renders
     if kit.presence.ended.is_set():  # told so as it started: it takes no step before the other thread ends it
         threading.Event().wait()
     while True:

@@ -1,7 +1,7 @@
 """The path of one step through this worker: claim it, work while the lease is kept, record what came of it.
 
-Its front, which needs the engine, is done in the thread that calls; its tail in another, where the engine has a GPU
-while the next one's front is done. Whatever ends it, in either, is dealt with by the same code.
+Its render stage, which needs the engine, runs in the thread that calls. Its finalize stage runs in another thread; on a
+GPU the next step renders meanwhile. Whatever ends an attempt, in either stage, is dealt with by the same code.
 """
 
 import os
@@ -23,6 +23,7 @@ from core.storage import Storage
 from core.task import Claim, ErrorInfo, ReadyStep
 from worker.attempt import Attempt, Stopped
 from worker.engines.host import EngineHost
+from worker.finalizer import Finalizer
 from worker.lease import Lease
 from worker.metrics import WorkerMetrics
 from worker.pictures import Pictures
@@ -32,7 +33,6 @@ from worker.steps.clip import make_clip
 from worker.steps.join import join_clips
 from worker.steps.smooth import smooth_clip
 from worker.steps.verb import Work, made
-from worker.tail import Tail
 from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -49,10 +49,10 @@ class Run:
     claim: Claim
     attempt: Attempt = field(default_factory=Attempt)
     begun: float = field(default_factory=time.perf_counter)
-    front_seconds: float = 0.0
-    """Until it needed the engine no more."""
+    render_seconds: float = 0.0
+    """Of the render stage: until it needed the engine no more."""
     waited_seconds: float = 0.0
-    """Then, for the tail of the one before."""
+    """Then, for the finalize stage of the step before."""
 
 
 @dataclass
@@ -66,11 +66,11 @@ class Kit:
     engine_host: EngineHost
     presence: Presence
     metrics: WorkerMetrics
-    tail: Tail = field(default_factory=Tail)
+    finalizer: Finalizer = field(default_factory=Finalizer)
     running: list[Run] = field(default_factory=list)
-    """One in its tail at most, and one in front of it."""
+    """At most one that finalizes, and one that renders."""
     steps_done: int = 0
-    """Their fronts; the last one's tail may still run."""
+    """Rendered; the last one may still be finalized."""
     gpu_lost: bool = False
 
     def __post_init__(self) -> None:
@@ -79,8 +79,8 @@ class Kit:
 
 
 def run_step(step_id: str, kit: Kit) -> None:
-    """Do what `step_id` stands for, if it is there to be done; its tail may still run when this returns. Raises
-    nothing: its end is in the ledger or the log. Another step may go first, whose engine is loaded already."""
+    """Do what `step_id` stands for, if it is there to be done; its finalize stage may still run when this returns.
+    Raises nothing: its end is in the ledger or the log. Another step may go first, whose engine is loaded already."""
     try:
         loaded_first = _of_loaded_engine(step_id, kit)
         if loaded_first:
@@ -117,18 +117,18 @@ def _work(run: Run, kit: Kit) -> None:
         held.enter_context(Watchdog(attempt, kit.settings.step_time_limit))
         held.enter_context(Screening(Previews(kit.queue.redis), claim.task.task_id, attempt))
         work = VERBS[claim.step.verb](claim, attempt, kit.storage, kit.engine_host, kit.pictures)
-        outcome = _attempt(run, kit, partial(_front, run, work, kit))
+        outcome = _attempt(run, kit, partial(_render_stage, run, work, kit))
         if outcome:
             _close(run, outcome, kit)
         else:
-            kit.tail.begin(partial(_tail, run, work, held.pop_all(), kit))
+            kit.finalizer.begin(partial(_finalize_stage, run, work, held.pop_all(), kit))
             if not overlaps(kit):
-                kit.tail.wait()
+                kit.finalizer.wait()
 
 
 def overlaps(kit: Kit) -> bool:
-    """Whether the next step may begin beside a tail. An engine on the CPU would lose its cores to the tail: no more
-    clips an hour, and each slower by what nobody could foretell."""
+    """Return whether the next step may render while one is finalized. An engine on the CPU would lose its cores to
+    that: no more clips an hour, and each slower by what nobody could foretell."""
     return kit.engine_host.device == "cuda"
 
 
@@ -145,19 +145,19 @@ def _counted(run: Run, kit: Kit) -> Iterator[None]:
         kit.presence.step_ids.remove(step_id)
 
 
-def _front(run: Run, work: Work, kit: Kit) -> None:
-    """All that needs the engine; then the tail of the step before must be over."""
+def _render_stage(run: Run, work: Work, kit: Kit) -> None:
+    """Run the render stage, then wait for the finalize stage of the step before."""
     try:
         with kit.pictures.reading_ahead(kit.ledger, kit.presence.queue):
             next(work)
     finally:
         kit.metrics.engine_busy.labels(run.claim.task.engine).inc(run.attempt.engine_seconds)
-    run.front_seconds = time.perf_counter() - run.begun
-    kit.tail.wait(run.attempt.check)
-    run.waited_seconds = time.perf_counter() - run.begun - run.front_seconds
+    run.render_seconds = time.perf_counter() - run.begun
+    kit.finalizer.wait(run.attempt.check)
+    run.waited_seconds = time.perf_counter() - run.begun - run.render_seconds
 
 
-def _tail(run: Run, work: Work, held: ExitStack, kit: Kit) -> None:
+def _finalize_stage(run: Run, work: Work, held: ExitStack, kit: Kit) -> None:
     with held:
         outcome = _attempt(run, kit, partial(_finish, run, work, kit))
         _close(run, outcome or "finished", kit)
@@ -174,7 +174,7 @@ def _finish(run: Run, work: Work, kit: Kit) -> None:
             attempt.seconds,
             attempt.warnings,
             stored_bytes=attempt.stored_bytes,
-            front_seconds=run.front_seconds if overlaps(kit) else None,
+            render_seconds=run.render_seconds if overlaps(kit) else None,
             waited_seconds=run.waited_seconds,
         )
     )

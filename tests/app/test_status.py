@@ -126,7 +126,7 @@ def test_the_eta_of_a_running_task_goes_down(
         ({"a": []}, 1, [10]),
         ({"a": [3]}, 1, [7, 15]),
         ({"a": [3], "b": []}, 1, [7, 10]),
-        ({"a": [9, 1]}, 1, [1, 9, 17]),  # one in its tail, the next in its front
+        ({"a": [9, 1]}, 1, [1, 9, 17]),  # one is finalized, the next renders
         ({"a": [9]}, 2, [1, 10, 18]),
         ({"a": [3], "b": [6]}, 3, [7, 4, 12, 15, 20]),
     ],
@@ -134,7 +134,7 @@ def test_the_eta_of_a_running_task_goes_down(
 def test_a_step_begins_when_a_worker_is_through_with_the_front_of_the_one_before(
     running: dict[str, list[float]], waiting: int, ends: list[float]
 ) -> None:
-    pace = Pace(front=8, tail=2)
+    pace = Pace(render=8, finalize=2)
     under_way = [(worker, ran, pace) for worker, steps in running.items() for ran in steps]
     assert forecast(list(running), under_way, [pace] * waiting) == ends
 

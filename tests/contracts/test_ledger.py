@@ -328,11 +328,11 @@ def test_the_front_and_the_tail_of_a_step_are_remembered_apart(ledger: Ledger) -
     claim = ledger.claim(step_id, "w", 60)
     assert claim is not None
     begun_before = replace(claim, started_at=claim.started_at - 10)
-    ledger.finish(begun_before, {}, {}, {}, front_seconds=5, waited_seconds=3)
+    ledger.finish(begun_before, {}, {}, {}, render_seconds=5, waited_seconds=3)
     pace = ledger.speeds().pace(Kind("preview", "clip", "small", 1.0))
-    assert (pace.front, pace.tail) == (5, pytest.approx(2, abs=0.5))
+    assert (pace.render, pace.finalize) == (5, pytest.approx(2, abs=0.5))
     larger = ledger.speeds().pace(Kind("preview", "clip", "large", 2.0))
-    assert (larger.front, larger.tail) == (10, pytest.approx(4, abs=1)), "by its work"
+    assert (larger.render, larger.finalize) == (10, pytest.approx(4, abs=1)), "by its work"
 
 
 def test_the_step_that_waits_first_is_known_where_it_is_of_that_verb(ledger: Ledger) -> None:
@@ -471,7 +471,7 @@ def test_a_graph_of_thirty_steps_runs_each_step_once_whatever_dies(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
-    # Fourteen clips, each with its sound, joined, then finished off: fan-out, fan-in, a tail.
+    # Fourteen clips, each with its sound, joined, then finished off: fan-out, fan-in, a chain.
     clips = [NewStep("clip", "cpu") for _ in range(14)]
     sounds = [NewStep("sound", "cpu", needs=(number,)) for number in range(14)]
     graph = [*clips, *sounds, NewStep("join", "cpu", needs=tuple(range(28))), NewStep("publish", "cpu", needs=(28,))]
@@ -593,7 +593,7 @@ def test_each_migration_keeps_the_rows_of_the_tables_before_it(empty_database_ur
     assert (step.size, step.work, step.receipt) == ("", 0.0, None)
     pace = ledger.speeds().pace(Kind(task.engine, step.verb, "1" * 32, 1.0))
     assert pace is not None
-    assert (pace.front, pace.tail) == (1.0, 0.0), "a step kept its worker's engine all the time"
+    assert (pace.render, pace.finalize) == (1.0, 0.0), "a step kept its worker's engine all the time"
     assert [key.stored_bytes for key in ledger.keys.all()] == [0]
     ledger.close()
 
@@ -621,4 +621,4 @@ def test_a_step_that_keeps_its_worker_to_its_end_is_all_front(ledger: Ledger) ->
     ledger.finish(replace(claim, started_at=claim.started_at - 100), {}, {}, {})
     pace = ledger.speeds().pace(Kind("preview", "clip", "", 0.0))
     assert pace is not None
-    assert (pace.front, pace.tail) == (pace.seconds, 0.0)
+    assert (pace.render, pace.finalize) == (pace.seconds, 0.0)

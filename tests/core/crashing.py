@@ -91,7 +91,7 @@ class Crashing:
         render, Preview.render = Preview.render, self.crash
         self.do(crashes, kit)
         Preview.render = render
-        kit.tail.wait()
+        kit.finalizer.wait()
         assert [self.ledger.task(task).status for task in (whole, crashes)] == [Status.FINISHED, Status.FAILED]
 
     def do(self, task_id: str, kit: Kit) -> None:

@@ -1,4 +1,4 @@
-"""python -m worker, but one whose tails run beside the next step, as they do where the engine has a GPU."""
+"""python -m worker, but one that finalizes a step beside the next one, as with a GPU."""
 
 import worker.main
 import worker.runner

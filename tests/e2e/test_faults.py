@@ -161,8 +161,8 @@ def test_a_worker_that_dies_with_one_clip_in_its_tail_and_the_next_begun_loses_b
     service: Service, ledger: Ledger, receiver: Receiver, how: signal.Signals
 ) -> None:
     stopped = logs(service).count("outcome=stopped")
-    service.gate.close("encode_video", after=1)  # each worker has one in its tail, and begins another
-    trap = set_trap(POINT["next step claimed in a tail"], how, service)
+    service.gate.close("encode_video", after=1)  # each worker finalizes one, and begins another
+    trap = set_trap(POINT["next step claimed while one is finalized"], how, service)
     tasks = [service.upload(CAT, **SHORT, callback_url=receiver.url) for _ in range(6)]
     pid = caught(trap)
     assert pid is not None

@@ -132,7 +132,7 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_takes_too_long(stack: Sta
 
 
 def in_its_tail_with_the_next_begun(stack: Stack, grace: str) -> list[str]:
-    """Two tasks that one worker works on at once: the second waits for the tail of the first."""
+    """Two tasks that one worker works on at once: the second waits until the first is finalized."""
     stack.kill("worker-cpu", signal.SIGTERM)
     stack.start_worker("worker-cpu", "--overlap", SHUTDOWN_GRACE=grace)
     stack.gate.close("encode_video", after=1)

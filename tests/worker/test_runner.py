@@ -53,9 +53,9 @@ def enqueue(kit: Kit, data: bytes | None, **changes: object) -> tuple[str, str]:
 
 
 def do(step_id: str, kit: Kit) -> None:
-    """All of it, the tail too."""
+    """All of it, finalized too."""
     run_step(step_id, kit)
-    kit.tail.wait()
+    kit.finalizer.wait()
 
 
 def run(kit: Kit, data: bytes | None = None, **changes: object) -> Task:
@@ -379,7 +379,7 @@ def test_a_storage_that_is_away_when_something_is_to_be_deleted_harms_nothing(
 def in_its_tail(
     kit: Kit, monkeypatch: pytest.MonkeyPatch, **changes: object
 ) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A step whose tail stores until it is let go, beside others as on a GPU: its task, and how to let it go."""
+    """A step that is being finalized until it is let go, beside others as on a GPU: its task, and how to let it go."""
     monkeypatch.setattr("worker.runner.overlaps", lambda _kit: True)
     task_id, step_id = enqueue(kit, picture(), **changes)
     put, may_go = kit.storage.put, threading.Event()
@@ -395,7 +395,7 @@ def in_its_tail(
         yield task_id, may_go.set
     finally:
         may_go.set()
-        kit.tail.wait()
+        kit.finalizer.wait()
 
 
 def test_the_next_clip_renders_while_the_one_before_is_stored(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,7 +420,7 @@ def test_a_clip_waits_with_its_frames_for_the_tail_before_it_and_can_be_canceled
 ) -> None:
     with in_its_tail(kit, monkeypatch) as (first, _):
         task_id, step_id = enqueue(kit, picture())
-        check, kept = kit.tail.wait, []
+        check, kept = kit.finalizer.wait, []
 
         def cancel_then_wait(*given: object) -> None:
             kept.extend(kit.running)
@@ -428,7 +428,7 @@ def test_a_clip_waits_with_its_frames_for_the_tail_before_it_and_can_be_canceled
             check(*given)
 
         with monkeypatch.context() as patch:
-            patch.setattr(kit.tail, "wait", cancel_then_wait)
+            patch.setattr(kit.finalizer, "wait", cancel_then_wait)
             run_step(step_id, kit)
         assert len(kept) == 2
         assert kit.ledger.task(task_id).status == Status.CANCELED
@@ -438,12 +438,12 @@ def test_a_clip_waits_with_its_frames_for_the_tail_before_it_and_can_be_canceled
     assert outcomes(kit) == {"stopped": 1, "finished": 1}
 
 
-def test_what_a_tail_meets_ends_its_own_task_only(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_finalize_stage_meets_ends_its_own_task_only(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     with in_its_tail(kit, monkeypatch) as (first, let_go):
         monkeypatch.setattr("worker.steps.clip.write_receipt", renders(EngineFailed("no receipt")))
         task_id, step_id = enqueue(kit, picture())
         let_go()
-        kit.tail.wait()
+        kit.finalizer.wait()
         monkeypatch.undo()
         do(step_id, kit)
     error = kit.ledger.task(first).error
@@ -640,7 +640,7 @@ def test_nothing_is_left_of_an_attempt_that_ends_after_it_stored(
 
 def test_a_clip_is_not_as_slow_as_the_tail_that_it_waited_for(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, float] = {}
-    finish, wait = kit.ledger.finish, kit.tail.wait
+    finish, wait = kit.ledger.finish, kit.finalizer.wait
 
     def finished(*given: object, **named: float) -> object:
         told.update(named)
@@ -651,7 +651,7 @@ def test_a_clip_is_not_as_slow_as_the_tail_that_it_waited_for(kit: Kit, monkeypa
         wait(*check)
 
     monkeypatch.setattr(kit.ledger, "finish", finished)
-    monkeypatch.setattr(kit.tail, "wait", wait_long)
+    monkeypatch.setattr(kit.finalizer, "wait", wait_long)
     run(kit)
     assert told["waited_seconds"] >= 0.2
 

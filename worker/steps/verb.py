@@ -1,7 +1,7 @@
 """What every verb is: a generator that does what needs the engine, yields once, and then does the rest.
 
-The runner takes it to the yield in the worker's main thread and on from there in the tail's, while the next step has
-the engine already.
+The runner takes it to the yield in the worker's main thread and on from there in the finalizer's, while the next step
+has the engine already.
 """
 
 from collections.abc import Generator

@@ -13,6 +13,7 @@ from app.deps import Caller, Services
 from app.source import Sizing, Source, gathering, name_of
 from core.config import Settings
 from core.destination import check_destination
+from core.durations import StepProfile
 from core.engines import Engine, find_engine, known_engines
 from core.errors import (
     EngineUnavailable,
@@ -24,7 +25,6 @@ from core.errors import (
 )
 from core.parts import parts
 from core.spec import Clip, ClipRequest, in_its_length, in_its_shape, resolve
-from core.speeds import Kind
 from core.storage import input_key
 from core.task import Bounds, Callback, Dialect, IdempotencyKey, NewStep, NewTask, Quota, Worker, new_id
 
@@ -176,8 +176,8 @@ def require_disk_space(settings: Settings) -> None:
 
 def seconds_to_a_free_place(services: Services, clip: Clip, queue: str, workers: list[Worker]) -> int:
     """How long one place in the queue takes to come free, as measured: a step's time shared by who works there."""
-    pace = services.ledger.speeds().pace(Kind(clip.engine, "clip", clip.size, clip.work))
-    seconds = max(pace.render, pace.finalize) if pace else 5.0
+    duration = services.ledger.step_durations().of(StepProfile(clip.engine, "clip", clip.size, clip.work))
+    seconds = max(duration.render, duration.finalize) if duration else 5.0
     at_work = sum(worker.serves(queue) for worker in workers)
     return max(1, min(60, math.ceil(seconds / max(1, at_work))))
 

@@ -4,8 +4,8 @@ import heapq
 from dataclasses import dataclass
 
 from app.deps import Services
+from core.durations import StepDuration, profile_of
 from core.errors import LedgerUnavailable
-from core.speeds import Pace, kind_of
 from core.task import Status, Step, Task, Worker
 
 
@@ -24,8 +24,8 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     left = [step for step in steps if not step.status.is_final]
     if task.status.is_final or not left:
         return UNKNOWN
-    ledger, speeds, step = services.ledger, services.ledger.speeds(), left[0]
-    own = [pace for pace in (speeds.pace(kind_of(step, task.engine)) for step in left) if pace]
+    ledger, durations, step = services.ledger, services.ledger.step_durations(), left[0]
+    own = [duration for duration in (durations.of(profile_of(step, task.engine)) for step in left) if duration]
     waits = step.status != Status.STARTED
     ahead = ledger.ahead_of(step) if waits else []
     position = len(ahead) + 1 if waits else None
@@ -37,50 +37,52 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     # Who was never measured takes as long as this one, for want of anything better.
     first, *later = own
     running = ledger.running(step.queue)
-    under_way = [(found.worker_id, found.ran, speeds.pace(found.kind) or first) for found in running]
-    waiting = [speeds.pace(kind) or first for kind in ahead] + [first] * waits
+    under_way = [(found.worker_id, found.ran, durations.of(found.profile) or first) for found in running]
+    waiting = [durations.of(profile) or first for profile in ahead] + [first] * waits
     ends = forecast(workers, under_way, waiting)
     by_step = dict(zip([found.step_id for found in running], ends, strict=False))
     mine = ends[-1] if waits else by_step.get(step.step_id, 0.0)  # it has just ended
     # A later step is the next one of its queue. That a step of another task may run before it, where a worker has begun
     # one while the step before is finalized, is not reckoned with.
-    return Outlook(position, round(mine + sum(pace.seconds for pace in later), 2))
+    return Outlook(position, round(mine + sum(duration.seconds for duration in later), 2))
 
 
 def serves(workers: list[Worker], queue: str) -> bool:
     return any(worker.serves(queue) for worker in workers)
 
 
-Line = tuple[float, float]
+WorkerSchedule = tuple[float, float]
 """Of a worker, in seconds from now: when it can begin another step, and when the last finalize stage is over."""
 
 
-def forecast(workers: list[str], running: list[tuple[str, float, Pace]], waiting: list[Pace]) -> list[float]:
+def forecast(
+    workers: list[str], running: list[tuple[str, float, StepDuration]], waiting: list[StepDuration]
+) -> list[float]:
     """When each ends, in seconds from now: what runs (by whom, for how long already), the oldest first, and then what
     waits, in its order."""
-    lines: dict[str, Line] = dict.fromkeys(workers, IDLE)
+    schedules: dict[str, WorkerSchedule] = dict.fromkeys(workers, IDLE)
     ends = []
-    for worker, ran, pace in running:
-        if worker not in lines and lines:  # it died: somebody else will do it
-            worker = min(lines, key=lambda name: lines[name])
-        lines[worker] = longer(lines.get(worker, IDLE), pace, ran)
-        ends.append(lines[worker][1])
-    heap = list(lines.values())
+    for worker, ran, duration in running:
+        if worker not in schedules and schedules:  # it died: somebody else will do it
+            worker = min(schedules, key=lambda name: schedules[name])
+        schedules[worker] = with_step(schedules.get(worker, IDLE), duration, ran)
+        ends.append(schedules[worker][1])
+    heap = list(schedules.values())
     heapq.heapify(heap)
-    for pace in waiting:
-        line = longer(heap[0], pace)
-        heapq.heapreplace(heap, line)
-        ends.append(line[1])
+    for duration in waiting:
+        schedule = with_step(heap[0], duration)
+        heapq.heapreplace(heap, schedule)
+        ends.append(schedule[1])
     return ends
 
 
-IDLE: Line = (0.0, float("-inf"))
+IDLE: WorkerSchedule = (0.0, float("-inf"))
 
 
-def longer(line: Line, pace: Pace, ran: float = 0.0) -> Line:
+def with_step(schedule: WorkerSchedule, duration: StepDuration, ran: float = 0.0) -> WorkerSchedule:
     """With one more step: it renders, then is finalized once the one before is."""
-    handed_over = max(line[0] + pace.render - ran, line[1])
-    return max(0.0, handed_over), max(0.0, handed_over + pace.finalize)
+    handed_over = max(schedule[0] + duration.render - ran, schedule[1])
+    return max(0.0, handed_over), max(0.0, handed_over + duration.finalize)
 
 
 def at_acceptance(services: Services, task_id: str) -> tuple[Status, Outlook]:

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from core import deliveries, quotas, speeds, statements, tallies
+from core import deliveries, durations, quotas, statements, tallies
 from core.database import BOUNDS_LOCK, migrate, one_at_a_time, writing
 from core.deliveries import Deliveries
 from core.endpoints import CallbackEvent, Endpoints
@@ -190,7 +190,7 @@ class Ledger(Reader):
             ):
                 return None
             seconds = self._now(tx) - claim.started_at - waited_seconds
-            speeds.add(tx, speeds.kind_of(claim.step, task.engine), seconds, render_seconds)
+            durations.record_duration(tx, durations.profile_of(claim.step, task.engine), seconds, render_seconds)
             tallies.add(
                 tx, *(Duration(f"phase_seconds:{name}", task.engine, seconds) for name, seconds in phases.items())
             )
@@ -321,10 +321,10 @@ class Ledger(Reader):
             for table in (workers, keepers):
                 tx.execute(table.delete().where(table.c.seen_at < now() - WORKER_FORGOTTEN_SECONDS))
 
-    def forget_rare_speeds(self) -> None:
+    def delete_rare_durations(self) -> None:
         """Keep the list of measured sizes short."""
         with writing(self.database) as tx:
-            speeds.forget_rare(tx)
+            durations.delete_rare(tx)
 
     # --- parts of moves; each runs inside the caller's transaction ---
 

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from core import quotas, tallies
 from core.database import connect, reading
+from core.durations import StepDurations, StepProfile
 from core.errors import IdempotencyMismatch, TaskNotFound
 from core.snapshots import Snapshot, read_snapshots
-from core.speeds import Kind, Speeds
 from core.statements import CLOCK_WAS_SET_BACK, RESTED
 from core.tables import attempts, idempotency_keys, keepers, now, steps, tasks, workers
 from core.task import (
@@ -38,7 +38,7 @@ STEPS = sa.select(steps).where(steps.c.task_id == sa.bindparam("task_id")).order
 WORKERS = sa.select(workers, (workers.c.seen_at > now() - ALIVE_SECONDS).label("alive")).order_by(
     workers.c.queue, workers.c.started_at
 )
-KIND = (tasks.c.engine, steps.c.verb, steps.c.size, steps.c.work)
+PROFILE = (tasks.c.engine, steps.c.verb, steps.c.size, steps.c.work)
 READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
 EARLIER = sa.alias(steps)
 FOLLOWS = sa.exists().where(
@@ -47,7 +47,7 @@ FOLLOWS = sa.exists().where(
     EARLIER.c.queue == steps.c.queue,
 )
 AHEAD = (
-    sa.select(*KIND)
+    sa.select(*PROFILE)
     .join(steps, steps.c.task_id == tasks.c.task_id)
     .where(steps.c.queue == sa.bindparam("queue"), steps.c.status == Status.QUEUED)
     .where(
@@ -58,7 +58,7 @@ AHEAD = (
     .order_by(steps.c.queued_at, steps.c.step_id)
 )
 RUNNING = (
-    sa.select(steps.c.step_id, steps.c.worker_id, now() - steps.c.started_at, *KIND)
+    sa.select(steps.c.step_id, steps.c.worker_id, now() - steps.c.started_at, *PROFILE)
     .join(steps, steps.c.task_id == tasks.c.task_id)
     .where(steps.c.status == Status.STARTED, steps.c.queue == sa.bindparam("queue"))
     .order_by(steps.c.started_at)
@@ -71,7 +71,7 @@ class Running(NamedTuple):
     step_id: str
     worker_id: str
     ran: float
-    kind: Kind
+    profile: StepProfile
 
 
 def task_from(row: sa.Row[Any]) -> Task:
@@ -186,22 +186,22 @@ class Reader:
                 found[row.task_id].append(step_from(row))
         return found
 
-    def ahead_of(self, step: Step) -> list[Kind]:
+    def ahead_of(self, step: Step) -> list[StepProfile]:
         """The steps of other tasks that come before this one in its queue, the next one first: those that wait, and
         those that follow them in the same queue, since a task's steps all have its place."""
         with reading(self.database) as connection:
-            return [Kind(*kind) for kind in connection.execute(AHEAD, vars(step))]
+            return [StepProfile(*profile) for profile in connection.execute(AHEAD, vars(step))]
 
     def running(self, queue: str) -> list[Running]:
         """Each step of the queue that runs now, the oldest first."""
         with reading(self.database) as connection:
             rows = connection.execute(RUNNING, {"queue": queue})
-            return [Running(step_id, by, max(0.0, ran), Kind(*kind)) for step_id, by, ran, *kind in rows]
+            return [Running(step_id, by, max(0.0, ran), StepProfile(*kind)) for step_id, by, ran, *kind in rows]
 
-    def speeds(self) -> Speeds:
+    def step_durations(self) -> StepDurations:
         """How long steps take here."""
         with reading(self.database) as connection:
-            return Speeds(connection)
+            return StepDurations(connection)
 
     def first_waiting(self, queue: str, verb: str) -> tuple[Step, Task] | None:
         """The step that will likely be claimed next, where it is of that verb."""

@@ -57,7 +57,7 @@ class Keeper:
         ledger = self.ledger
         self._do(self.delete_expired)
         if self._an_hour_is_over():
-            self._do(ledger.forget_old_workers, ledger.forget_old_keys, ledger.forget_rare_speeds)
+            self._do(ledger.forget_old_workers, ledger.forget_old_keys, ledger.delete_rare_durations)
             self._do(ledger.deliveries.forget_old, self.sweep, self.delete_late)
 
     def _do(self, *duties: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from app.deps import Services
 from app.eta import forecast
-from core.speeds import Pace
+from core.durations import StepDuration
 from core.task import Claim, ErrorInfo
 from harness.pictures import CAT
 from tests.app.conftest import upload, worker_that_says
@@ -134,17 +134,17 @@ def test_the_eta_of_a_running_task_goes_down(
 def test_a_step_begins_when_a_worker_is_through_with_the_front_of_the_one_before(
     running: dict[str, list[float]], waiting: int, ends: list[float]
 ) -> None:
-    pace = Pace(render=8, finalize=2)
-    under_way = [(worker, ran, pace) for worker, steps in running.items() for ran in steps]
-    assert forecast(list(running), under_way, [pace] * waiting) == ends
+    duration = StepDuration(render=8, finalize=2)
+    under_way = [(worker, ran, duration) for worker, steps in running.items() for ran in steps]
+    assert forecast(list(running), under_way, [duration] * waiting) == ends
 
 
 def test_a_long_tail_holds_up_the_step_behind_it() -> None:
-    assert forecast(["a"], [], [Pace(1, 5), Pace(1, 5), Pace(1, 5)]) == [6, 11, 16]
+    assert forecast(["a"], [], [StepDuration(1, 5), StepDuration(1, 5), StepDuration(1, 5)]) == [6, 11, 16]
 
 
 def test_what_a_dead_worker_ran_is_for_one_that_lives() -> None:
-    assert forecast(["a"], [("dead", 2, Pace(8, 2))], [Pace(8, 2)]) == [8, 16]
+    assert forecast(["a"], [("dead", 2, StepDuration(8, 2))], [StepDuration(8, 2)]) == [8, 16]
 
 
 def test_with_nothing_measured_there_is_no_eta(client: TestClient) -> None:

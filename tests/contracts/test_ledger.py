@@ -14,10 +14,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 
+from core.durations import StepProfile
 from core.errors import IdempotencyMismatch, QueueFull, TaskExists, TaskNotFound
 from core.ledger import Ledger
 from core.reader import Reader, page_of_tasks
-from core.speeds import Kind
 from core.tables import attempts, events, metadata, steps
 from core.task import Bounds, Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
 from tests.conftest import expire_leases, new_task
@@ -307,20 +307,20 @@ def test_steps_of_a_queue_that_nobody_serves_hold_up_no_other_queue(
 
 
 def test_only_the_sizes_that_are_asked_for_most_are_remembered(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.speeds.MOST_SIZES", 2)
+    monkeypatch.setattr("core.durations.MOST_SIZES", 2)
     for size, times in (("rare", 1), ("common", 3), ("usual", 2)):
         for _ in range(times):
             ((step_id, _),) = ledger.create(new_task(steps=[NewStep("clip", "cpu", size=size, work=float(times))]))
             claim = ledger.claim(step_id, "w", 60)
             assert claim is not None
             finish(ledger, replace(claim, started_at=claim.started_at - 10 * times))
-    assert ledger.speeds().pace(Kind("preview", "clip", "rare", 1.0)).seconds == pytest.approx(10, abs=0.5)
-    ledger.forget_rare_speeds()
-    speeds = ledger.speeds()
-    assert len(speeds) == 2
-    assert speeds.pace(Kind("preview", "clip", "common", 3.0)).seconds == pytest.approx(30, abs=0.5)
-    assert speeds.pace(Kind("preview", "clip", "rare", 1.0)).seconds == pytest.approx(10, abs=1), "by its work"
-    assert speeds.pace(Kind("svd-xt", "clip", "rare", 1.0)) is None
+    assert ledger.step_durations().of(StepProfile("preview", "clip", "rare", 1.0)).seconds == pytest.approx(10, abs=0.5)
+    ledger.delete_rare_durations()
+    durations = ledger.step_durations()
+    assert len(durations) == 2
+    assert durations.of(StepProfile("preview", "clip", "common", 3.0)).seconds == pytest.approx(30, abs=0.5)
+    assert durations.of(StepProfile("preview", "clip", "rare", 1.0)).seconds == pytest.approx(10, abs=1), "by its work"
+    assert durations.of(StepProfile("svd-xt", "clip", "rare", 1.0)) is None
 
 
 def test_the_front_and_the_tail_of_a_step_are_remembered_apart(ledger: Ledger) -> None:
@@ -329,9 +329,9 @@ def test_the_front_and_the_tail_of_a_step_are_remembered_apart(ledger: Ledger) -
     assert claim is not None
     begun_before = replace(claim, started_at=claim.started_at - 10)
     ledger.finish(begun_before, {}, {}, {}, render_seconds=5, waited_seconds=3)
-    pace = ledger.speeds().pace(Kind("preview", "clip", "small", 1.0))
-    assert (pace.render, pace.finalize) == (5, pytest.approx(2, abs=0.5))
-    larger = ledger.speeds().pace(Kind("preview", "clip", "large", 2.0))
+    duration = ledger.step_durations().of(StepProfile("preview", "clip", "small", 1.0))
+    assert (duration.render, duration.finalize) == (5, pytest.approx(2, abs=0.5))
+    larger = ledger.step_durations().of(StepProfile("preview", "clip", "large", 2.0))
     assert (larger.render, larger.finalize) == (10, pytest.approx(4, abs=1)), "by its work"
 
 
@@ -591,9 +591,9 @@ def test_each_migration_keeps_the_rows_of_the_tables_before_it(empty_database_ur
     task, (step,) = ledger.task_with_steps(task_id)
     assert (task.owner, task.callback_url, task.callback_events, task.dialect) == ("", None, [], "kinora")
     assert (step.size, step.work, step.receipt) == ("", 0.0, None)
-    pace = ledger.speeds().pace(Kind(task.engine, step.verb, "1" * 32, 1.0))
-    assert pace is not None
-    assert (pace.render, pace.finalize) == (1.0, 0.0), "a step kept its worker's engine all the time"
+    duration = ledger.step_durations().of(StepProfile(task.engine, step.verb, "1" * 32, 1.0))
+    assert duration is not None
+    assert (duration.render, duration.finalize) == (1.0, 0.0), "a step kept its worker's engine all the time"
     assert [key.stored_bytes for key in ledger.keys.all()] == [0]
     ledger.close()
 
@@ -619,6 +619,6 @@ def one(column: sa.Column[Any]) -> Any:
 def test_a_step_that_keeps_its_worker_to_its_end_is_all_front(ledger: Ledger) -> None:
     claim = begin(ledger)
     ledger.finish(replace(claim, started_at=claim.started_at - 100), {}, {}, {})
-    pace = ledger.speeds().pace(Kind("preview", "clip", "", 0.0))
-    assert pace is not None
-    assert (pace.render, pace.finalize) == (pace.seconds, 0.0)
+    duration = ledger.step_durations().of(StepProfile("preview", "clip", "", 0.0))
+    assert duration is not None
+    assert (duration.render, duration.finalize) == (duration.seconds, 0.0)

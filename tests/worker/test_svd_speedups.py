@@ -25,8 +25,8 @@ from worker.svd import (
     cross_attention,
     decoding,
     denoising,
+    device_progress,
     group_norm,
-    pace,
     speedups,
     temporal_convolution,
 )
@@ -351,7 +351,7 @@ def test_on_a_gpu_a_part_counts_once_the_device_is_done_with_it(monkeypatch: pyt
     done: list[int] = []
     attempt = Attempt()
     monkeypatch.setattr(attempt, "advance", lambda parts, total: done.append(parts))
-    steps = pace.Pace(attempt, 3, torch.device("cuda"))
+    steps = device_progress.DeviceProgress(attempt, 3, torch.device("cuda"))
     for step in range(3):
         steps.queued()
         assert steps.last is made[-1]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from core.errors import EngineFailed
 from core.spec import Clip
 from worker.attempt import Attempt
-from worker.svd.pace import Pace, wait_for
+from worker.svd.device_progress import DeviceProgress, wait_for
 
 
 def decode(pipeline: Any, latents: torch.Tensor, clip: Clip, attempt: Attempt) -> NDArray[np.uint8]:
@@ -46,7 +46,7 @@ def decode_all(
     """The frames, and whether all of them are numbers."""
     vae, on_gpu = pipeline.vae, latents.device.type == "cuda"
     chunks = (1 / vae.config.scaling_factor * latents[0]).split(chunk_size)
-    pace = Pace(attempt, len(chunks), latents.device)
+    progress = DeviceProgress(attempt, len(chunks), latents.device)
     aside = torch.cuda.Stream(latents.device) if on_gpu else None
     frames = torch.empty((clip.num_frames, clip.height, clip.width, 3), dtype=torch.uint8, pin_memory=on_gpu)
     sound, done = [], 0
@@ -55,7 +55,7 @@ def decode_all(
         sound.append(video.isfinite().all())
         copy(to_bytes(video), frames[done : done + len(chunk)], aside)
         done += len(chunk)
-        pace.queued()
+        progress.queued()
     wait_for(latents.device)
     return frames.numpy(), all(sound)
 

@@ -12,8 +12,8 @@ from core.spec import Clip
 from worker.attempt import Attempt
 from worker.svd.conditioning import Conditions
 from worker.svd.deep_cache import forget_features
+from worker.svd.device_progress import DeviceProgress
 from worker.svd.latents import show_emerging
-from worker.svd.pace import Pace
 from worker.svd.prediction import Exact, Fast
 
 
@@ -27,13 +27,13 @@ def denoise(
 ) -> torch.Tensor:
     """The clip's latents, (1, num_frames, 4, height / 8, width / 8); its samples `apart`, or at once. Raises Stopped.
 
-    Nothing in the loop makes Python wait for the device but Pace: the scheduler keeps its numbers on the CPU, and what
-    is guided is known before.
+    Nothing in the loop makes Python wait for the device but DeviceProgress: the scheduler keeps its numbers on the CPU,
+    and what is guided is known before.
     """
     unet, scheduler = pipeline.unet, pipeline.scheduler
     scheduler.set_timesteps(clip.num_inference_steps, device="cpu")
     steps = len(scheduler.timesteps)
-    pace, take_step = Pace(attempt, steps, unet.device), seeded(scheduler.step, known.seed)
+    progress, take_step = DeviceProgress(attempt, steps, unet.device), seeded(scheduler.step, known.seed)
     predict = Fast(unet, known, steps, approximation, apart) if approximation else Exact(unet, known, apart)
     latents: torch.Tensor = known.noise * scheduler.init_noise_sigma
     on_device = [timestep.clone() for timestep in scheduler.timesteps.to(unet.device)]
@@ -42,8 +42,8 @@ def denoise(
             scaled = scheduler.scale_model_input(latents, timestep)
             stepped = take_step(predict(scaled, on_device[step]), timestep, latents)
             latents = stepped.prev_sample
-            pace.queued()
-            show_emerging(stepped, pace.last, attempt, clip.fps)
+            progress.queued()
+            show_emerging(stepped, progress.last, attempt, clip.fps)
     finally:
         forget_features(unet)
     return latents

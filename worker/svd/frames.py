@@ -14,9 +14,9 @@ from worker.media.fit import fit_picture
 from worker.svd.conditioning import read_conditions
 from worker.svd.decoding import decode
 from worker.svd.denoising import denoise
+from worker.svd.device_progress import wait_for
 from worker.svd.feed_forward import work_in_parts
 from worker.svd.memory import plan_of
-from worker.svd.pace import wait_for
 from worker.svd.placing import place
 
 

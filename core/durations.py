@@ -31,7 +31,7 @@ UPSERT = {"postgresql": _upsert(postgresql.insert), "sqlite": _upsert(sqlite.ins
 
 
 @dataclass(frozen=True)
-class Kind:
+class StepProfile:
     """What a step's time depends on. `work` says how a size that was never measured compares with those that were."""
 
     engine: str
@@ -41,7 +41,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Pace:
+class StepDuration:
     """How long a step takes, in seconds: `render` of them it has the engine; the `finalize` seconds after that overlap
     the worker's next step."""
 
@@ -53,18 +53,22 @@ class Pace:
         return self.render + self.finalize
 
 
-def kind_of(step: Step, engine: str) -> Kind:
-    return Kind(engine, step.verb, step.size, step.work)
+def profile_of(step: Step, engine: str) -> StepProfile:
+    return StepProfile(engine, step.verb, step.size, step.work)
 
 
-def add(connection: sa.Connection, kind: Kind, seconds: float, render: float | None = None) -> None:
-    """A step of this kind took `seconds`, and of these `render` in the render stage; None: all."""
+def record_duration(
+    connection: sa.Connection, profile: StepProfile, seconds: float, render: float | None = None
+) -> None:
+    """Record that a step of this profile took `seconds`, `render` of them in the render stage; None: all."""
     seconds = max(0.0, seconds)  # a clock may have been set back
     render = seconds if render is None else min(render, seconds)
-    connection.execute(UPSERT[connection.dialect.name], vars(kind) | {"seconds": seconds, "front": render, "count": 1})
+    connection.execute(
+        UPSERT[connection.dialect.name], vars(profile) | {"seconds": seconds, "front": render, "count": 1}
+    )
 
 
-def forget_rare(connection: sa.Connection) -> None:
+def delete_rare(connection: sa.Connection) -> None:
     """Keep the sizes that are asked for most; callers could invent any number."""
     place = sa.func.row_number().over(
         partition_by=[speeds.c.engine, speeds.c.verb], order_by=[speeds.c.count.desc(), speeds.c.size]
@@ -76,40 +80,42 @@ def forget_rare(connection: sa.Connection) -> None:
         connection.execute(speeds.delete().where(its))
 
 
-Line = tuple[float, float]
+LinearFit = tuple[float, float]
 """The seconds that every step takes, and those for each unit of work."""
 
 
-class Speeds:
-    """Every mean there is."""
+class StepDurations:
+    """All measured means, as they were when this was made."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._rows = connection.execute(ALL).all()
-        self._lines: dict[tuple[str, str], tuple[Line, Line] | None] = {}
-        self._exact = {(row.engine, row.verb, row.size): Pace(row.front, row.seconds - row.front) for row in self._rows}
+        self._fits_of: dict[tuple[str, str], tuple[LinearFit, LinearFit] | None] = {}
+        self._exact = {
+            (row.engine, row.verb, row.size): StepDuration(row.front, row.seconds - row.front) for row in self._rows
+        }
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def pace(self, kind: Kind) -> Pace | None:
-        """Measured for this very size, else reckoned from the others by their work; None where there are none."""
-        exact = self._exact.get((kind.engine, kind.verb, kind.size))
+    def of(self, profile: StepProfile) -> StepDuration | None:
+        """Return what was measured for this size, else what other sizes say by their work; None if there are none."""
+        exact = self._exact.get((profile.engine, profile.verb, profile.size))
         if exact is not None:
             return exact
-        if (kind.engine, kind.verb) not in self._lines:
-            self._lines[kind.engine, kind.verb] = self._both_lines(kind.engine, kind.verb)
-        lines = self._lines[kind.engine, kind.verb]
-        return lines and Pace(*(max(0.0, same + slope * kind.work) for same, slope in lines))
+        if (profile.engine, profile.verb) not in self._fits_of:
+            self._fits_of[profile.engine, profile.verb] = self._fits(profile.engine, profile.verb)
+        fits = self._fits_of[profile.engine, profile.verb]
+        return fits and StepDuration(*(max(0.0, same + slope * profile.work) for same, slope in fits))
 
-    def _both_lines(self, engine: str, verb: str) -> tuple[Line, Line] | None:
-        """Of the render and of the finalize stages."""
+    def _fits(self, engine: str, verb: str) -> tuple[LinearFit, LinearFit] | None:
+        """Return the fits of the render and of the finalize stages."""
         alike = [row for row in self._rows if (row.engine, row.verb) == (engine, verb) and row.work > 0]
         work = [float(row.work) for row in alike]
         renders, finalizes = [row.front for row in alike], [row.seconds - row.front for row in alike]
-        return (line(work, renders), line(work, finalizes)) if alike else None
+        return (fit_line(work, renders), fit_line(work, finalizes)) if alike else None
 
 
-def line(work: list[float], seconds: list[float]) -> Line:
+def fit_line(work: list[float], seconds: list[float]) -> LinearFit:
     mean = statistics.mean(seconds)
     if len(set(work)) < 2:
         return 0.0, mean / work[0]

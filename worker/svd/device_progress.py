@@ -5,7 +5,7 @@ import torch
 from worker.attempt import Attempt
 
 
-class Pace:
+class DeviceProgress:
     """Reports the parts of a phase that are done; on a GPU these are fewer than Python has queued.
 
     It is told when a part is queued, and waits for the one before: the GPU always has work, but never more than one

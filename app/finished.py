@@ -1,7 +1,7 @@
 """Whether a task has a result, and why not."""
 
 from app.deps import Services
-from app.eta import look_ahead
+from app.estimate import estimate_task
 from core.errors import NotReady, TaskGone
 from core.task import Status, Task
 
@@ -15,5 +15,5 @@ def require_result(services: Services, task: Task) -> None:
     if task.expired_at:
         raise TaskGone("the result was deleted", reason="result_expired")
     if task.status != Status.FINISHED:
-        eta = look_ahead(services, *services.ledger.task_with_steps(task.task_id)).eta_seconds
+        eta = estimate_task(services, *services.ledger.task_with_steps(task.task_id)).eta_seconds
         raise NotReady(f"the task is {task.status}", retry_after=max(1, min(60, round(eta or 2))))

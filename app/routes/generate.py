@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.accept import accept
 from app.deps import Given, Known, Linked, RetryKey
 from app.errors import documented
-from app.eta import at_acceptance
+from app.estimate import estimate_accepted
 from app.form import FormRoute, PictureText, also_json, without_null
 from app.router import create_router
 from app.source import uploaded
@@ -93,12 +93,12 @@ def generate(
     request sent again within a day gives the task that it made first."""
     asked = ClipRequest(**form.model_dump(include=set(ClipRequest.model_fields), exclude_none=True))
     task_id = accept(services, caller, _source(form, services.settings), asked, idempotency_key, _callback(form))
-    status, outlook = at_acceptance(services, task_id)
+    status, estimate = estimate_accepted(services, task_id)
     return Accepted(
         task_id=task_id,
         status=status,
-        queue_position=outlook.queue_position,
-        eta_seconds=outlook.eta_seconds,
+        queue_position=estimate.queue_position,
+        eta_seconds=estimate.eta_seconds,
         status_url=links.status(task_id),
         result_url=links.result(task_id, caller.owner),
     )

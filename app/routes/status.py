@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from app.deps import Given, Known, Linked, Links, Services
 from app.ending import cancel_task, delete_task
 from app.errors import documented
-from app.eta import look_ahead
+from app.estimate import estimate_task
 from app.router import create_router
 from core import errors
 from core.task import ID_PATTERN, Status, Step, Task, progress_of
@@ -107,7 +107,7 @@ def delete(task_id: str, services: Given, caller: Known, links: Linked) -> TaskS
 
 def describe(services: Services, links: Links, task: Task, steps: list[Step]) -> TaskStatus:
     running = next((step for step in steps if step.status == Status.STARTED), None)
-    outlook = look_ahead(services, task, steps)
+    estimate = estimate_task(services, task, steps)
     return TaskStatus(
         **summarize(task, links),
         progress=progress_of(steps),
@@ -119,8 +119,8 @@ def describe(services: Services, links: Links, task: Task, steps: list[Step]) ->
             of=len(steps),
             attempt=running.attempt,
         ),
-        queue_position=outlook.queue_position,
-        eta_seconds=outlook.eta_seconds,
+        queue_position=estimate.queue_position,
+        eta_seconds=estimate.eta_seconds,
         params=task.params,
         warnings=task.warnings,
         receipt=task.receipt,

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from app.deps import Caller, Services
-from app.eta import Outlook, look_ahead
+from app.estimate import Estimate, estimate_task
 from app.routes.status import TaskError
 from core import errors
 from core.config import Settings
@@ -53,10 +53,10 @@ def find(services: Services, caller: Caller, video_id: str) -> tuple[Task, list[
 
 
 def show(services: Services, task: Task, steps: list[Step]) -> Video:
-    return describe(services.settings, task, steps, look_ahead(services, task, steps))
+    return describe(services.settings, task, steps, estimate_task(services, task, steps))
 
 
-def describe(settings: Settings, task: Task, steps: list[Step], outlook: Outlook) -> Video:
+def describe(settings: Settings, task: Task, steps: list[Step], estimate: Estimate) -> Video:
     clip = Clip.model_validate(task.params)
     completed_at = int(task.finished_at) if task.finished_at and task.status == Status.FINISHED else None
     return Video(
@@ -73,8 +73,8 @@ def describe(settings: Settings, task: Task, steps: list[Step], outlook: Outlook
         remixed_from_video_id=task.remixed_from,
         extended_from_video_id=task.extended_from,
         error=error_of(task),
-        queue_position=outlook.queue_position,
-        eta_seconds=outlook.eta_seconds,
+        queue_position=estimate.queue_position,
+        eta_seconds=estimate.eta_seconds,
         seed=clip.seed,
         warnings=task.warnings,
     )

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from app.deps import Caller, Given, Known, RetryKey, Services
 from app.ending import delete_task
 from app.errors import documented
-from app.eta import UNKNOWN
+from app.estimate import UNKNOWN
 from app.form import FormRoute, also_json
 from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS

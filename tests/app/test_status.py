@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.deps import Services
-from app.eta import forecast
+from app.estimate import forecast
 from core.durations import StepDuration
 from core.task import Claim, ErrorInfo
 from harness.pictures import CAT

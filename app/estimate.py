@@ -10,17 +10,17 @@ from core.task import Status, Step, Task, Worker
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Estimate:
     queue_position: int | None
     """How many steps are served before this one, itself included; None once it has started."""
     eta_seconds: float | None
     """Seconds until the end; None while nothing of the kind has been measured, or nobody is there to do it."""
 
 
-UNKNOWN = Outlook(None, None)
+UNKNOWN = Estimate(None, None)
 
 
-def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
+def estimate_task(services: Services, task: Task, steps: list[Step]) -> Estimate:
     left = [step for step in steps if not step.status.is_final]
     if task.status.is_final or not left:
         return UNKNOWN
@@ -33,8 +33,8 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     workers = [worker.worker_id for worker in everyone if worker.serves(step.queue)]
     to_be_served = {each.queue for each in (left if waits else left[1:])}
     if len(own) < len(left) or any(not serves(everyone, queue) for queue in to_be_served):
-        return Outlook(position, None)
-    # Who was never measured takes as long as this one, for want of anything better.
+        return Estimate(position, None)
+    # No measurement yet: assumed to take as long as this step.
     first, *later = own
     running = ledger.running(step.queue)
     under_way = [(found.worker_id, found.ran, durations.of(found.profile) or first) for found in running]
@@ -44,7 +44,7 @@ def look_ahead(services: Services, task: Task, steps: list[Step]) -> Outlook:
     mine = ends[-1] if waits else by_step.get(step.step_id, 0.0)  # it has just ended
     # A later step is the next one of its queue. That a step of another task may run before it, where a worker has begun
     # one while the step before is finalized, is not reckoned with.
-    return Outlook(position, round(mine + sum(duration.seconds for duration in later), 2))
+    return Estimate(position, round(mine + sum(duration.seconds for duration in later), 2))
 
 
 def serves(workers: list[Worker], queue: str) -> bool:
@@ -52,14 +52,14 @@ def serves(workers: list[Worker], queue: str) -> bool:
 
 
 WorkerSchedule = tuple[float, float]
-"""Of a worker, in seconds from now: when it can begin another step, and when the last finalize stage is over."""
+"""When a worker can begin another step, and when its last finalize stage is over; in seconds from now."""
 
 
 def forecast(
     workers: list[str], running: list[tuple[str, float, StepDuration]], waiting: list[StepDuration]
 ) -> list[float]:
-    """When each ends, in seconds from now: what runs (by whom, for how long already), the oldest first, and then what
-    waits, in its order."""
+    """Simulate the queue. Return the finish time of every running step (by whom, for how long already), oldest first,
+    then of every waiting step, in seconds from now."""
     schedules: dict[str, WorkerSchedule] = dict.fromkeys(workers, IDLE)
     ends = []
     for worker, ran, duration in running:
@@ -80,15 +80,16 @@ IDLE: WorkerSchedule = (0.0, float("-inf"))
 
 
 def with_step(schedule: WorkerSchedule, duration: StepDuration, ran: float = 0.0) -> WorkerSchedule:
-    """With one more step: it renders, then is finalized once the one before is."""
+    """Return `schedule` with one more step, which is finalized once the one before is."""
     handed_over = max(schedule[0] + duration.render - ran, schedule[1])
     return max(0.0, handed_over), max(0.0, handed_over + duration.finalize)
 
 
-def at_acceptance(services: Services, task_id: str) -> tuple[Status, Outlook]:
-    """What can be said at once; a ledger that is away by now takes nothing back of what was promised."""
+def estimate_accepted(services: Services, task_id: str) -> tuple[Status, Estimate]:
+    """Return the status and estimate of a task just accepted; UNKNOWN if the ledger is away by now: the task is
+    safe."""
     try:
         task, steps = services.ledger.task_with_steps(task_id)
-        return task.status, look_ahead(services, task, steps)
+        return task.status, estimate_task(services, task, steps)
     except LedgerUnavailable:
         return Status.QUEUED, UNKNOWN

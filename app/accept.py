@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import structlog
 
-from app.again import as_before, check_there, extended_from, frames_before, remixed_from
 from app.deps import Caller, Services
+from app.derive import check_there, extended_from, frames_before, inherit_parameters, remixed_from
 from app.source import Sizing, Source, gathering, name_of
 from core.config import Settings
 from core.destination import check_destination
@@ -64,7 +64,7 @@ def accept(
     check_there(source, services)
     with gathering(source, services, caller.owner) as gather:
         names_profile = request.profile is not None
-        request = as_before(source, request)
+        request = inherit_parameters(source, request)
         workers = services.ledger.workers()
         engine = choose_engine(services, request.engine or services.settings.engine, workers)
         before = frames_before(source)

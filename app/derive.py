@@ -38,9 +38,9 @@ def check_there(source: Source, services: Services) -> None:
         require_result(services, source.task)
 
 
-def as_before(source: Source, request: ClipRequest) -> ClipRequest:
-    """Filled up with what the earlier task was made with, but for its seed; an approximation only where it is part of
-    one. Raises InvalidParameter for what cannot change in the middle of a video."""
+def inherit_parameters(source: Source, request: ClipRequest) -> ClipRequest:
+    """Return `request` filled up with the parameters of the earlier task, but for its seed; an approximation only if it
+    continues one. Raises InvalidParameter for what cannot change in the middle of a video."""
     if not isinstance(source, (Remix, Extension)):
         return request
     asked, before = request.model_dump(exclude_none=True), source.task.params

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from app.room import COME_BACK_SECONDS, Room
+from app.concurrency import COME_BACK_SECONDS, ConcurrencyLimit
 from app.sandbox import JOB, PID, REPLY, WALL_SECONDS
 from core import errors
 from core.errors import ImageUnreadable, InvalidRequest, QueueFull
@@ -41,7 +41,7 @@ class Decoder:
     """Safe to use from many threads: two pictures at once, the others wait their turn."""
 
     def __init__(self) -> None:
-        self.room = Room(AT_ONCE + WAITING, "as many pictures wait to be decoded as may")
+        self.limit = ConcurrencyLimit(AT_ONCE + WAITING, "as many pictures wait to be decoded as may")
         self._turns = threading.BoundedSemaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._sandbox: subprocess.Popen[bytes] | None = None
@@ -60,7 +60,7 @@ class Decoder:
     def decoding(self, upload: bytes, max_megapixels: int, owner: str = "") -> Iterator[Callable[[], bytearray]]:
         """Yield what gives the picture, as `decode` does. If a turn is free a child is at it at once while the caller
         does something else; to leave the block without the picture ends the child. Raises QueueFull."""
-        with ExitStack() as held:  # a turn, a place and a child: all are given back with the answer
+        with ExitStack() as held:  # a turn, a slot and a child: all are given back with the answer
 
             def begin() -> socket.socket:
                 job, child = self._start_job(max_megapixels, upload)
@@ -69,10 +69,10 @@ class Decoder:
                 return job
 
             begun = None
-            nobody_waits = self.room.places - self.room.free < AT_ONCE
+            nobody_waits = self.limit.slots - self.limit.free < AT_ONCE
             if nobody_waits and self._turns.acquire(blocking=False):
                 held.callback(self._turns.release)
-                held.enter_context(self.room.place(owner))
+                held.enter_context(self.limit.slot(owner))
                 begun = begin()
 
             def picture() -> bytearray:
@@ -80,7 +80,7 @@ class Decoder:
                 with held:
                     if begun:
                         return answer(begun)
-                    held.enter_context(self.room.place(owner))
+                    held.enter_context(self.limit.slot(owner))
                     held.enter_context(self._turns)
                     return answer(begin())
 

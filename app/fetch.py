@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import structlog
 
-from app.room import Room
+from app.concurrency import ConcurrencyLimit
 from core.config import Settings
 from core.destination import Destination, check_destination
 from core.errors import FetchFailed, UploadTooLarge
@@ -23,7 +23,7 @@ from core.errors import FetchFailed, UploadTooLarge
 FETCH_SECONDS = 20.0
 CONNECT_SECONDS = 5.0
 AT_ONCE = 4
-ROOM = Room(AT_ONCE, "as many pictures are being fetched as may be at once")
+FETCHES = ConcurrencyLimit(AT_ONCE, "as many pictures are being fetched as may be at once")
 # A resolver that hangs keeps its thread for longer than its fetch waits.
 RESOLVERS = ThreadPoolExecutor(8 * AT_ONCE, thread_name_prefix="resolver")
 
@@ -42,7 +42,7 @@ def fetch(url: str, settings: Settings, owner: str = "") -> bytes:
     `owner`'s."""
     destination = check_destination(url, settings.fetch_allow, PARAM)
     try:
-        with ROOM.place(owner):
+        with FETCHES.slot(owner):
             return asyncio.run(_fetch(destination, settings.max_upload_mb))
     except FetchFailed as failed:
         log.info("fetch_failed", host=destination.host, reason=failed.message)

@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.body_limit import FORM_BYTES, largest_upload, takes_picture
+from app.concurrency import ConcurrencyLimit
 from app.errors import refusal
 from app.layer import Layer
-from app.room import Room
 from core.errors import QueueFull, UploadTooLarge
 
 HELD_BYTES = 128_000_000
@@ -28,7 +28,7 @@ class JsonBodies(Layer):
         super().__init__(app)
         self.largest = largest_upload(max_upload_mb)
         bytes_held = max(HELD_BYTES, 2 * self.largest)  # of which a key has half
-        self.room = Room(bytes_held, "as many pictures are coming in as JSON as may at once")
+        self.limit = ConcurrencyLimit(bytes_held, "as many pictures are coming in as JSON as may at once")
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
@@ -37,7 +37,7 @@ class JsonBodies(Layer):
             return
         owner, length = request.state.caller.owner, request.headers.get("content-length", "")
         try:
-            with self.room.place(owner, int(length) if length.isdigit() else self.largest):
+            with self.limit.slot(owner, int(length) if length.isdigit() else self.largest):
                 body = await read_body(receive)
         except (QueueFull, HTTPException) as error:  # there is no room, or it is too slow or too large
             await refusal(request, error)(scope, receive, send)
@@ -49,7 +49,7 @@ class JsonBodies(Layer):
             await refusal(request, UploadTooLarge(message))(scope, receive, send)
             return
         # Which is no more than it had a moment ago.
-        request.state.upload.enter_context(self.room.place(owner, len(body)))
+        request.state.upload.enter_context(self.limit.slot(owner, len(body)))
         await self.app(scope, replay(body, receive), send)
 
 

@@ -6,13 +6,13 @@ from contextlib import suppress
 
 from fastapi import Request
 
+from app.concurrency import ConcurrencyLimit
 from app.events import Ticker
-from app.room import Room
 from app.slow_clients import is_ending
 from core.snapshots import Snapshot
 
 # Each has a connection, and in memory or in the temporary folder what it sent.
-WAITING = Room(64, "as many wait for the answer to their request as may at once")
+WAITING = ConcurrencyLimit(64, "as many wait for the answer to their request as may at once")
 LOOK_SECONDS = 1.0  # whether the service ends
 
 

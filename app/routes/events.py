@@ -10,10 +10,10 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from app.concurrency import ConcurrencyLimit
 from app.deps import Given, Known, Linked, Links
 from app.errors import documented
 from app.events import Ticker
-from app.room import Room
 from app.router import create_router
 from app.routes.status import CurrentStep, TaskError
 from core import errors
@@ -22,7 +22,7 @@ from core.snapshots import Snapshot
 from core.task import Status
 
 # Of the thousand connections that a process has.
-LISTENERS = Room(800, "as many listen as may at once")
+LISTENERS = ConcurrencyLimit(800, "as many listen as may at once")
 HEARTBEAT_SECONDS = 15.0
 SEPARATOR = "\n"
 
@@ -62,9 +62,9 @@ class PreviewEvent(BaseModel):
     preview_url: str
 
 
-async def place(caller: Known) -> AsyncIterator[None]:
+async def hold_slot(caller: Known) -> AsyncIterator[None]:
     """Until the stream has ended. Raises QueueFull."""
-    with LISTENERS.place(caller.owner):
+    with LISTENERS.slot(caller.owner):
         yield
 
 
@@ -73,7 +73,7 @@ async def place(caller: Known) -> AsyncIterator[None]:
     summary="Follow a task",
     response_class=Response,
     responses=ANSWERS | ERRORS,
-    dependencies=[Depends(place)],
+    dependencies=[Depends(hold_slot)],
 )
 def events(
     task_id: str,

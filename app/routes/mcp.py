@@ -13,14 +13,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.room import Room
+from app.concurrency import ConcurrencyLimit
 from app.router import create_router
 from core.config import Settings
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-EXCHANGES = Room(100, "as many speak MCP as may at once")
+EXCHANGES = ConcurrencyLimit(100, "as many speak MCP as may at once")
 
 router = create_router()
 
@@ -72,7 +72,7 @@ class Exchange(Response):
     """Reads the request and answers it as the protocol wants it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with EXCHANGES.place(scope["state"]["caller"].owner):
+        with EXCHANGES.slot(scope["state"]["caller"].owner):
             await scope["app"].state.mcp.handle_request(scope, receive, send)
 
 

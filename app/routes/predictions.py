@@ -245,7 +245,7 @@ async def wait_until_ended(
     begun = {"id": task_id, "status": "starting", "created_at": datetime.now(UTC), "data_removed": False}
     answer = Prediction.model_validate(located(begun, links.base, ""))
 
-    with suppress(QueueFull), WAITING.place(caller.owner):  # without room nobody waits
+    with suppress(QueueFull), WAITING.slot(caller.owner):  # without room nobody waits
         async with aclosing(follow(request, task_id, seconds)) as snapshots:
             async for _ in snapshots:
                 pass

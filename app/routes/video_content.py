@@ -72,7 +72,7 @@ async def make_video(
     """As vLLM-Omni has it: the answer is the MP4. The task is one like any other, and goes on where the client leaves,
     ten minutes are over or the service ends (409): sent again with the same `Idempotency-Key`, the request waits for
     the same task."""
-    with WAITING.place(caller.owner):
+    with WAITING.slot(caller.owner):
         task_id = await run_in_threadpool(begin_new, services, caller, form, idempotency_key)
         request.state.upload.close()  # its place is for others while this one waits
         async with aclosing(follow(request, task_id, SYNC_SECONDS)) as snapshots:

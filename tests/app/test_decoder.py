@@ -232,7 +232,7 @@ def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: py
         with ThreadPoolExecutor() as pool:
             made = pool.submit(decoder.decode, CAT, 50)
             if waits:
-                wait_until(lambda: decoder.room.free < decoder.room.places, what="it to come")
+                wait_until(lambda: decoder.limit.free < decoder.limit.slots, what="it to come")
                 time.sleep(0.2)  # it has seen that there is no turn
                 decoder._turns.release(AT_ONCE)
             assert made.result(60)
@@ -380,7 +380,7 @@ def test_who_leaves_without_the_picture_ends_the_child_and_frees_its_turn(decode
 
 
 def test_who_comes_while_others_wait_takes_no_turn_before_them(decoder: Decoder, at_work: list[int]) -> None:
-    with decoder.room.place("", AT_ONCE), decoder.decoding(CAT, 50) as picture:
+    with decoder.limit.slot("", AT_ONCE), decoder.decoding(CAT, 50) as picture:
         assert at_work == []
         assert picture()
     with decoder.decoding(CAT, 50):
@@ -418,7 +418,7 @@ def test_uploads_wait_in_a_room_of_bounded_size_and_the_front_still_answers(clie
     try:
         with ThreadPoolExecutor(AT_ONCE + WAITING) as pool:
             sent = [pool.submit(client.post, "/generate", files={"file": CAT}) for _ in range(AT_ONCE + WAITING)]
-            wait_until(lambda: DECODER.room.free == 0, what="a full room")
+            wait_until(lambda: DECODER.limit.free == 0, what="a full room")
             refused = client.post("/generate", files={"file": CAT})
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
             assert int(refused.headers["retry-after"]) >= 1

@@ -17,8 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from app.concurrency import ConcurrencyLimit
 from app.main import create_app
-from app.room import Room
 from app.routes import events
 from app.slow_clients import BoundedHttp
 from core.config import Settings
@@ -239,7 +239,7 @@ def test_a_stream_is_counted_as_it_begins(server: Server) -> None:
 
 
 def test_a_listener_who_leaves_makes_room_for_another(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "LISTENERS", Room(1, "full"))
+    monkeypatch.setattr(events, "LISTENERS", ConcurrencyLimit(1, "full"))
     task_id, _ = server.accept()
     url = f"http://127.0.0.1:{server.port}/status/{task_id}/events"
     with server.listen(task_id) as listener:
@@ -329,7 +329,7 @@ def test_nothing_is_asked_while_nobody_listens(server: Server) -> None:
 
 
 def test_one_key_does_not_take_all_places(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "LISTENERS", Room(2, "full"))
+    monkeypatch.setattr(events, "LISTENERS", ConcurrencyLimit(2, "full"))
     urls, headers = {}, {}
     for name in ("ann", "bob"):
         key, text = server.ledger.keys.create(name)

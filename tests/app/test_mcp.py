@@ -3,7 +3,7 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from app.room import Room
+from app.concurrency import ConcurrencyLimit
 from app.routes import mcp
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
@@ -12,8 +12,8 @@ ACCEPT = {"Accept": "application/json, text/event-stream"}
 
 def test_only_so_many_speak_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each may hold a video that its client does not read."""
-    monkeypatch.setattr(mcp, "EXCHANGES", Room(1, "full"))
-    with mcp.EXCHANGES.place(""):
+    monkeypatch.setattr(mcp, "EXCHANGES", ConcurrencyLimit(1, "full"))
+    with mcp.EXCHANGES.slot(""):
         answer = client.post("/mcp", json=LIST, headers=ACCEPT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
     assert client.post("/mcp", json=LIST, headers=ACCEPT).status_code == 200

@@ -153,8 +153,8 @@ def test_only_so_much_json_is_held_at_once(client: TestClient, monkeypatch: pyte
     monkeypatch.setattr(json_bodies, "HELD_BYTES", 1)
     assert client.post("/generate", json={"image": TEXT}).status_code == 202, "the largest is always taken"
     layer = json_layer(client)
-    assert layer.room.free == layer.room.places
-    with layer.room.place("", layer.room.places):
+    assert layer.limit.free == layer.limit.slots
+    with layer.limit.slot("", layer.limit.slots):
         answer = client.post("/generate", json={"image": TEXT})
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
 
@@ -386,13 +386,13 @@ def test_a_list_may_begin_with_the_oldest(services: Services, client: TestClient
 def test_what_json_is_held_counts_for_its_own_key(client: TestClient, services: Services) -> None:
     held: list[str] = []
     layer = json_layer(client)
-    place = layer.room.place
+    place = layer.limit.slot
 
     def counted(owner: str, places: int = 1) -> AbstractContextManager[None]:
         held.append(owner)
         return place(owner, places)
 
-    layer.room.place = counted
+    layer.limit.slot = counted
     key, text = services.ledger.keys.create("ann")
     answer = client.post("/generate", json={"image": TEXT}, headers={"X-API-Key": text})
     assert answer.status_code == 202

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.concurrency import ConcurrencyLimit
 from app.deps import Services
-from app.room import Room
 from app.routes import predictions, video_content
 from app.routes.video_object import poll_after_ms
 from core.task import Claim, ErrorInfo
@@ -387,7 +387,7 @@ def test_sync_tells_what_the_task_ended_with(
 
 
 def test_only_so_many_wait(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    room = Room(1, "as many wait as may")
+    room = ConcurrencyLimit(1, "as many wait as may")
     monkeypatch.setattr(video_content, "WAITING", room)
     monkeypatch.setattr(predictions, "WAITING", room)
     thread, answers = waiting_for(client)

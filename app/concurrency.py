@@ -1,0 +1,42 @@
+"""Slots that are shared fairly: each holds a thread, of which the API server has 40, or a connection, of which it has
+a thousand, and others must be left for what is asked meanwhile."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from core.errors import QueueFull
+
+COME_BACK_SECONDS = 5
+
+
+class ConcurrencyLimit:
+    """At most `slots` at once, of which one key gets half at most. Without keys all callers are one."""
+
+    def __init__(self, slots: int, refusal: str) -> None:
+        """`refusal` is the message for a caller who finds no slot free."""
+        self.slots = self.free = slots
+        self.refusal = refusal
+        self._taken: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def slot(self, owner: str, slots: int = 1) -> Iterator[None]:
+        """Hold one slot, or so many. Raises QueueFull at once if not as many are left for `owner`."""
+        most = self.slots // 2 if owner else self.slots
+        with self._lock:
+            if slots > self.free or self._taken[owner] + slots > most:
+                raise QueueFull(self.refusal, retry_after=COME_BACK_SECONDS)
+            self._count(owner, slots)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count(owner, -slots)
+
+    def _count(self, owner: str, more: int) -> None:
+        self.free -= more
+        self._taken[owner] += more
+        if not self._taken[owner]:
+            del self._taken[owner]

@@ -3,8 +3,8 @@
 from typing import Any
 
 from app.deps import Services
-from app.finished import require_result
 from app.source import Extension, Remix, Source
+from app.tasks import require_result
 from core.errors import InvalidParameter, TaskNotFound
 from core.spec import Clip, ClipRequest
 

@@ -20,12 +20,11 @@ from app.accept import accept
 from app.body_limit import largest_upload
 from app.deps import Caller, Links, Services, links_of
 from app.errors import told
-from app.finished import require_result
 from app.routes import engines, status
 from app.routes.engines import EngineList
 from app.routes.status import TaskPage, TaskStatus
 from app.source import read_picture
-from app.waiting import follow
+from app.tasks import follow, require_result
 from core.config import Settings
 from core.errors import KinoraError, TaskNotFound
 from core.spec import ClipRequest

@@ -18,7 +18,7 @@ from app.router import create_router
 from app.routes import status
 from app.routes.generate import ACCEPT_ERRORS
 from app.source import Sizing, read_picture
-from app.waiting import WAITING, follow
+from app.tasks import WAITING, follow
 from core import errors
 from core.config import Settings
 from core.destination import check_destination

@@ -7,9 +7,9 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from app.deps import Caller, Given, Known, Services, needs_key
 from app.errors import documented
-from app.finished import require_result
 from app.ranges import parse_range
 from app.router import create_router
+from app.tasks import require_result
 from core import errors
 
 # A result never changes once it is there.

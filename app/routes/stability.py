@@ -10,12 +10,12 @@ from app.accept import accept
 from app.base64_json import MARK, json_with_base64
 from app.deps import Given, Known, RetryKey, Services
 from app.errors import documented
-from app.finished import require_result
 from app.form import FormRoute, without_null
 from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS
 from app.routes.results import serve
 from app.source import Sizing, uploaded
+from app.tasks import require_result
 from core import errors
 from core.errors import InvalidParameter
 from core.spec import ClipRequest

@@ -7,10 +7,10 @@ from fastapi import Query
 from pydantic import BaseModel, Field
 
 from app.deps import Given, Known, Linked, Links, Services
-from app.ending import cancel_task, delete_task
 from app.errors import documented
 from app.estimate import estimate_task
 from app.router import create_router
+from app.tasks import cancel_task, delete_task
 from core import errors
 from core.task import ID_PATTERN, Status, Step, Task, progress_of
 

@@ -15,7 +15,7 @@ from app.routes.generate import ACCEPT_ERRORS
 from app.routes.results import ERRORS, REDIRECT, serve
 from app.routes.video_forms import CreateFields, CreateForm, begin_new
 from app.routes.video_object import find
-from app.waiting import WAITING, follow
+from app.tasks import WAITING, follow
 from core import errors
 
 router = create_router(prefix="/v1/videos", tags=["openai"], route_class=FormRoute)

@@ -6,7 +6,6 @@ from fastapi import Query, Response
 from pydantic import BaseModel
 
 from app.deps import Caller, Given, Known, RetryKey, Services
-from app.ending import delete_task
 from app.errors import documented
 from app.estimate import UNKNOWN
 from app.form import FormRoute, also_json
@@ -25,6 +24,7 @@ from app.routes.video_forms import (
 )
 from app.routes.video_object import Video, describe, find, poll_after_ms, show
 from app.source import Extension, Remix
+from app.tasks import delete_task
 from core import errors
 from core.task import ID_PATTERN
 

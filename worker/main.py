@@ -24,7 +24,7 @@ from worker.engines.host import EngineHost
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
 from worker.rq_worker import StepWorker
-from worker.runner import Kit, hand_over, reason_to_leave, run_step
+from worker.runner import WorkerContext, hand_over, reason_to_leave, run_step
 from worker.watchdog import CHECK_POINT_SECONDS
 
 EXIT_GPU_LOST = 71  # EX_OSERR
@@ -48,21 +48,21 @@ def main() -> None:
     port = metrics.serve(settings.worker_metrics_host, settings.worker_metrics_port)
     engine_host = EngineHost(settings, queue, metrics)
     presence = Presence(ledger, queue, engine_host, port)
-    kit = Kit(
+    context = WorkerContext(
         settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings), engine_host, presence, metrics
     )
     presence.start()
-    on_stop(lambda *_: leave_beside(kit))
+    on_stop(lambda *_: leave_beside(context))
     try:
-        load_engine(kit)
-        if not kit.gpu_lost:
-            take_steps(kit, queue)
+        load_engine(context)
+        if not context.gpu_lost:
+            take_steps(context, queue)
     finally:
-        on_stop(lambda *_: hurry(kit))
-        kit.finalizer.wait()
+        on_stop(lambda *_: hurry(context))
+        context.finalizer.wait()
         presence.leave()
         ledger.close()
-    if kit.gpu_lost:
+    if context.gpu_lost:
         os._exit(EXIT_GPU_LOST)  # torch's own end in a process whose CUDA is dead may hang or abort
 
 
@@ -71,67 +71,67 @@ def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
     signal.signal(signal.SIGINT, handler)
 
 
-def hurry(kit: Kit) -> None:
+def hurry(context: WorkerContext) -> None:
     """What runs is given back once SHUTDOWN_GRACE is over. Doing it twice changes nothing."""
     for seconds, what in ((0.0, hand_over), (CHECK_POINT_SECONDS, leave_at_once)):
-        timer = threading.Timer(kit.settings.shutdown_grace + seconds, what, [kit])
+        timer = threading.Timer(context.settings.shutdown_grace + seconds, what, [context])
         timer.daemon = True
         timer.start()
 
 
-def leave_beside(kit: Kit) -> None:
+def leave_beside(context: WorkerContext) -> None:
     """Leave by a thread. An exception out of a signal's handler would come in the midst of whatever a library does, and
     its cleaning up may raise another in its place."""
-    kit.presence.ended.set()
-    threading.Thread(target=leave_at_once, args=[kit], daemon=True).start()
+    context.presence.ended.set()
+    threading.Thread(target=leave_at_once, args=[context], daemon=True).start()
 
 
-def leave_at_once(kit: Kit) -> None:
+def leave_at_once(context: WorkerContext) -> None:
     """Nothing has begun, or what ran was given back and this process is stuck in it."""
     try:
-        kit.presence.leave()
+        context.presence.leave()
     finally:
         os._exit(0)
 
 
-def load_engine(kit: Kit) -> None:
+def load_engine(context: WorkerContext) -> None:
     """Load before taking work. An engine that cannot run here is reported, and tried again in a while."""
     while True:
         try:
-            kit.engine_host.preload()
+            context.engine_host.preload()
         except (EngineUnavailable, GpuLost) as error:
-            log.error("engine_unavailable", engine=kit.engine_host.default_engine.name, reason=error.message)
-            kit.presence.report()
+            log.error("engine_unavailable", engine=context.engine_host.default_engine.name, reason=error.message)
+            context.presence.report()
             time.sleep(RELOAD_SECONDS)
             if isinstance(error, GpuLost):  # only a fresh process can try again
-                kit.gpu_lost = True
+                context.gpu_lost = True
                 return
             continue
-        kit.presence.report()
+        context.presence.report()
         return
 
 
-def take_steps(kit: Kit, queue: str) -> None:
+def take_steps(context: WorkerContext, queue: str) -> None:
     """RQ's loop ends when Redis fails for long; a new one begins when Redis is back."""
 
     def answer(step_id: str) -> bool:
-        run_step(step_id, kit)
-        reason = reason_to_leave(kit)
+        run_step(step_id, context)
+        reason = reason_to_leave(context)
         if reason:
             log.info("worker_leaves", reason=reason)
         return reason is None
 
     def leave(signum: int, frame: FrameType | None) -> None:
-        hurry(kit)
+        hurry(context)
         sys.exit(0)
 
     on_stop(leave)  # until the loop sets its own handlers, and again once it has ended: nothing renders
-    if kit.presence.ended.is_set():  # told so as it started: it takes no step before the other thread ends it
+    if context.presence.ended.is_set():  # told so as it started: it takes no step before the other thread ends it
         threading.Event().wait()
     while True:
         loop = None
         try:
-            loop = StepWorker(queue, connect_redis(kit.settings), answer, lambda: hurry(kit))
+            loop = StepWorker(queue, connect_redis(context.settings), answer, lambda: hurry(context))
             loop.work(logging_level="WARNING")
         except RedisError as error:
             log.warning("redis_away", reason=str(error))

@@ -43,7 +43,7 @@ VERBS = {"clip": make_clip, "smooth": smooth_clip, "join": join_clips}
 
 
 @dataclass(eq=False)
-class Run:
+class RunningAttempt:
     """An attempt on its way through this worker."""
 
     claim: Claim
@@ -56,8 +56,8 @@ class Run:
 
 
 @dataclass
-class Kit:
-    """What a worker has at hand for every step."""
+class WorkerContext:
+    """What a worker has at hand for every step, and what it works on."""
 
     settings: Settings
     ledger: Ledger
@@ -67,7 +67,7 @@ class Kit:
     presence: Presence
     metrics: WorkerMetrics
     finalizer: Finalizer = field(default_factory=Finalizer)
-    running: list[Run] = field(default_factory=list)
+    running: list[RunningAttempt] = field(default_factory=list)
     """At most one that finalizes, and one that renders."""
     steps_done: int = 0
     """Rendered; the last one may still be finalized."""
@@ -78,15 +78,15 @@ class Kit:
         self.metrics.busy.set_function(lambda: float(bool(self.running)))
 
 
-def run_step(step_id: str, kit: Kit) -> None:
+def run_step(step_id: str, context: WorkerContext) -> None:
     """Do what `step_id` stands for, if it is there to be done; its finalize stage may still run when this returns.
     Raises nothing: its end is in the ledger or the log. Another step may go first, whose engine is loaded already."""
     try:
-        loaded_first = _of_loaded_engine(step_id, kit)
+        loaded_first = _of_loaded_engine(step_id, context)
         if loaded_first:
-            _wake([ReadyStep(step_id, kit.presence.queue)], kit, at_front=True)  # it is the next one again
+            _wake([ReadyStep(step_id, context.presence.queue)], context, at_front=True)  # it is the next one again
             step_id = loaded_first
-        claim = kit.ledger.claim(step_id, kit.presence.worker_id, kit.settings.lease_seconds)
+        claim = context.ledger.claim(step_id, context.presence.worker_id, context.settings.lease_seconds)
     except Unavailable as error:
         log.warning("step_not_claimed", step_id=step_id, reason=error.message)
         return
@@ -96,120 +96,120 @@ def run_step(step_id: str, kit: Kit) -> None:
     if claim.task.owner:
         names["owner"] = claim.task.owner
     with structlog.contextvars.bound_contextvars(**names):
-        _work(Run(claim), kit)
-    kit.steps_done += 1
+        _work(RunningAttempt(claim), context)
+    context.steps_done += 1
 
 
-def _of_loaded_engine(step_id: str, kit: Kit) -> str | None:
+def _of_loaded_engine(step_id: str, context: WorkerContext) -> str | None:
     """Return a step that goes before `step_id`, whose engine would have to be loaded, which takes as long as several
     clips; None if there is none. Nobody waits for longer than LOADED_FIRST_SECONDS because of it."""
-    if kit.engine_host.device != "cuda" or not kit.engine_host.loaded:
+    if context.engine_host.device != "cuda" or not context.engine_host.loaded:
         return None
-    return kit.ledger.first_of_engines(list(kit.engine_host.loaded), step_id, LOADED_FIRST_SECONDS)
+    return context.ledger.first_of_engines(list(context.engine_host.loaded), step_id, LOADED_FIRST_SECONDS)
 
 
-def _work(run: Run, kit: Kit) -> None:
-    claim, attempt = run.claim, run.attempt
+def _work(running: RunningAttempt, context: WorkerContext) -> None:
+    claim, attempt = running.claim, running.attempt
     log.info("attempt_started", verb=claim.step.verb, engine=claim.task.engine, waited=round(claim.waited, 3))
     with ExitStack() as held:  # until the attempt's own end, in whichever thread that is
-        held.enter_context(_counted(run, kit))
-        held.enter_context(Lease(kit.ledger, claim, attempt, kit.settings.lease_seconds))
-        held.enter_context(Watchdog(attempt, kit.settings.step_time_limit))
-        held.enter_context(Screening(Previews(kit.queue.redis), claim.task.task_id, attempt))
-        work = VERBS[claim.step.verb](claim, attempt, kit.storage, kit.engine_host, kit.pictures)
-        outcome = _attempt(run, kit, partial(_render_stage, run, work, kit))
+        held.enter_context(_counted(running, context))
+        held.enter_context(Lease(context.ledger, claim, attempt, context.settings.lease_seconds))
+        held.enter_context(Watchdog(attempt, context.settings.step_time_limit))
+        held.enter_context(Screening(Previews(context.queue.redis), claim.task.task_id, attempt))
+        work = VERBS[claim.step.verb](claim, attempt, context.storage, context.engine_host, context.pictures)
+        outcome = _attempt(running, context, partial(_render_stage, running, work, context))
         if outcome:
-            _close(run, outcome, kit)
+            _close(running, outcome, context)
         else:
-            kit.finalizer.begin(partial(_finalize_stage, run, work, held.pop_all(), kit))
-            if not overlaps(kit):
-                kit.finalizer.wait()
+            context.finalizer.begin(partial(_finalize_stage, running, work, held.pop_all(), context))
+            if not overlaps(context):
+                context.finalizer.wait()
 
 
-def overlaps(kit: Kit) -> bool:
+def overlaps(context: WorkerContext) -> bool:
     """Return whether the next step may render while one is finalized. An engine on the CPU would lose its cores to
     that: no more clips an hour, and each slower by what nobody could foretell."""
-    return kit.engine_host.device == "cuda"
+    return context.engine_host.device == "cuda"
 
 
 @contextmanager
-def _counted(run: Run, kit: Kit) -> Iterator[None]:
+def _counted(running: RunningAttempt, context: WorkerContext) -> Iterator[None]:
     """Seen by whoever asks what this worker does."""
-    step_id = run.claim.step.step_id
-    kit.running.append(run)
-    kit.presence.step_ids.append(step_id)
+    step_id = running.claim.step.step_id
+    context.running.append(running)
+    context.presence.step_ids.append(step_id)
     try:
         yield
     finally:
-        kit.running.remove(run)
-        kit.presence.step_ids.remove(step_id)
+        context.running.remove(running)
+        context.presence.step_ids.remove(step_id)
 
 
-def _render_stage(run: Run, work: Work, kit: Kit) -> None:
+def _render_stage(running: RunningAttempt, work: Work, context: WorkerContext) -> None:
     """Run the render stage, then wait for the finalize stage of the step before."""
     try:
-        with kit.pictures.reading_ahead(kit.ledger, kit.presence.queue):
+        with context.pictures.reading_ahead(context.ledger, context.presence.queue):
             next(work)
     finally:
-        kit.metrics.engine_busy.labels(run.claim.task.engine).inc(run.attempt.engine_seconds)
-    run.render_seconds = time.perf_counter() - run.begun
-    kit.finalizer.wait(run.attempt.check)
-    run.waited_seconds = time.perf_counter() - run.begun - run.render_seconds
+        context.metrics.engine_busy.labels(running.claim.task.engine).inc(running.attempt.engine_seconds)
+    running.render_seconds = time.perf_counter() - running.begun
+    context.finalizer.wait(running.attempt.check)
+    running.waited_seconds = time.perf_counter() - running.begun - running.render_seconds
 
 
-def _finalize_stage(run: Run, work: Work, held: ExitStack, kit: Kit) -> None:
+def _finalize_stage(running: RunningAttempt, work: Work, held: ExitStack, context: WorkerContext) -> None:
     with held:
-        outcome = _attempt(run, kit, partial(_finish, run, work, kit))
-        _close(run, outcome or "finished", kit)
+        outcome = _attempt(running, context, partial(_finish, running, work, context))
+        _close(running, outcome or "finished", context)
 
 
-def _finish(run: Run, work: Work, kit: Kit) -> None:
+def _finish(running: RunningAttempt, work: Work, context: WorkerContext) -> None:
     artifacts, receipt = made(work)
-    attempt = run.attempt
+    attempt = running.attempt
     ready = attempt.keep_trying(
-        lambda: kit.ledger.finish(
-            run.claim,
+        lambda: context.ledger.finish(
+            running.claim,
             artifacts,
             receipt,
             attempt.seconds,
             attempt.warnings,
             stored_bytes=attempt.stored_bytes,
-            render_seconds=run.render_seconds if overlaps(kit) else None,
-            waited_seconds=run.waited_seconds,
+            render_seconds=running.render_seconds if overlaps(context) else None,
+            waited_seconds=running.waited_seconds,
         )
     )
     if ready is None:
         raise Stopped
-    _wake(ready, kit, at_front=True)  # a task that has begun is the next one of the queue
+    _wake(ready, context, at_front=True)  # a task that has begun is the next one of the queue
 
 
-def _close(run: Run, outcome: str, kit: Kit) -> None:
+def _close(running: RunningAttempt, outcome: str, context: WorkerContext) -> None:
     """Leave nothing behind, and count it."""
-    engine = run.claim.task.engine
-    if outcome != "finished" and run.attempt.stored_bytes:
-        _discard(run.claim, kit)
-    for phase, seconds in run.attempt.seconds.items():
-        kit.metrics.phases.labels(engine, phase).observe(seconds)
-    kit.metrics.steps.labels(engine, outcome).inc()
-    log.info("attempt_ended", outcome=outcome, seconds=round(time.perf_counter() - run.begun, 3))
+    engine = running.claim.task.engine
+    if outcome != "finished" and running.attempt.stored_bytes:
+        _discard(running.claim, context)
+    for phase, seconds in running.attempt.seconds.items():
+        context.metrics.phases.labels(engine, phase).observe(seconds)
+    context.metrics.steps.labels(engine, outcome).inc()
+    log.info("attempt_ended", outcome=outcome, seconds=round(time.perf_counter() - running.begun, 3))
 
 
-def _attempt(run: Run, kit: Kit, part: Callable[[], None]) -> str | None:
+def _attempt(running: RunningAttempt, context: WorkerContext, part: Callable[[], None]) -> str | None:
     """Do a part of it. Returns the outcome's name where the attempt ended there."""
-    claim, attempt = run.claim, run.attempt
+    claim, attempt = running.claim, running.attempt
     try:
         part()
     except Stopped:
         if attempt.out_of_time:
-            limit = f"it took longer than {kit.settings.step_time_limit:g} s"
-            return _end(claim, attempt, TimeLimitExceeded(limit), kit)
+            limit = f"it took longer than {context.settings.step_time_limit:g} s"
+            return _end(claim, attempt, TimeLimitExceeded(limit), context)
         return "stopped"
     except KinoraError as error:
-        return _end(claim, attempt, error, kit)
+        return _end(claim, attempt, error, context)
     except Exception:
         log.exception("attempt_crashed")
         unexpected = InternalError("an unexpected error; the worker's log has it under this task's id")
-        return _end(claim, attempt, unexpected, kit)
+        return _end(claim, attempt, unexpected, context)
     return None
 
 
@@ -217,53 +217,54 @@ def _attempt(run: Run, kit: Kit, part: Callable[[], None]) -> str | None:
 WORTH_ANOTHER_ATTEMPT = (Unavailable, GpuLost, TimeLimitExceeded)
 
 
-def _end(claim: Claim, attempt: Attempt, error: KinoraError, kit: Kit) -> str:
+def _end(claim: Claim, attempt: Attempt, error: KinoraError, context: WorkerContext) -> str:
     """Record why the attempt did not finish."""
     # What an engine says may quote what was asked for: it is for the task's owner, not for the log.
     reason = {"reason": error.message} if isinstance(error, Unavailable) else {}
     log.warning("attempt_failed", code=error.code, phase=attempt.phase_name, **reason)
-    kit.gpu_lost = kit.gpu_lost or isinstance(error, GpuLost)
+    context.gpu_lost = context.gpu_lost or isinstance(error, GpuLost)
     info = ErrorInfo(error.code, error.message)
     try:
         if isinstance(error, WORTH_ANOTHER_ATTEMPT):
-            return "lost" if kit.ledger.lose(claim, info, kit.settings.max_attempts) else "stopped"
-        return "failed" if kit.ledger.fail(claim, info) else "stopped"
+            return "lost" if context.ledger.lose(claim, info, context.settings.max_attempts) else "stopped"
+        return "failed" if context.ledger.fail(claim, info) else "stopped"
     except Unavailable as unavailable:
         # Then the lease runs out, and the keeper gives the step another attempt.
         log.warning("attempt_abandoned", reason=unavailable.message)
         return "abandoned"
 
 
-def _discard(claim: Claim, kit: Kit) -> None:
+def _discard(claim: Claim, context: WorkerContext) -> None:
     """Delete what the attempt stored for nothing: its task may be deleted already, and nobody would look for it."""
     try:
-        if kit.ledger.is_in_vain(claim):
-            kit.storage.delete_attempt(claim.task.task_id, claim.step.step_id, claim.step.attempt)
+        if context.ledger.is_in_vain(claim):
+            context.storage.delete_attempt(claim.task.task_id, claim.step.step_id, claim.step.attempt)
     except Unavailable as error:
         log.warning("attempt_not_discarded", reason=error.message)  # the keeper deletes it with the task
 
 
-def hand_over(kit: Kit) -> None:
+def hand_over(context: WorkerContext) -> None:
     """Give what runs back, for another worker to begin at once. No attempt is used up."""
-    for run in reversed(kit.running):  # each goes to the front of the queue, so that the first comes first again
-        claim = run.claim
+    # Each goes to the front of the queue, so that the first comes first again.
+    for running in reversed(context.running):
+        claim = running.claim
         try:
-            if kit.ledger.give_back(claim):
-                _wake([ReadyStep(claim.step.step_id, claim.step.queue)], kit, at_front=True)
+            if context.ledger.give_back(claim):
+                _wake([ReadyStep(claim.step.step_id, claim.step.queue)], context, at_front=True)
                 log.info("step_given_back", step_id=claim.step.step_id)
         except Unavailable as error:
             log.warning("step_not_given_back", step_id=claim.step.step_id, reason=error.message)  # its lease runs out
         finally:
-            run.attempt.stop()  # not before: once it has stopped, the process leaves and takes this thread along
+            running.attempt.stop()  # not before: once it has stopped, the process leaves and takes this thread along
 
 
-def reason_to_leave(kit: Kit) -> str | None:
+def reason_to_leave(context: WorkerContext) -> str | None:
     """Why this process should make room for a fresh one; None: it can go on."""
-    most_steps, most_memory = kit.settings.worker_max_steps, kit.settings.worker_max_memory_mb
-    if kit.gpu_lost:
+    most_steps, most_memory = context.settings.worker_max_steps, context.settings.worker_max_memory_mb
+    if context.gpu_lost:
         return "the GPU is lost to this process"
-    if most_steps and kit.steps_done >= most_steps:
-        return f"{kit.steps_done} steps are done"
+    if most_steps and context.steps_done >= most_steps:
+        return f"{context.steps_done} steps are done"
     if most_memory and resident_mb() > most_memory:
         return f"it holds {resident_mb():.0f} MB"
     return None
@@ -275,9 +276,9 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def _wake(ready: list[ReadyStep], kit: Kit, at_front: bool = False) -> None:
+def _wake(ready: list[ReadyStep], context: WorkerContext, at_front: bool = False) -> None:
     for step_id, queue in ready:
         try:
-            kit.queue.wake(step_id, queue, at_front)
+            context.queue.wake(step_id, queue, at_front)
         except Unavailable as error:
             log.warning("step_not_woken", step_id=step_id, reason=error.message)  # the keeper will

@@ -35,7 +35,7 @@ from worker.engines.host import EngineHost
 from worker.engines.preview import Preview
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
-from worker.runner import Kit, run_step
+from worker.runner import WorkerContext, run_step
 
 PROMPT, SEED, TOKEN = "a-prompt-of-a-users", "1029384756", "a-token-in-a-url"
 FIELDS = {"prompt": PROMPT, "seed": SEED, "callback_url": f"http://127.0.0.1:9/{TOKEN}", "width": 64, "height": 64}
@@ -86,17 +86,19 @@ class Crashing:
         engine_host = EngineHost(self.settings, "cpu")
         engine_host.preload()
         presence = Presence(self.ledger, "cpu", engine_host, None)
-        kit = Kit(self.settings, self.ledger, self.storage, self.queue, engine_host, presence, WorkerMetrics())
-        self.do(whole, kit)
+        context = WorkerContext(
+            self.settings, self.ledger, self.storage, self.queue, engine_host, presence, WorkerMetrics()
+        )
+        self.do(whole, context)
         render, Preview.render = Preview.render, self.crash
-        self.do(crashes, kit)
+        self.do(crashes, context)
         Preview.render = render
-        kit.finalizer.wait()
+        context.finalizer.wait()
         assert [self.ledger.task(task).status for task in (whole, crashes)] == [Status.FINISHED, Status.FAILED]
 
-    def do(self, task_id: str, kit: Kit) -> None:
+    def do(self, task_id: str, context: WorkerContext) -> None:
         _, (step,) = self.ledger.task_with_steps(task_id)
-        run_step(step.step_id, kit)
+        run_step(step.step_id, context)
 
     def in_the_keeper(self) -> None:
         ended = threading.Event()

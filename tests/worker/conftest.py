@@ -11,7 +11,7 @@ from harness.pictures import SAMPLES
 from worker.engines.host import EngineHost
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
-from worker.runner import Kit
+from worker.runner import WorkerContext
 
 SVD_MARKS = [
     pytest.mark.usefixtures("one_thread"),
@@ -37,7 +37,7 @@ def photo() -> Image.Image:
 
 
 @pytest.fixture
-def kit(settings: Settings) -> Iterator[Kit]:
+def context(settings: Settings) -> Iterator[WorkerContext]:
     ledger = Ledger(settings.resolved_database_url)
     ledger.migrate()
     engine_host = EngineHost(settings, "cpu")
@@ -45,6 +45,6 @@ def kit(settings: Settings) -> Iterator[Kit]:
     presence = Presence(ledger, "cpu", engine_host, None)
     queue = StepQueue(settings)
     storage = Storage(settings.resolved_storage_url)
-    yield Kit(settings, ledger, storage, queue, engine_host, presence, WorkerMetrics())
+    yield WorkerContext(settings, ledger, storage, queue, engine_host, presence, WorkerMetrics())
     queue.close()
     ledger.close()

@@ -20,7 +20,7 @@ from tests.worker.test_mp4 import moving
 from tests.worker.test_runner import do
 from worker.media.mp4 import encode_mp4, tile_indices
 from worker.media.video import frames_of, header_of, join_mp4, last_frame
-from worker.runner import Kit
+from worker.runner import WorkerContext
 
 Frames = NDArray[np.uint8]
 
@@ -87,37 +87,39 @@ def test_a_spritesheet_shows_the_first_frame_the_last_and_what_lies_between(coun
     assert (len(set(found)), found[0], found[-1]) == (tiles, 0, count - 1)
 
 
-def extension(kit: Kit, before: bytes, frames_before: int) -> Task:
+def extension(context: WorkerContext, before: bytes, frames_before: int) -> Task:
     clip = Clip(engine="preview", width=256, height=144, num_frames=6, fps=7, seed=1, fit="cover", quality=18)
     params = clip.model_copy(update={"continues": frames_before, "motion": "zoom_in"}).model_dump()
     task_id = new_id()
     steps = [NewStep("clip", "cpu", params), NewStep("join", "cpu", params, needs=(0,))]
     task = NewTask(task_id, "", "preview", params, f"tasks/{task_id}/input", "0" * 64, [], steps)
-    kit.storage.put(task.input_key, before)
-    ready = kit.ledger.create(task)
+    context.storage.put(task.input_key, before)
+    ready = context.ledger.create(task)
     while ready:  # as wake-ups would
-        do(ready[0].step_id, kit)
-        ready = kit.ledger.steps_to_wake(0)
-    return kit.ledger.task(task_id)
+        do(ready[0].step_id, context)
+        ready = context.ledger.steps_to_wake(0)
+    return context.ledger.task(task_id)
 
 
-def test_an_extension_continues_from_the_last_frame_and_joins(kit: Kit, parts: list[Path], tmp_path: Path) -> None:
-    task = extension(kit, parts[0].read_bytes(), 13)
+def test_an_extension_continues_from_the_last_frame_and_joins(
+    context: WorkerContext, parts: list[Path], tmp_path: Path
+) -> None:
+    task = extension(context, parts[0].read_bytes(), 13)
     assert task.status == Status.FINISHED
     joined = tmp_path / "joined.mp4"
-    joined.write_bytes(kit.storage.read(task.artifacts["video"]))
+    joined.write_bytes(context.storage.read(task.artifacts["video"]))
     frames = list(frames_of(joined))
     assert len(frames) == Clip.model_validate(task.params).frames_in_all == 13 + 6 - 1
     # The cut is no larger than the steps around it: no frame is there twice, and none jumps.
     steps = [difference(*pair) for pair in itertools.pairwise(frames)]
     assert 0.05 < steps[12] < 2 * max(steps[:12])
-    sheet = Image.open(BytesIO(kit.storage.read(task.artifacts["spritesheet"])))
+    sheet = Image.open(BytesIO(context.storage.read(task.artifacts["spritesheet"])))
     assert sheet.size == (5 * 256, 4 * 144)
-    assert Image.open(BytesIO(kit.storage.read(task.artifacts["thumbnail"]))).size == (256, 144)
+    assert Image.open(BytesIO(context.storage.read(task.artifacts["thumbnail"]))).size == (256, 144)
 
 
-def test_the_receipt_of_an_extension_tells_of_its_clip_too(kit: Kit, parts: list[Path]) -> None:
-    task = extension(kit, parts[0].read_bytes(), 13)
+def test_the_receipt_of_an_extension_tells_of_its_clip_too(context: WorkerContext, parts: list[Path]) -> None:
+    task = extension(context, parts[0].read_bytes(), 13)
     assert task.receipt is not None
     assert {"engine", "parameters", "clip_sha256", "output_sha256", "seconds"} <= set(task.receipt)
     assert {"render", "join_join"} <= set(task.receipt["seconds"])
@@ -126,29 +128,29 @@ def test_the_receipt_of_an_extension_tells_of_its_clip_too(kit: Kit, parts: list
 
 @pytest.mark.parametrize(("quality", "named"), [(18, "libx264"), (30, "a later one")])
 def test_the_receipt_names_what_encoded_the_frames_that_are_in_the_video(
-    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quality: int, named: str
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quality: int, named: str
 ) -> None:
     """What is joined as it is was encoded before; the rest is encoded by whatever joins."""
     monkeypatch.setattr("worker.steps.join.encoder", lambda: {"name": "a later one"})
     before = mp4(moving(13, 256, 144), tmp_path / "before.mp4", quality)
-    receipt = extension(kit, before.read_bytes(), 13).receipt
+    receipt = extension(context, before.read_bytes(), 13).receipt
     assert receipt is not None
     assert receipt["encoder"]["name"] == named
 
 
-def test_an_extension_of_what_is_no_video_fails_and_says_so(kit: Kit) -> None:
-    task = extension(kit, b"no video", 13)
+def test_an_extension_of_what_is_no_video_fails_and_says_so(context: WorkerContext) -> None:
+    task = extension(context, b"no video", 13)
     assert task.error is not None
     assert (task.status, task.error.code) == (Status.FAILED, "encoding_failed")
 
 
-def test_every_step_of_the_graphs_of_chaos_is_one_that_its_verb_understands(kit: Kit) -> None:
+def test_every_step_of_the_graphs_of_chaos_is_one_that_its_verb_understands(context: WorkerContext) -> None:
     new = graph(new_id(), "http://127.0.0.1:9/")
-    kit.storage.put(new.input_key, (SAMPLES / "cat.jpg").read_bytes())
-    ready, done = kit.ledger.create(new), 0
+    context.storage.put(new.input_key, (SAMPLES / "cat.jpg").read_bytes())
+    ready, done = context.ledger.create(new), 0
     while ready:
-        do(ready[0].step_id, kit)
-        ready, done = kit.ledger.steps_to_wake(0), done + 1
-    task = kit.ledger.task(new.task_id)
+        do(ready[0].step_id, context)
+        ready, done = context.ledger.steps_to_wake(0), done + 1
+    task = context.ledger.task(new.task_id)
     assert (task.status, task.error, done) == (Status.FINISHED, None, 30)
     assert {len(step.needs) for step in new.steps} == {0, 1, 14}

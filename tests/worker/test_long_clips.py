@@ -18,7 +18,7 @@ from tests.worker.test_runner import do
 from worker.attempt import Attempt
 from worker.engines.preview import Preview
 from worker.media.video import frames_of
-from worker.runner import Kit
+from worker.runner import WorkerContext
 
 AT_ONCE = 10
 TURN = 2  # pixels a frame
@@ -52,27 +52,27 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     return model
 
 
-def make(kit: Kit, num_frames: int = 26, before: Path | None = None, **changes: int) -> Task:
+def make(context: WorkerContext, num_frames: int = 26, before: Path | None = None, **changes: int) -> Task:
     """`before`: a video that goes on."""
-    engine = replace(kit.engine_host.default_engine, frames_at_once=AT_ONCE)
+    engine = replace(context.engine_host.default_engine, frames_at_once=AT_ONCE)
     wanted = {"engine": "preview", "num_frames": num_frames, "width": 128, "height": 64, "seed": 3, "quality": 4}
     wanted |= {"continues": before and len(list(frames_of(before)))} | changes
     clip = Clip.model_validate(engine.defaults | wanted)
     task_id = new_id()
-    steps = steps_of(clip, engine, "cpu", kit.settings)
+    steps = steps_of(clip, engine, "cpu", context.settings)
     task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
-    kit.storage.put(task.input_key, (before or SAMPLES / "cat.jpg").read_bytes())
-    ready = kit.ledger.create(task)
+    context.storage.put(task.input_key, (before or SAMPLES / "cat.jpg").read_bytes())
+    ready = context.ledger.create(task)
     while ready:  # as wake-ups would
-        do(ready[0].step_id, kit)
-        ready = kit.ledger.steps_to_wake(0)
-    return kit.ledger.task(task_id)
+        do(ready[0].step_id, context)
+        ready = context.ledger.steps_to_wake(0)
+    return context.ledger.task(task_id)
 
 
-def video_of(task: Task, kit: Kit) -> Frames:
+def video_of(task: Task, context: WorkerContext) -> Frames:
     assert task.status == Status.FINISHED, task.error
-    path = kit.settings.data_dir / "video.mp4"
-    path.write_bytes(kit.storage.read(task.artifacts["video"]))
+    path = context.settings.data_dir / "video.mp4"
+    path.write_bytes(context.storage.read(task.artifacts["video"]))
     return np.stack(list(frames_of(path)))
 
 
@@ -82,50 +82,52 @@ def turn(one: Frames, other: Frames) -> int:
     return int(np.argmin(apart))
 
 
-def test_motion_goes_on_over_all_passes(kit: Kit, model: Model) -> None:
-    video = video_of(make(kit), kit)
+def test_motion_goes_on_over_all_passes(context: WorkerContext, model: Model) -> None:
+    video = video_of(make(context), context)
     assert len(video) == 26
     assert [len(frames) for frames in model.made] == [AT_ONCE] * 5
     assert {turn(*pair) for pair in pairwise(video)} == {TURN}
 
 
-def test_a_long_clip_keeps_the_colours_that_it_began_with(kit: Kit, model: Model) -> None:
-    means = video_of(make(kit), kit).mean(axis=(1, 2, 3))
+def test_a_long_clip_keeps_the_colours_that_it_began_with(context: WorkerContext, model: Model) -> None:
+    means = video_of(make(context), context).mean(axis=(1, 2, 3))
     assert np.ptp(means) < 2, "each of five parts is lighter by 4"
 
 
-def test_a_part_that_fails_is_made_again_alone(kit: Kit, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_fails_is_made_again_alone(
+    context: WorkerContext, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
-    undisturbed = make(kit)
+    undisturbed = make(context)
     model.made.clear()
     model.fails_at = 2
-    task = make(kit)
+    task = make(context)
     assert (len(model.made), model.fails_at) == (5, None)
-    assert [len(video_of(each, kit)) for each in (undisturbed, task)] == [26, 26]
+    assert [len(video_of(each, context)) for each in (undisturbed, task)] == [26, 26]
     first, second = (each.receipt or {} for each in (undisturbed, task))
     assert second["output_sha256"] == first["output_sha256"]
 
 
-def test_a_video_goes_on_for_several_passes(kit: Kit, model: Model, tmp_path: Path) -> None:
+def test_a_video_goes_on_for_several_passes(context: WorkerContext, model: Model, tmp_path: Path) -> None:
     before = tmp_path / "before.mp4"
-    before.write_bytes(kit.storage.read(make(kit, AT_ONCE).artifacts["video"]))
-    video = video_of(make(kit, before=before), kit)
+    before.write_bytes(context.storage.read(make(context, AT_ONCE).artifacts["video"]))
+    video = video_of(make(context, before=before), context)
     assert len(video) == AT_ONCE + 26 - 1
     assert {turn(*pair) for pair in pairwise(video)} == {TURN}
 
 
-def test_a_long_smooth_extension_says_what_it_is(kit: Kit, model: Model, tmp_path: Path) -> None:
+def test_a_long_smooth_extension_says_what_it_is(context: WorkerContext, model: Model, tmp_path: Path) -> None:
     before = tmp_path / "before.mp4"
-    before.write_bytes(kit.storage.read(make(kit, AT_ONCE, smooth_fps=14).artifacts["video"]))
-    task = make(kit, before=before, smooth_fps=14)
-    assert len(video_of(task, kit)) == 19 + 2 * 25
+    before.write_bytes(context.storage.read(make(context, AT_ONCE, smooth_fps=14).artifacts["video"]))
+    task = make(context, before=before, smooth_fps=14)
+    assert len(video_of(task, context)) == 19 + 2 * 25
     assert task.receipt
     assert len(task.receipt["parts"]) == 5
     assert (task.receipt["parameters"]["continues"], task.receipt["parameters"]["num_frames"]) == (19, 26)
 
 
-def test_the_receipt_tells_of_every_part(kit: Kit, model: Model) -> None:
-    receipt = make(kit).receipt
+def test_the_receipt_tells_of_every_part(context: WorkerContext, model: Model) -> None:
+    receipt = make(context).receipt
     assert receipt
     assert receipt["parameters"]["num_frames"] == 26
     assert [each["seed"] for each in receipt["parts"]] == [3, 4, 5, 6, 7]
@@ -135,8 +137,8 @@ def test_the_receipt_tells_of_every_part(kit: Kit, model: Model) -> None:
     assert "part" not in receipt["parameters"]
 
 
-def test_a_clip_of_no_more_than_one_pass_is_one_step(kit: Kit, model: Model) -> None:
-    task = make(kit, AT_ONCE)
+def test_a_clip_of_no_more_than_one_pass_is_one_step(context: WorkerContext, model: Model) -> None:
+    task = make(context, AT_ONCE)
     assert len(model.made) == 1
     assert task.receipt
     assert "parts" not in task.receipt

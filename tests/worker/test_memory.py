@@ -20,7 +20,7 @@ from tests.worker.test_runner import run
 from worker.attempt import Attempt
 from worker.engines.host import EngineHost
 from worker.engines.svd import Svd
-from worker.runner import Kit
+from worker.runner import WorkerContext
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -413,24 +413,26 @@ def test_on_a_cpu_whose_plan_is_in_parts_nothing_is_compiled(tiny_svd: Path, mon
 
 
 def test_a_clip_is_settled_before_it_is_rendered_and_the_receipt_says_how(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = {"memory_plan": "8 GB", "decode_chunk_size": 5}
     monkeypatch.setattr("worker.engines.preview.Preview.settle", lambda _, clip: clip.model_copy(update=how))
-    receipt = run(kit).receipt
+    receipt = run(context).receipt
     assert receipt is not None
     assert receipt["memory_plan"] == "8 GB"
     assert receipt["parameters"]["decode_chunk_size"] == 5
     assert "memory_plan" not in receipt["parameters"]
 
 
-def test_a_clip_that_is_refused_is_not_tried_with_half_the_chunk(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_that_is_refused_is_not_tried_with_half_the_chunk(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OutOfMemory("decode_chunk_size 5 would fit")
 
     monkeypatch.setattr("worker.engines.preview.Preview.settle", refuse)
     monkeypatch.setattr("worker.engines.preview.Preview.render", lambda *_: pytest.fail("rendered"))
-    task = run(kit, decode_chunk_size=25)
+    task = run(context, decode_chunk_size=25)
     assert task.error is not None
     assert (task.status, task.error.code) == (Status.FAILED, "gpu_out_of_memory")
     assert task.error.message == "decode_chunk_size 5 would fit"

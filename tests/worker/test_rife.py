@@ -21,7 +21,7 @@ from worker.engines.host import EngineHost
 from worker.media.smooth import between, smoothed
 from worker.media.video import stored_frames
 from worker.media.yuv import as_rgb
-from worker.runner import Kit
+from worker.runner import WorkerContext
 from worker.steps.smooth import smooth_clip
 
 torch = pytest.importorskip("torch")
@@ -92,11 +92,11 @@ def loaded(path: Path) -> Rife:
     return rife
 
 
-def use(rife: Rife | None, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+def use(rife: Rife | None, context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the worker smooths motion by."""
     monkeypatch.setattr(EngineHost, "motion", rife and rife.engine)
     if rife:
-        kit.engine_host.loaded["rife"] = rife
+        context.engine_host.loaded["rife"] = rife
 
 
 @pytest.fixture(scope="module")
@@ -166,13 +166,13 @@ def test_at_a_cut_the_nearer_frame_stays(rife: Rife) -> None:
 
 
 def test_a_clip_is_smoothed_and_its_receipt_says_by_what(
-    kit: Kit, rife: Rife, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, rife: Rife, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(rife, kit, monkeypatch)
-    task = smooth(kit)
+    use(rife, context, monkeypatch)
+    task = smooth(context)
     assert task.status == Status.FINISHED
     video = tmp_path / "video.mp4"
-    video.write_bytes(kit.storage.read(task.artifacts["video"]))
+    video.write_bytes(context.storage.read(task.artifacts["video"]))
     assert len(list(stored_frames(video))) == 5 * 30 // 7 + 1
     assert task.receipt is not None
     smoothing = task.receipt["smoothing"]
@@ -180,15 +180,17 @@ def test_a_clip_is_smoothed_and_its_receipt_says_by_what(
     assert (smoothing["libraries"]["torch"], smoothing["threads"]) == (torch.__version__, 1)
 
 
-def test_colours_are_those_of_optical_flow(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_are_those_of_optical_flow(
+    context: WorkerContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where nothing moves, no frame differs from the one before it, whether it was there or was worked out."""
     video = tmp_path / "video.mp4"
-    use(rife_of(saying(), tmp_path), kit, monkeypatch)
-    task = begin(kit, width=64, height=64)
-    kit.storage.put(task.input_key, picture())
+    use(rife_of(saying(), tmp_path), context, monkeypatch)
+    task = begin(context, width=64, height=64)
+    context.storage.put(task.input_key, picture())
     for _ in range(2):
-        do(kit.ledger.steps_to_wake(0)[0].step_id, kit)
-    video.write_bytes(kit.storage.read(kit.ledger.task(task.task_id).artifacts["video"]))
+        do(context.ledger.steps_to_wake(0)[0].step_id, context)
+    video.write_bytes(context.storage.read(context.ledger.task(task.task_id).artifacts["video"]))
     frames = np.stack(list(stored_frames(video))).astype(int)
     assert len(frames) == 22
     assert np.abs(frames - frames[0]).max() <= 1
@@ -196,16 +198,16 @@ def test_colours_are_those_of_optical_flow(kit: Kit, tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("by_rife", [True, False])
 def test_rife_has_the_engines_place_and_optical_flow_goes_beside_it(
-    kit: Kit, rife: Rife, by_rife: bool, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, rife: Rife, by_rife: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(rife if by_rife else None, kit, monkeypatch)
-    task = begin(kit, width=64, height=64)
-    kit.storage.put(task.input_key, picture())
-    do(kit.ledger.steps_to_wake(0)[0].step_id, kit)
-    claim = kit.ledger.claim(kit.ledger.steps_to_wake(0)[0].step_id, "w1", 60)
+    use(rife if by_rife else None, context, monkeypatch)
+    task = begin(context, width=64, height=64)
+    context.storage.put(task.input_key, picture())
+    do(context.ledger.steps_to_wake(0)[0].step_id, context)
+    claim = context.ledger.claim(context.ledger.steps_to_wake(0)[0].step_id, "w1", 60)
     assert claim is not None
     attempt = Attempt()
-    next(smooth_clip(claim, attempt, kit.storage, kit.engine_host, kit.pictures))
+    next(smooth_clip(claim, attempt, context.storage, context.engine_host, context.pictures))
     assert ("smooth" in attempt.seconds) == by_rife
 
 

@@ -25,7 +25,7 @@ from worker.engines.base import Hosted
 from worker.engines.host import EngineHost
 from worker.engines.preview import Preview
 from worker.main import load_engine
-from worker.runner import Kit, hand_over, reason_to_leave, resident_mb, run_step
+from worker.runner import WorkerContext, hand_over, reason_to_leave, resident_mb, run_step
 
 
 def picture() -> bytes:
@@ -34,51 +34,51 @@ def picture() -> bytes:
     return data.getvalue()
 
 
-def preview_of(kit: Kit) -> Hosted:
-    return kit.engine_host.loaded["preview"]
+def preview_of(context: WorkerContext) -> Hosted:
+    return context.engine_host.loaded["preview"]
 
 
-def enqueue(kit: Kit, data: bytes | None, **changes: object) -> tuple[str, str]:
+def enqueue(context: WorkerContext, data: bytes | None, **changes: object) -> tuple[str, str]:
     """(task id, step id) of a small clip, whose input is `data`; None: its input is missing."""
     request = ClipRequest(width=64, height=64, num_frames=2, seed=1)
-    clip, _ = resolve(request, kit.engine_host.default_engine, kit.settings)
+    clip, _ = resolve(request, context.engine_host.default_engine, context.settings)
     clip = clip.model_copy(update=changes)
     task_id = new_id()
     steps = [NewStep("clip", "cpu", clip.model_dump())]
     task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
     if data is not None:
-        kit.storage.put(task.input_key, data)
-    ((step_id, _),) = kit.ledger.create(task)
+        context.storage.put(task.input_key, data)
+    ((step_id, _),) = context.ledger.create(task)
     return task_id, step_id
 
 
-def do(step_id: str, kit: Kit) -> None:
+def do(step_id: str, context: WorkerContext) -> None:
     """All of it, finalized too."""
-    run_step(step_id, kit)
-    kit.finalizer.wait()
+    run_step(step_id, context)
+    context.finalizer.wait()
 
 
-def run(kit: Kit, data: bytes | None = None, **changes: object) -> Task:
-    task_id, step_id = enqueue(kit, picture() if data is None else data, **changes)
-    do(step_id, kit)
-    return kit.ledger.task(task_id)
+def run(context: WorkerContext, data: bytes | None = None, **changes: object) -> Task:
+    task_id, step_id = enqueue(context, picture() if data is None else data, **changes)
+    do(step_id, context)
+    return context.ledger.task(task_id)
 
 
-def outcomes(kit: Kit) -> dict[str, float]:
-    samples = kit.metrics.steps.collect()[0].samples
+def outcomes(context: WorkerContext) -> dict[str, float]:
+    samples = context.metrics.steps.collect()[0].samples
     return {sample.labels["outcome"]: sample.value for sample in samples if sample.name.endswith("_total")}
 
 
-def test_a_step_is_rendered_stored_and_finished(kit: Kit) -> None:
-    task = run(kit)
+def test_a_step_is_rendered_stored_and_finished(context: WorkerContext) -> None:
+    task = run(context)
     assert task.status == Status.FINISHED
-    assert kit.storage.read(task.artifacts["video"])[4:8] == b"ftyp"
-    assert kit.storage.read(task.artifacts["thumbnail"])[:2] == b"\xff\xd8"
-    assert outcomes(kit) == {"finished": 1}
+    assert context.storage.read(task.artifacts["video"])[4:8] == b"ftyp"
+    assert context.storage.read(task.artifacts["thumbnail"])[:2] == b"\xff\xd8"
+    assert outcomes(context) == {"finished": 1}
 
 
-def test_the_receipt_says_all_that_is_needed_to_make_it_again(kit: Kit) -> None:
-    receipt = run(kit).receipt
+def test_the_receipt_says_all_that_is_needed_to_make_it_again(context: WorkerContext) -> None:
+    receipt = run(context).receipt
     assert receipt is not None
     assert set(receipt) == {
         *("engine", "model", "revision", "parameters", "seed", "device", "libraries", "approximation"),
@@ -88,26 +88,26 @@ def test_the_receipt_says_all_that_is_needed_to_make_it_again(kit: Kit) -> None:
     assert receipt["parameters"]["seed"] == receipt["seed"] == 1
 
 
-def test_a_bell_for_a_step_that_is_done_or_unknown_does_nothing(kit: Kit) -> None:
-    task_id, step_id = enqueue(kit, picture())
-    do(step_id, kit)
-    first = kit.ledger.task(task_id)
-    do(step_id, kit)
-    do("nobody", kit)
-    assert kit.ledger.task(task_id) == first
-    assert outcomes(kit) == {"finished": 1}
+def test_a_bell_for_a_step_that_is_done_or_unknown_does_nothing(context: WorkerContext) -> None:
+    task_id, step_id = enqueue(context, picture())
+    do(step_id, context)
+    first = context.ledger.task(task_id)
+    do(step_id, context)
+    do("nobody", context)
+    assert context.ledger.task(task_id) == first
+    assert outcomes(context) == {"finished": 1}
 
 
-def test_a_picture_that_cannot_be_read_fails_the_task_with_its_code(kit: Kit) -> None:
-    task = run(kit, b"no picture at all")
+def test_a_picture_that_cannot_be_read_fails_the_task_with_its_code(context: WorkerContext) -> None:
+    task = run(context, b"no picture at all")
     assert task.error is not None
     assert (task.status, task.error.code) == (Status.FAILED, "image_unsupported")
 
 
-def test_an_input_that_is_gone_fails_the_task(kit: Kit) -> None:
-    task_id, step_id = enqueue(kit, None)
-    do(step_id, kit)
-    error = kit.ledger.task(task_id).error
+def test_an_input_that_is_gone_fails_the_task(context: WorkerContext) -> None:
+    task_id, step_id = enqueue(context, None)
+    do(step_id, context)
+    error = context.ledger.task(task_id).error
     assert error is not None
     assert error.code == "input_missing"
 
@@ -123,22 +123,22 @@ def renders(error: Exception) -> Callable[..., None]:
     ("error", "code"), [(EngineFailed("NaN"), "engine_failed"), (ZeroDivisionError("secret"), "internal_error")]
 )
 def test_an_engine_that_fails_ends_the_task_and_the_next_one_works(
-    kit: Kit, error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
         patch.setattr("worker.engines.preview.Preview.render", renders(error))
-        task = run(kit)
+        task = run(context)
     assert task.error is not None
     assert task.error.code == code
     assert "secret" not in task.error.message
     (failed,) = [line for line in lines if line["event"] == "attempt_failed"]
     assert (failed["code"], failed["phase"]) == (code, "load"), "the last phase that had begun"
     assert "NaN" not in str(failed), "what an engine says may quote what was asked for"
-    assert run(kit).status == Status.FINISHED
+    assert run(context).status == Status.FINISHED
 
 
 def test_a_disk_that_fills_up_while_encoding_fails_the_task_and_the_next_one_works(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     @contextmanager
     def on_a_full_disk(_purpose: str) -> Iterator[Path]:
@@ -148,29 +148,29 @@ def test_a_disk_that_fills_up_while_encoding_fails_the_task_and_the_next_one_wor
 
     with monkeypatch.context() as patch:
         patch.setattr("worker.steps.clip.scratch_folder", on_a_full_disk)
-        task = run(kit)
+        task = run(context)
     assert task.status == Status.FAILED
     assert task.error is not None
     assert (task.error.code, task.error.message[-23:]) == ("encoding_failed", "No space left on device")
     assert list((tmp_path / "data" / "storage" / "tasks" / task.task_id).rglob("*.mp4")) == []
-    assert run(kit).status == Status.FINISHED
+    assert run(context).status == Status.FINISHED
 
 
-def test_an_attempt_that_was_stopped_records_nothing(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attempt_that_was_stopped_records_nothing(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.engines.preview.Preview.render", renders(Stopped()))
-    assert run(kit).status == Status.STARTED
-    assert outcomes(kit) == {"stopped": 1}
+    assert run(context).status == Status.STARTED
+    assert outcomes(context) == {"stopped": 1}
 
 
 @pytest.mark.parametrize(
     ("where", "error"), [("storage.put", StorageUnavailable), ("ledger.finish", LedgerUnavailable)]
 )
 def test_a_video_is_not_rendered_again_while_it_cannot_be_stored_or_recorded(
-    kit: Kit, where: str, error: type[KinoraError], monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, where: str, error: type[KinoraError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renders, tries = [], []
     store, name = where.split(".")
-    works, rendered = getattr(getattr(kit, store), name), preview_of(kit).render
+    works, rendered = getattr(getattr(context, store), name), preview_of(context).render
 
     def away_twice(*arguments: object, **named: object) -> object:
         tries.append(1)
@@ -180,36 +180,36 @@ def test_a_video_is_not_rendered_again_while_it_cannot_be_stored_or_recorded(
 
     if store == "ledger":
         tries.append(1)
-    monkeypatch.setattr(getattr(kit, store), name, away_twice)
-    monkeypatch.setattr(preview_of(kit), "render", lambda *given: renders.append(1) or rendered(*given))
-    assert run(kit).status == Status.FINISHED
+    monkeypatch.setattr(getattr(context, store), name, away_twice)
+    monkeypatch.setattr(preview_of(context), "render", lambda *given: renders.append(1) or rendered(*given))
+    assert run(context).status == Status.FINISHED
     assert renders == [1]
     assert len(tries) >= 4
 
 
 @pytest.mark.parametrize("error", [StorageUnavailable("away"), GpuLost("sticky")])
 def test_what_another_attempt_may_do_better_is_tried_again(
-    kit: Kit, error: KinoraError, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, error: KinoraError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
     monkeypatch.setattr("worker.engines.preview.Preview.render", renders(error))
-    task_id, step_id = enqueue(kit, picture())
+    task_id, step_id = enqueue(context, picture())
     for attempt in (1, 2, 3):
-        assert kit.ledger.task(task_id).status != Status.FAILED
-        do(step_id, kit)
-        assert outcomes(kit) == {"lost": attempt}
-    ended = kit.ledger.task(task_id).error
+        assert context.ledger.task(task_id).status != Status.FAILED
+        do(step_id, context)
+        assert outcomes(context) == {"lost": attempt}
+    ended = context.ledger.task(task_id).error
     assert ended is not None
     assert ended.code == "attempts_exhausted"
     assert error.message in ended.message
-    assert (reason_to_leave(kit) is not None) == isinstance(error, GpuLost)
+    assert (reason_to_leave(context) is not None) == isinstance(error, GpuLost)
 
 
 def test_where_memory_runs_out_the_clip_is_made_another_way_for_as_long_as_there_is_one(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[int | None] = []
-    engine = preview_of(kit)
+    engine = preview_of(context)
     rendered = engine.render
 
     def tight(picture: object, clip: Clip, attempt: Attempt) -> object:
@@ -227,7 +227,7 @@ def test_where_memory_runs_out_the_clip_is_made_another_way_for_as_long_as_there
     monkeypatch.setattr(engine, "render", tight)
     monkeypatch.setattr(engine, "settle", lambda clip: clip.model_copy(update={"memory_plan": "24 GB"}))
     monkeypatch.setattr(engine, "settle_smaller", halve)
-    task = run(kit, decode_chunk_size=16)
+    task = run(context, decode_chunk_size=16)
     assert tried == [16, 8, 4]
     assert task.status == Status.FINISHED
     assert task.warnings == [
@@ -239,15 +239,17 @@ def test_where_memory_runs_out_the_clip_is_made_another_way_for_as_long_as_there
     assert task.receipt["parameters"]["decode_chunk_size"] == 4
 
     tried.clear()
-    task = run(kit, decode_chunk_size=6)
+    task = run(context, decode_chunk_size=6)
     assert tried == [6]
     assert task.error is not None
     assert (task.error.code, task.error.message) == ("gpu_out_of_memory", "too big")
-    assert run(kit).status == Status.FINISHED
+    assert run(context).status == Status.FINISHED
 
 
-def test_a_step_over_its_time_is_lost_at_its_next_check_point(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    kit.settings = kit.settings.model_copy(update={"step_time_limit": 0.2})
+def test_a_step_over_its_time_is_lost_at_its_next_check_point(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.settings = context.settings.model_copy(update={"step_time_limit": 0.2})
 
     def slow(picture: object, clip: object, attempt: Attempt) -> None:
         with attempt.phase("render"):
@@ -255,228 +257,238 @@ def test_a_step_over_its_time_is_lost_at_its_next_check_point(kit: Kit, monkeypa
                 time.sleep(0.01)
                 attempt.check()
 
-    monkeypatch.setattr(preview_of(kit), "render", slow)
-    assert run(kit).status == Status.STARTED
-    assert outcomes(kit) == {"lost": 1}
+    monkeypatch.setattr(preview_of(context), "render", slow)
+    assert run(context).status == Status.STARTED
+    assert outcomes(context) == {"lost": 1}
 
 
 def test_a_step_that_is_handed_over_is_rung_for_and_uses_up_no_attempt(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task_id, step_id = enqueue(kit, picture())
-    rendered = preview_of(kit).render
+    task_id, step_id = enqueue(context, picture())
+    rendered = preview_of(context).render
 
     def told_to_stop(*given: object) -> object:
-        hand_over(kit)
+        hand_over(context)
         return rendered(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(preview_of(kit), "render", told_to_stop)
+        patch.setattr(preview_of(context), "render", told_to_stop)
         for _ in range(5):
-            do(step_id, kit)
-    assert outcomes(kit) == {"stopped": 5}
-    assert kit.queue.queued_ids("cpu") == {step_id}
-    do(step_id, kit)
-    assert kit.ledger.task(task_id).status == Status.FINISHED
+            do(step_id, context)
+    assert outcomes(context) == {"stopped": 5}
+    assert context.queue.queued_ids("cpu") == {step_id}
+    do(step_id, context)
+    assert context.ledger.task(task_id).status == Status.FINISHED
 
 
-def test_a_task_that_has_begun_goes_on_before_another_one_begins(kit: Kit) -> None:
+def test_a_task_that_has_begun_goes_on_before_another_one_begins(context: WorkerContext) -> None:
     task_id = new_id()
     clip, _ = resolve(
-        ClipRequest(width=64, height=64, num_frames=2, seed=1), kit.engine_host.default_engine, kit.settings
+        ClipRequest(width=64, height=64, num_frames=2, seed=1), context.engine_host.default_engine, context.settings
     )
     steps = [NewStep("clip", "cpu", clip.model_dump()), NewStep("smooth", "cpu", clip.model_dump(), needs=(0,))]
-    kit.storage.put(f"tasks/{task_id}/input", picture())
+    context.storage.put(f"tasks/{task_id}/input", picture())
     task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
-    ((first, _),) = kit.ledger.create(task)
-    _, other = enqueue(kit, picture())
-    kit.queue.wake(other, "cpu")
-    do(first, kit)
-    _, (_, smooth) = kit.ledger.task_with_steps(task_id)
-    jobs = [entry.decode() for entry in kit.queue.redis.lrange("rq:queue:cpu", 0, -1)]
+    ((first, _),) = context.ledger.create(task)
+    _, other = enqueue(context, picture())
+    context.queue.wake(other, "cpu")
+    do(first, context)
+    _, (_, smooth) = context.ledger.task_with_steps(task_id)
+    jobs = [entry.decode() for entry in context.queue.redis.lrange("rq:queue:cpu", 0, -1)]
     assert jobs == [smooth.step_id, other]
-    assert kit.ledger.ahead_of(smooth) == []
+    assert context.ledger.ahead_of(smooth) == []
 
 
-def test_a_worker_leaves_after_its_steps_or_with_too_much_memory(kit: Kit) -> None:
-    run(kit)
-    assert reason_to_leave(kit) is None
-    steps = kit.settings.model_copy(update={"worker_max_steps": 1})
-    memory = kit.settings.model_copy(update={"worker_max_memory_mb": 10})
-    for kit.settings in (steps, memory):
-        assert reason_to_leave(kit) is not None
+def test_a_worker_leaves_after_its_steps_or_with_too_much_memory(context: WorkerContext) -> None:
+    run(context)
+    assert reason_to_leave(context) is None
+    steps = context.settings.model_copy(update={"worker_max_steps": 1})
+    memory = context.settings.model_copy(update={"worker_max_memory_mb": 10})
+    for context.settings in (steps, memory):
+        assert reason_to_leave(context) is not None
 
 
-def test_a_task_canceled_while_it_renders_is_not_finished(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    task_id, step_id = enqueue(kit, picture())
-    rendered = preview_of(kit).render
+def test_a_task_canceled_while_it_renders_is_not_finished(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id, step_id = enqueue(context, picture())
+    rendered = preview_of(context).render
 
     def cancel_then_render(*arguments: object) -> object:
-        kit.ledger.cancel(task_id)
+        context.ledger.cancel(task_id)
         return rendered(*arguments)
 
-    monkeypatch.setattr(preview_of(kit), "render", cancel_then_render)
-    do(step_id, kit)
-    assert kit.ledger.task(task_id).status == Status.CANCELED
-    assert outcomes(kit) == {"stopped": 1}
+    monkeypatch.setattr(preview_of(context), "render", cancel_then_render)
+    do(step_id, context)
+    assert context.ledger.task(task_id).status == Status.CANCELED
+    assert outcomes(context) == {"stopped": 1}
 
 
-def stored_of(kit: Kit, task_id: str) -> list[str]:
-    folder = kit.settings.data_dir / "storage" / "tasks" / task_id
+def stored_of(context: WorkerContext, task_id: str) -> list[str]:
+    folder = context.settings.data_dir / "storage" / "tasks" / task_id
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_was_stored_for_a_task_deleted_meanwhile_is_deleted(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    task_id, step_id = enqueue(kit, picture())
-    put = kit.storage.put
+def test_what_was_stored_for_a_task_deleted_meanwhile_is_deleted(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id, step_id = enqueue(context, picture())
+    put = context.storage.put
 
     def delete_then_put(key: str, data: bytes) -> None:
-        kit.ledger.cancel(task_id)
-        kit.storage.delete_task(task_id)
-        kit.ledger.mark_expired(task_id)
+        context.ledger.cancel(task_id)
+        context.storage.delete_task(task_id)
+        context.ledger.mark_expired(task_id)
         put(key, data)
 
-    monkeypatch.setattr(kit.storage, "put", delete_then_put)
-    do(step_id, kit)
-    assert kit.ledger.task(task_id).status == Status.CANCELED
-    assert stored_of(kit, task_id) == []
-    assert outcomes(kit) == {"stopped": 1}
+    monkeypatch.setattr(context.storage, "put", delete_then_put)
+    do(step_id, context)
+    assert context.ledger.task(task_id).status == Status.CANCELED
+    assert stored_of(context, task_id) == []
+    assert outcomes(context) == {"stopped": 1}
 
 
-def test_a_result_whose_worker_was_not_told_that_it_counts_is_kept(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = kit.ledger.finish
+def test_a_result_whose_worker_was_not_told_that_it_counts_is_kept(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = context.ledger.finish
 
     def finish_unheard(*given: object, **named: object) -> object:
         if finish(*given, **named) is not None:
             raise LedgerUnavailable("the answer was lost")
         return None
 
-    monkeypatch.setattr(kit.ledger, "finish", finish_unheard)
-    task = run(kit)
-    assert (task.status, outcomes(kit)) == (Status.FINISHED, {"stopped": 1})
-    assert stored_of(kit, task.task_id) == ["input", "spritesheet.jpg", "thumbnail.jpg", "video.mp4"]
+    monkeypatch.setattr(context.ledger, "finish", finish_unheard)
+    task = run(context)
+    assert (task.status, outcomes(context)) == (Status.FINISHED, {"stopped": 1})
+    assert stored_of(context, task.task_id) == ["input", "spritesheet.jpg", "thumbnail.jpg", "video.mp4"]
 
 
 def test_a_storage_that_is_away_when_something_is_to_be_deleted_harms_nothing(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task_id, step_id = enqueue(kit, picture())
+    task_id, step_id = enqueue(context, picture())
     tried = []
 
     def away(*names: object) -> None:
         tried.append(names)
         raise StorageUnavailable("away")
 
-    put = kit.storage.put
-    monkeypatch.setattr(kit.storage, "put", lambda key, data: (kit.ledger.cancel(task_id), put(key, data)))
-    monkeypatch.setattr(kit.storage, "delete_attempt", away)
-    do(step_id, kit)
+    put = context.storage.put
+    monkeypatch.setattr(context.storage, "put", lambda key, data: (context.ledger.cancel(task_id), put(key, data)))
+    monkeypatch.setattr(context.storage, "delete_attempt", away)
+    do(step_id, context)
     assert tried == [(task_id, step_id, 1)]
-    assert outcomes(kit) == {"stopped": 1}
+    assert outcomes(context) == {"stopped": 1}
 
 
 @contextmanager
 def in_its_tail(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch, **changes: object
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch, **changes: object
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """A step that is being finalized until it is let go, beside others as on a GPU: its task, and how to let it go."""
     monkeypatch.setattr("worker.runner.overlaps", lambda _kit: True)
-    task_id, step_id = enqueue(kit, picture(), **changes)
-    put, may_go = kit.storage.put, threading.Event()
+    task_id, step_id = enqueue(context, picture(), **changes)
+    put, may_go = context.storage.put, threading.Event()
 
     def slowly(key: str, data: bytes) -> None:
         if task_id in key:
             assert may_go.wait(30)
         put(key, data)
 
-    monkeypatch.setattr(kit.storage, "put", slowly)
-    run_step(step_id, kit)
+    monkeypatch.setattr(context.storage, "put", slowly)
+    run_step(step_id, context)
     try:
         yield task_id, may_go.set
     finally:
         may_go.set()
-        kit.finalizer.wait()
+        context.finalizer.wait()
 
 
-def test_the_next_clip_renders_while_the_one_before_is_stored(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered, seen = preview_of(kit).render, []
-    with in_its_tail(kit, monkeypatch) as (first, let_go):
+def test_the_next_clip_renders_while_the_one_before_is_stored(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered, seen = preview_of(context).render, []
+    with in_its_tail(context, monkeypatch) as (first, let_go):
 
         def render(*given: object) -> object:
-            seen.append(kit.ledger.task(first).status)
+            seen.append(context.ledger.task(first).status)
             frames = rendered(*given)
             let_go()
             return frames
 
-        monkeypatch.setattr(preview_of(kit), "render", render)
-        second = run(kit)
+        monkeypatch.setattr(preview_of(context), "render", render)
+        second = run(context)
     assert seen == [Status.STARTED]
-    assert (kit.ledger.task(first).status, second.status) == (Status.FINISHED, Status.FINISHED)
-    assert kit.running == []
+    assert (context.ledger.task(first).status, second.status) == (Status.FINISHED, Status.FINISHED)
+    assert context.running == []
 
 
 def test_a_clip_waits_with_its_frames_for_the_tail_before_it_and_can_be_canceled_there(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with in_its_tail(kit, monkeypatch) as (first, _):
-        task_id, step_id = enqueue(kit, picture())
-        check, kept = kit.finalizer.wait, []
+    with in_its_tail(context, monkeypatch) as (first, _):
+        task_id, step_id = enqueue(context, picture())
+        check, kept = context.finalizer.wait, []
 
         def cancel_then_wait(*given: object) -> None:
-            kept.extend(kit.running)
-            kit.ledger.cancel(task_id)
+            kept.extend(context.running)
+            context.ledger.cancel(task_id)
             check(*given)
 
         with monkeypatch.context() as patch:
-            patch.setattr(kit.finalizer, "wait", cancel_then_wait)
-            run_step(step_id, kit)
+            patch.setattr(context.finalizer, "wait", cancel_then_wait)
+            run_step(step_id, context)
         assert len(kept) == 2
-        assert kit.ledger.task(task_id).status == Status.CANCELED
-        assert stored_of(kit, task_id) == ["input"]
-        assert kit.ledger.task(first).status == Status.STARTED
-    assert kit.ledger.task(first).status == Status.FINISHED
-    assert outcomes(kit) == {"stopped": 1, "finished": 1}
+        assert context.ledger.task(task_id).status == Status.CANCELED
+        assert stored_of(context, task_id) == ["input"]
+        assert context.ledger.task(first).status == Status.STARTED
+    assert context.ledger.task(first).status == Status.FINISHED
+    assert outcomes(context) == {"stopped": 1, "finished": 1}
 
 
-def test_what_a_finalize_stage_meets_ends_its_own_task_only(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    with in_its_tail(kit, monkeypatch) as (first, let_go):
+def test_what_a_finalize_stage_meets_ends_its_own_task_only(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_its_tail(context, monkeypatch) as (first, let_go):
         monkeypatch.setattr("worker.steps.clip.write_receipt", renders(EngineFailed("no receipt")))
-        task_id, step_id = enqueue(kit, picture())
+        task_id, step_id = enqueue(context, picture())
         let_go()
-        kit.finalizer.wait()
+        context.finalizer.wait()
         monkeypatch.undo()
-        do(step_id, kit)
-    error = kit.ledger.task(first).error
+        do(step_id, context)
+    error = context.ledger.task(first).error
     assert error is not None
     assert error.code == "engine_failed"
-    assert kit.ledger.task(task_id).status == Status.FINISHED
+    assert context.ledger.task(task_id).status == Status.FINISHED
 
 
 def test_a_tail_and_a_front_are_both_handed_over_and_the_first_comes_first_again(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rendered = preview_of(kit).render
+    rendered = preview_of(context).render
 
     def told_to_stop(*given: object) -> object:
-        hand_over(kit)
+        hand_over(context)
         return rendered(*given)
 
-    with in_its_tail(kit, monkeypatch) as (first, _):
-        monkeypatch.setattr(preview_of(kit), "render", told_to_stop)
-        task_id, step_id = enqueue(kit, picture())
-        (_, (first_step,)) = kit.ledger.task_with_steps(first)
-        run_step(step_id, kit)
-    assert outcomes(kit) == {"stopped": 2}
-    assert kit.queue.redis.lrange("rq:queue:cpu", 0, -1) == [first_step.step_id.encode(), step_id.encode()]
+    with in_its_tail(context, monkeypatch) as (first, _):
+        monkeypatch.setattr(preview_of(context), "render", told_to_stop)
+        task_id, step_id = enqueue(context, picture())
+        (_, (first_step,)) = context.ledger.task_with_steps(first)
+        run_step(step_id, context)
+    assert outcomes(context) == {"stopped": 2}
+    assert context.queue.redis.lrange("rq:queue:cpu", 0, -1) == [first_step.step_id.encode(), step_id.encode()]
     monkeypatch.undo()
     for task, step in ((first, first_step.step_id), (task_id, step_id)):
-        do(step, kit)
-        assert kit.ledger.task(task).status == Status.FINISHED
+        do(step, context)
+        assert context.ledger.task(task).status == Status.FINISHED
 
 
 @pytest.mark.parametrize("part", [None, Part(number=0, of=2, num_frames=5)])
 def test_the_frames_are_let_go_before_the_storage_is_waited_for(
-    kit: Kit, part: Part | None, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, part: Part | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = []
 
@@ -485,26 +497,28 @@ def test_the_frames_are_let_go_before_the_storage_is_waited_for(
         frames.append(weakref.ref(made))
         return made
 
-    monkeypatch.setattr(preview_of(kit), "render", render)
-    with in_its_tail(kit, monkeypatch, num_frames=10, part=part):
+    monkeypatch.setattr(preview_of(context), "render", render)
+    with in_its_tail(context, monkeypatch, num_frames=10, part=part):
         wait_until(lambda: frames[0]() is None, what="the end of the frames")
     assert len(frames) == 1
 
 
-def test_each_line_of_the_log_names_the_task_that_it_is_about(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_line_of_the_log_names_the_task_that_it_is_about(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with (
         structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines,
-        in_its_tail(kit, monkeypatch) as (first, let_go),
+        in_its_tail(context, monkeypatch) as (first, let_go),
     ):
         let_go()
-        second = run(kit).task_id
+        second = run(context).task_id
     ends = {line["task_id"] for line in lines if line["event"] == "attempt_ended"}
     assert ends == {first, second}
 
 
-def test_the_engines_seconds_are_counted(kit: Kit) -> None:
-    run(kit)
-    value = kit.metrics.registry.get_sample_value
+def test_the_engines_seconds_are_counted(context: WorkerContext) -> None:
+    run(context)
+    value = context.metrics.registry.get_sample_value
     busy = value("kinora_worker_engine_busy_seconds_total", {"engine": "preview"})
     render = value("kinora_worker_phase_seconds_sum", {"engine": "preview", "phase": "render"})
     assert busy is not None
@@ -513,34 +527,36 @@ def test_the_engines_seconds_are_counted(kit: Kit) -> None:
 
 
 def test_the_picture_of_the_next_clip_is_decoded_while_this_one_renders(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, first_step = enqueue(kit, picture())
-    second, second_step = enqueue(kit, picture())
-    rendered, read, reads = preview_of(kit).render, kit.storage.read, []
+    first, first_step = enqueue(context, picture())
+    second, second_step = enqueue(context, picture())
+    rendered, read, reads = preview_of(context).render, context.storage.read, []
 
     def noted(key: str) -> bytes:
         reads.append((key.split("/")[1], threading.current_thread().name))
         return read(key)
 
     def render(*given: object) -> object:
-        wait_until(lambda: kit.pictures._ahead is not None, what="the next picture")
+        wait_until(lambda: context.pictures._ahead is not None, what="the next picture")
         return rendered(*given)
 
-    monkeypatch.setattr(kit.storage, "read", noted)
+    monkeypatch.setattr(context.storage, "read", noted)
     with monkeypatch.context() as patch:
-        patch.setattr(preview_of(kit), "render", render)
-        do(first_step, kit)
-    do(second_step, kit)
-    assert kit.ledger.task(second).status == Status.FINISHED
+        patch.setattr(preview_of(context), "render", render)
+        do(first_step, context)
+    do(second_step, context)
+    assert context.ledger.task(second).status == Status.FINISHED
     assert len(reads) == 2
     assert dict(reads) == {first: "MainThread", second: "ahead"}
 
 
-def test_a_clip_does_not_wait_for_the_picture_of_the_next_one(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, first_step = enqueue(kit, picture())
-    second, _ = enqueue(kit, picture())
-    decode, begun, first_is_done = kit.pictures._decode, threading.Event(), threading.Event()
+def test_a_clip_does_not_wait_for_the_picture_of_the_next_one(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, first_step = enqueue(context, picture())
+    second, _ = enqueue(context, picture())
+    decode, begun, first_is_done = context.pictures._decode, threading.Event(), threading.Event()
     let_go: list[bool] = []
 
     def slow(clip: Clip, data: bytes) -> Image.Image:
@@ -551,96 +567,104 @@ def test_a_clip_does_not_wait_for_the_picture_of_the_next_one(kit: Kit, monkeypa
             begun.wait(30)
         return decode(clip, data)
 
-    monkeypatch.setattr(kit.pictures, "_decode", slow)
-    do(first_step, kit)
-    assert kit.ledger.task(first).status == Status.FINISHED
+    monkeypatch.setattr(context.pictures, "_decode", slow)
+    do(first_step, context)
+    assert context.ledger.task(first).status == Status.FINISHED
     assert begun.is_set()
-    assert kit.pictures._ahead is not None
-    assert kit.pictures._ahead[0] == second
+    assert context.pictures._ahead is not None
+    assert context.pictures._ahead[0] == second
     first_is_done.set()
     wait_until(lambda: bool(let_go), what="the picture of the next one")
     assert let_go == [True], "the first clip was done before it"
 
 
-def test_a_picture_is_fitted_where_it_is_read_if_its_engine_wants_it_so(kit: Kit) -> None:
+def test_a_picture_is_fitted_where_it_is_read_if_its_engine_wants_it_so(context: WorkerContext) -> None:
     """On a GPU that is beside the clip before."""
     data = BytesIO()
     Image.new("RGB", (640, 480), "teal").save(data, "PNG")
-    clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), kit.engine_host.find("svd-xt"), kit.settings)
-    assert kit.pictures._decode(clip, data.getvalue()).size == (128, 64)
-    clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), kit.engine_host.find("preview"), kit.settings)
-    assert kit.pictures._decode(clip, data.getvalue()).size == (640, 480)
+    clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), context.engine_host.find("svd-xt"), context.settings)
+    assert context.pictures._decode(clip, data.getvalue()).size == (128, 64)
+    clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), context.engine_host.find("preview"), context.settings)
+    assert context.pictures._decode(clip, data.getvalue()).size == (640, 480)
 
 
 @pytest.mark.parametrize("data", [None, b"no picture at all"])
 def test_a_picture_that_cannot_be_read_ahead_costs_only_its_own_task(
-    kit: Kit, data: bytes | None, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, data: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, first_step = enqueue(kit, picture())
-    second, second_step = enqueue(kit, data)
-    rendered, read, reads = preview_of(kit).render, kit.storage.read, []
-    monkeypatch.setattr(kit.storage, "read", lambda key: (reads.append(key), read(key))[1])
+    first, first_step = enqueue(context, picture())
+    second, second_step = enqueue(context, data)
+    rendered, read, reads = preview_of(context).render, context.storage.read, []
+    monkeypatch.setattr(context.storage, "read", lambda key: (reads.append(key), read(key))[1])
     with monkeypatch.context() as patch:
         tried = lambda: f"tasks/{second}/input" in reads  # noqa: E731
-        patch.setattr(preview_of(kit), "render", lambda *given: (wait_until(tried), rendered(*given))[1])
-        do(first_step, kit)
-    do(second_step, kit)
-    assert kit.ledger.task(first).status == Status.FINISHED
-    error = kit.ledger.task(second).error
+        patch.setattr(preview_of(context), "render", lambda *given: (wait_until(tried), rendered(*given))[1])
+        do(first_step, context)
+    do(second_step, context)
+    assert context.ledger.task(first).status == Status.FINISHED
+    error = context.ledger.task(second).error
     assert error is not None
     assert error.code == ("image_unsupported" if data else "input_missing")
 
 
-def test_a_picture_read_ahead_for_another_worker_is_not_used(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, first_step = enqueue(kit, picture())
-    theirs, their_step = enqueue(kit, picture())
-    rendered = preview_of(kit).render
-    there = lambda: kit.pictures._ahead is not None  # noqa: E731
+def test_a_picture_read_ahead_for_another_worker_is_not_used(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, first_step = enqueue(context, picture())
+    theirs, their_step = enqueue(context, picture())
+    rendered = preview_of(context).render
+    there = lambda: context.pictures._ahead is not None  # noqa: E731
     with monkeypatch.context() as patch:
-        patch.setattr(preview_of(kit), "render", lambda *given: (wait_until(there), rendered(*given))[1])
-        do(first_step, kit)
-    assert kit.ledger.claim(their_step, "another", 60) is not None
-    mine, my_step = enqueue(kit, b"no picture at all")
-    do(my_step, kit)
-    assert [kit.ledger.task(task_id).status for task_id in (first, theirs, mine)] == ["finished", "started", "failed"]
+        patch.setattr(preview_of(context), "render", lambda *given: (wait_until(there), rendered(*given))[1])
+        do(first_step, context)
+    assert context.ledger.claim(their_step, "another", 60) is not None
+    mine, my_step = enqueue(context, b"no picture at all")
+    do(my_step, context)
+    assert [context.ledger.task(task_id).status for task_id in (first, theirs, mine)] == [
+        "finished",
+        "started",
+        "failed",
+    ]
 
 
 def test_a_worker_whose_gpu_is_lost_as_it_loads_leaves_and_says_why_meanwhile(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.main.RELOAD_SECONDS", 0.0)
-    monkeypatch.setattr(kit.engine_host, "get", renders(GpuLost("the GPU failed")))
-    load_engine(kit)
-    assert reason_to_leave(kit) == "the GPU is lost to this process"
-    (worker,) = kit.ledger.workers()
+    monkeypatch.setattr(context.engine_host, "get", renders(GpuLost("the GPU failed")))
+    load_engine(context)
+    assert reason_to_leave(context) == "the GPU is lost to this process"
+    (worker,) = context.ledger.workers()
     assert {said["reason"] for said in worker.engines.values()} == {"the GPU failed"}
 
 
-def test_on_the_cpu_the_next_step_begins_when_the_one_before_is_over(kit: Kit) -> None:
-    task_id, step_id = enqueue(kit, picture())
-    run_step(step_id, kit)
-    assert kit.running == []
-    assert kit.ledger.task(task_id).status == Status.FINISHED
+def test_on_the_cpu_the_next_step_begins_when_the_one_before_is_over(context: WorkerContext) -> None:
+    task_id, step_id = enqueue(context, picture())
+    run_step(step_id, context)
+    assert context.running == []
+    assert context.ledger.task(task_id).status == Status.FINISHED
 
 
 @pytest.mark.parametrize(
     ("error", "outcome"), [(EngineFailed("it broke"), "failed"), (GpuLost("sticky"), "lost"), (KeyError("k"), "failed")]
 )
 def test_nothing_is_left_of_an_attempt_that_ends_after_it_stored(
-    kit: Kit, error: Exception, outcome: str, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, error: Exception, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(kit.ledger, "finish", broken)
-    task = run(kit)
-    assert outcomes(kit) == {outcome: 1}
-    assert stored_of(kit, task.task_id) == ["input"]
+    monkeypatch.setattr(context.ledger, "finish", broken)
+    task = run(context)
+    assert outcomes(context) == {outcome: 1}
+    assert stored_of(context, task.task_id) == ["input"]
 
 
-def test_a_clip_is_not_as_slow_as_the_tail_that_it_waited_for(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_is_not_as_slow_as_the_tail_that_it_waited_for(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: dict[str, float] = {}
-    finish, wait = kit.ledger.finish, kit.finalizer.wait
+    finish, wait = context.ledger.finish, context.finalizer.wait
 
     def finished(*given: object, **named: float) -> object:
         told.update(named)
@@ -650,47 +674,47 @@ def test_a_clip_is_not_as_slow_as_the_tail_that_it_waited_for(kit: Kit, monkeypa
         time.sleep(0.2)
         wait(*check)
 
-    monkeypatch.setattr(kit.ledger, "finish", finished)
-    monkeypatch.setattr(kit.finalizer, "wait", wait_long)
-    run(kit)
+    monkeypatch.setattr(context.ledger, "finish", finished)
+    monkeypatch.setattr(context.finalizer, "wait", wait_long)
+    run(context)
     assert told["waited_seconds"] >= 0.2
 
 
 def test_on_a_gpu_steps_of_a_loaded_engine_go_first_for_a_bounded_time(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EngineHost, "device", "cuda")
-    other, later, last = (enqueue(kit, picture()) for _ in range(3))
-    with kit.ledger.database.begin() as connection:
+    other, later, last = (enqueue(context, picture()) for _ in range(3))
+    with context.ledger.database.begin() as connection:
         connection.execute(tasks.update().where(tasks.c.task_id == other[0]).values(engine="svd-xt"))
     for task_id, _ in (later, last):
-        do(other[1], kit)
-        assert kit.ledger.task(task_id).status == Status.FINISHED
-        assert kit.queue.queued_ids("cpu") == {other[1]}
-        assert kit.ledger.task(other[0]).status == Status.QUEUED
-    do(other[1], kit)  # nobody else waits
-    assert kit.ledger.task(other[0]).status == Status.FINISHED
+        do(other[1], context)
+        assert context.ledger.task(task_id).status == Status.FINISHED
+        assert context.queue.queued_ids("cpu") == {other[1]}
+        assert context.ledger.task(other[0]).status == Status.QUEUED
+    do(other[1], context)  # nobody else waits
+    assert context.ledger.task(other[0]).status == Status.FINISHED
 
 
 def test_a_step_that_has_waited_long_enough_goes_before_those_of_a_loaded_engine(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EngineHost, "device", "cuda")
     monkeypatch.setattr("worker.runner.LOADED_FIRST_SECONDS", 0.0)
-    other, later = enqueue(kit, picture()), enqueue(kit, picture())
-    with kit.ledger.database.begin() as connection:
+    other, later = enqueue(context, picture()), enqueue(context, picture())
+    with context.ledger.database.begin() as connection:
         connection.execute(tasks.update().where(tasks.c.task_id == other[0]).values(engine="svd-xt"))
-    do(other[1], kit)
-    assert kit.ledger.task(other[0]).status == Status.FINISHED
-    assert kit.ledger.task(later[0]).status == Status.QUEUED
+    do(other[1], context)
+    assert context.ledger.task(other[0]).status == Status.FINISHED
+    assert context.ledger.task(later[0]).status == Status.QUEUED
 
 
 def test_memory_is_counted_in_megabytes() -> None:
     assert resident_mb() == pytest.approx(psutil.Process().memory_info().rss / 1e6, rel=0.1)
 
 
-def test_an_engine_makes_room_before_another_is_loaded(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    host, unloaded = kit.engine_host, []
+def test_an_engine_makes_room_before_another_is_loaded(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, unloaded = context.engine_host, []
     monkeypatch.setattr(host.loaded["preview"], "unload", lambda: unloaded.append(list(host.loaded)))
     monkeypatch.setattr("worker.engines.host.create_engine", Preview)
     second = host.get(host.find("svd"))

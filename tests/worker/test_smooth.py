@@ -29,7 +29,7 @@ from worker.media.mp4 import encoder
 from worker.media.smooth import Motion, between, luma, moments, smoothed
 from worker.media.video import stored_frames
 from worker.media.yuv import planes
-from worker.runner import Kit
+from worker.runner import WorkerContext
 
 Bytes = NDArray[np.uint8]
 WIDTH, HEIGHT = 320, 192
@@ -176,7 +176,7 @@ def test_what_is_stopped_in_the_middle_leaves_no_thread() -> None:
     assert [thread for thread in threading.enumerate() if thread.name.startswith("smooth")] == []
 
 
-def begin(kit: Kit, continues: int | None = None, **asked: int) -> Task:
+def begin(context: WorkerContext, continues: int | None = None, **asked: int) -> Task:
     """A clip of 6 frames, 7 a second, to be smoothed to 30; the way to join it to what it continues besides."""
     clip = Clip(engine="preview", width=256, height=144, num_frames=6, fps=7, seed=1, fit="cover", quality=18)
     clip = clip.model_copy(update={"motion": "zoom_in", "smooth_fps": 30, "continues": continues} | asked)
@@ -185,39 +185,39 @@ def begin(kit: Kit, continues: int | None = None, **asked: int) -> Task:
     if continues:
         steps.append(NewStep("join", "cpu", params, needs=(1,)))
     task = NewTask(task_id, "", "preview", params, f"tasks/{task_id}/input", "0" * 64, [], steps)
-    kit.ledger.create(task)
-    return kit.ledger.task(task_id)
+    context.ledger.create(task)
+    return context.ledger.task(task_id)
 
 
-def finish(kit: Kit, task: Task) -> Task:
-    while ready := kit.ledger.steps_to_wake(0):  # as wake-ups would
-        do(ready[0].step_id, kit)
-    return kit.ledger.task(task.task_id)
+def finish(context: WorkerContext, task: Task) -> Task:
+    while ready := context.ledger.steps_to_wake(0):  # as wake-ups would
+        do(ready[0].step_id, context)
+    return context.ledger.task(task.task_id)
 
 
-def smooth(kit: Kit) -> Task:
-    task = begin(kit)
+def smooth(context: WorkerContext) -> Task:
+    task = begin(context)
     data = BytesIO()
     photograph().save(data, "PNG")
-    kit.storage.put(task.input_key, data.getvalue())
-    return finish(kit, task)
+    context.storage.put(task.input_key, data.getvalue())
+    return finish(context, task)
 
 
-def test_a_smoothed_clip_has_its_frames_its_rate_and_its_pictures(kit: Kit, tmp_path: Path) -> None:
-    task = smooth(kit)
+def test_a_smoothed_clip_has_its_frames_its_rate_and_its_pictures(context: WorkerContext, tmp_path: Path) -> None:
+    task = smooth(context)
     assert task.status == Status.FINISHED
     video = tmp_path / "video.mp4"
-    video.write_bytes(kit.storage.read(task.artifacts["video"]))
+    video.write_bytes(context.storage.read(task.artifacts["video"]))
     with av.open(video) as container:
         (stream,) = container.streams
         assert (stream.frames, stream.average_rate) == (5 * 30 // 7 + 1, 30)
-    sheet = Image.open(BytesIO(kit.storage.read(task.artifacts["spritesheet"])))
+    sheet = Image.open(BytesIO(context.storage.read(task.artifacts["spritesheet"])))
     assert sheet.size == (5 * 256, 5 * 144), "of 22 frames, not of 6"
-    assert Image.open(BytesIO(kit.storage.read(task.artifacts["thumbnail"]))).size == (256, 144)
+    assert Image.open(BytesIO(context.storage.read(task.artifacts["thumbnail"]))).size == (256, 144)
 
 
-def test_the_receipt_says_how_the_clip_was_smoothed(kit: Kit) -> None:
-    receipt = smooth(kit).receipt
+def test_the_receipt_says_how_the_clip_was_smoothed(context: WorkerContext) -> None:
+    receipt = smooth(context).receipt
     assert receipt is not None
     assert set(receipt["smoothing"]["libraries"]) == {"opencv", "numpy", "av"}
     assert receipt["encoder"] == encoder()
@@ -226,43 +226,45 @@ def test_the_receipt_says_how_the_clip_was_smoothed(kit: Kit) -> None:
     assert receipt["clip_sha256"] != receipt["output_sha256"]
 
 
-def test_only_what_goes_on_is_smoothed_and_it_begins_where_the_video_ended(kit: Kit, tmp_path: Path) -> None:
+def test_only_what_goes_on_is_smoothed_and_it_begins_where_the_video_ended(
+    context: WorkerContext, tmp_path: Path
+) -> None:
     before = mp4(moving(9, 256, 144), tmp_path / "before.mp4")
-    task = begin(kit, continues=9)
-    kit.storage.put(task.input_key, before.read_bytes())
-    task = finish(kit, task)
+    task = begin(context, continues=9)
+    context.storage.put(task.input_key, before.read_bytes())
+    task = finish(context, task)
     assert task.status == Status.FINISHED
     video = tmp_path / "video.mp4"
-    video.write_bytes(kit.storage.read(task.artifacts["video"]))
+    video.write_bytes(context.storage.read(task.artifacts["video"]))
     frames = list(stored_frames(video))
     assert len(frames) == Clip.model_validate(task.params).frames_in_all == 9 + 22 - 1
     steps = [np.abs(luma(one).astype(int) - luma(other)).mean() for one, other in pairwise(frames[8:])]
     assert 0 < steps[0] < 3 * np.mean(steps[1:]), "no frame is there twice, and none jumps"
 
 
-def test_a_clip_that_is_gone_cannot_be_smoothed_and_that_is_said(kit: Kit) -> None:
-    task = begin(kit)
-    kit.storage.put(task.input_key, picture())
-    do(kit.ledger.steps_to_wake(0)[0].step_id, kit)
-    kit.storage.delete_task(task.task_id)
-    ended = finish(kit, task)
+def test_a_clip_that_is_gone_cannot_be_smoothed_and_that_is_said(context: WorkerContext) -> None:
+    task = begin(context)
+    context.storage.put(task.input_key, picture())
+    do(context.ledger.steps_to_wake(0)[0].step_id, context)
+    context.storage.delete_task(task.task_id)
+    ended = finish(context, task)
     assert ended.error is not None
     assert (ended.status, ended.error.code) == (Status.FAILED, "input_missing")
 
 
-def test_smoothing_stops_where_its_task_is_canceled(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = begin(kit)
-    kit.storage.put(task.input_key, picture())
-    do(kit.ledger.steps_to_wake(0)[0].step_id, kit)
+def test_smoothing_stops_where_its_task_is_canceled(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = begin(context)
+    context.storage.put(task.input_key, picture())
+    do(context.ledger.steps_to_wake(0)[0].step_id, context)
     advance = Attempt.advance
 
     def canceled_at_the_third_frame(attempt: Attempt, done: int, total: int) -> None:
         if done == 3:
             attempt.stop()  # as the lease does
-            kit.ledger.cancel(task.task_id)
+            context.ledger.cancel(task.task_id)
         advance(attempt, done, total)
 
     monkeypatch.setattr(Attempt, "advance", canceled_at_the_third_frame)
-    ended = finish(kit, task)
+    ended = finish(context, task)
     assert (ended.status, ended.artifacts) == (Status.CANCELED, {})
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("smooth")]

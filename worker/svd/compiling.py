@@ -46,6 +46,7 @@ def compile_no_more() -> None:
 
 
 def uncompile(pipeline: Any) -> None:
-    """Run the models of `pipeline` as they are again; those of other pipelines keep what was compiled for them."""
+    """RunningAttempt the models of `pipeline` as they are again; those of other pipelines keep what was compiled for
+    them."""
     for model in (pipeline.unet, pipeline.vae.decoder):
         model._compiled_call_impl = None

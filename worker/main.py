@@ -24,7 +24,7 @@ from worker.engines.host import EngineHost
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
 from worker.rq_worker import StepWorker
-from worker.runner import WorkerContext, hand_over, reason_to_leave, run_step
+from worker.runner import WorkerContext, reason_to_leave, release_steps, run_step
 from worker.watchdog import CHECK_POINT_SECONDS
 
 EXIT_GPU_LOST = 71  # EX_OSERR
@@ -52,13 +52,13 @@ def main() -> None:
         settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings), engine_host, presence, metrics
     )
     presence.start()
-    on_stop(lambda *_: leave_beside(context))
+    on_stop(lambda *_: force_exit_in_thread(context))
     try:
         load_engine(context)
         if not context.gpu_lost:
             take_steps(context, queue)
     finally:
-        on_stop(lambda *_: hurry(context))
+        on_stop(lambda *_: drain(context))
         context.finalizer.wait()
         presence.leave()
         ledger.close()
@@ -71,22 +71,22 @@ def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
     signal.signal(signal.SIGINT, handler)
 
 
-def hurry(context: WorkerContext) -> None:
+def drain(context: WorkerContext) -> None:
     """What runs is given back once SHUTDOWN_GRACE is over. Doing it twice changes nothing."""
-    for seconds, what in ((0.0, hand_over), (CHECK_POINT_SECONDS, leave_at_once)):
+    for seconds, what in ((0.0, release_steps), (CHECK_POINT_SECONDS, force_exit)):
         timer = threading.Timer(context.settings.shutdown_grace + seconds, what, [context])
         timer.daemon = True
         timer.start()
 
 
-def leave_beside(context: WorkerContext) -> None:
+def force_exit_in_thread(context: WorkerContext) -> None:
     """Leave by a thread. An exception out of a signal's handler would come in the midst of whatever a library does, and
     its cleaning up may raise another in its place."""
     context.presence.ended.set()
-    threading.Thread(target=leave_at_once, args=[context], daemon=True).start()
+    threading.Thread(target=force_exit, args=[context], daemon=True).start()
 
 
-def leave_at_once(context: WorkerContext) -> None:
+def force_exit(context: WorkerContext) -> None:
     """Nothing has begun, or what ran was given back and this process is stuck in it."""
     try:
         context.presence.leave()
@@ -122,7 +122,7 @@ def take_steps(context: WorkerContext, queue: str) -> None:
         return reason is None
 
     def leave(signum: int, frame: FrameType | None) -> None:
-        hurry(context)
+        drain(context)
         sys.exit(0)
 
     on_stop(leave)  # until the loop sets its own handlers, and again once it has ended: nothing renders
@@ -131,7 +131,7 @@ def take_steps(context: WorkerContext, queue: str) -> None:
     while True:
         loop = None
         try:
-            loop = StepWorker(queue, connect_redis(context.settings), answer, lambda: hurry(context))
+            loop = StepWorker(queue, connect_redis(context.settings), answer, lambda: drain(context))
             loop.work(logging_level="WARNING")
         except RedisError as error:
             log.warning("redis_away", reason=str(error))

@@ -50,9 +50,9 @@ class StepWorker(SimpleWorker):
     max_connection_wait_time = 1.0
 
     def __init__(
-        self, queue: str, connection: "Redis", answer: Callable[[str], bool], hurry: Callable[[], None] = lambda: None
+        self, queue: str, connection: "Redis", answer: Callable[[str], bool], drain: Callable[[], None] = lambda: None
     ) -> None:
-        """`answer(step_id)` runs a step, raises nothing and says whether to go on; `hurry()` is told of a stop, for
+        """`answer(step_id)` runs a step, raises nothing and says whether to go on; `drain()` is called at a stop, for
         what runs then, here or in another thread."""
         super().__init__(
             [Queue(queue, connection=connection, serializer=SERIALIZER)],
@@ -61,7 +61,7 @@ class StepWorker(SimpleWorker):
             worker_ttl=WORKER_TTL_SECONDS,
             log_job_description=False,
         )
-        self.answer, self.hurry = answer, hurry
+        self.answer, self.drain = answer, drain
         self.stopping = False
         self._working = False
         self._beat_at = float("-inf")
@@ -114,7 +114,7 @@ class StepWorker(SimpleWorker):
         if self.stopping:
             return
         self.stopping = True
-        self.hurry()
+        self.drain()
         if not self._working:
             raise StopRequested
 

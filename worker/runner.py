@@ -243,8 +243,8 @@ def _discard(claim: Claim, context: WorkerContext) -> None:
         log.warning("attempt_not_discarded", reason=error.message)  # the keeper deletes it with the task
 
 
-def hand_over(context: WorkerContext) -> None:
-    """Give what runs back, for another worker to begin at once. No attempt is used up."""
+def release_steps(context: WorkerContext) -> None:
+    """Give every running step back, for another worker to claim at once. No attempt is used up."""
     # Each goes to the front of the queue, so that the first comes first again.
     for running in reversed(context.running):
         claim = running.claim

@@ -79,7 +79,7 @@ CALLBACKS = {f"{kind}_callback_name": "planted.call" for kind in ("success", "fa
 
 ATTACKS: dict[str, Callable[[Path], dict[str, str | bytes]]] = {
     "os.system": lambda canary: job("os.system", f"touch {canary}"),
-    "another function of ours": lambda _: job("worker.runner.hand_over", "evil"),
+    "another function of ours": lambda _: job("worker.runner.release_steps", "evil"),
     "a module that is not loaded": lambda _: job("planted.call"),
     "callbacks": lambda _: job("worker.runner.run_step", "no-step", **CALLBACKS),
     "callbacks of a function that is refused": lambda _: job("planted.call", **CALLBACKS),

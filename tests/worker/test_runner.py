@@ -25,7 +25,7 @@ from worker.engines.base import Hosted
 from worker.engines.host import EngineHost
 from worker.engines.preview import Preview
 from worker.main import load_engine
-from worker.runner import WorkerContext, hand_over, reason_to_leave, resident_mb, run_step
+from worker.runner import WorkerContext, reason_to_leave, release_steps, resident_mb, run_step
 
 
 def picture() -> bytes:
@@ -269,7 +269,7 @@ def test_a_step_that_is_handed_over_is_rung_for_and_uses_up_no_attempt(
     rendered = preview_of(context).render
 
     def told_to_stop(*given: object) -> object:
-        hand_over(context)
+        release_steps(context)
         return rendered(*given)
 
     with monkeypatch.context() as patch:
@@ -470,7 +470,7 @@ def test_a_tail_and_a_front_are_both_handed_over_and_the_first_comes_first_again
     rendered = preview_of(context).render
 
     def told_to_stop(*given: object) -> object:
-        hand_over(context)
+        release_steps(context)
         return rendered(*given)
 
     with in_its_tail(context, monkeypatch) as (first, _):

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from core.errors import LedgerUnavailable
 from core.ledger import Ledger
-from core.previews import Previews
+from core.live_previews import LivePreviews
 from core.snapshots import Snapshot
 
 TICK_SECONDS = 0.5
@@ -37,7 +37,7 @@ class Watched:
 
 
 class Ticker:
-    def __init__(self, ledger: Ledger, previews: Previews) -> None:
+    def __init__(self, ledger: Ledger, previews: LivePreviews) -> None:
         self.ledger, self.previews = ledger, previews
         self._watched: dict[str, Watched] = {}
         self._ticking: asyncio.Task[None] | None = None

@@ -44,8 +44,8 @@ from app.security_headers import SecurityHeaders
 from app.slow_clients import SlowClients
 from core.config import Settings, read_settings
 from core.ledger import Ledger
+from core.live_previews import LivePreviews
 from core.logs import set_up_logs
-from core.previews import Previews
 from core.queue import StepQueue
 from core.startup import wait_for_ledger
 from core.storage import Storage
@@ -122,7 +122,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     queue = StepQueue(settings)
     app.state.limiter.share(queue.redis)
     app.state.services = Services(settings, ledger, Storage(settings.resolved_storage_url), queue)
-    app.state.ticker = Ticker(ledger, Previews(queue.redis))
+    app.state.ticker = Ticker(ledger, LivePreviews(queue.redis))
     # Without its ledger the API server still answers: with 503, and with what is wrong.
     ended = threading.Event()
     waiting = asyncio.create_task(run_in_threadpool(wait_for_ledger, ledger, ended))

@@ -45,7 +45,7 @@ class Attempt:
         self._fraction = 0.0
         self._stop = threading.Event()
         self.out_of_time = False
-        self._shown: deque[Callable[[], bytes]] = deque(maxlen=1)
+        self._offered: deque[Callable[[], bytes]] = deque(maxlen=1)
 
     @property
     def progress(self) -> int:
@@ -72,15 +72,15 @@ class Attempt:
         self._fraction = done / total
         self.check()
 
-    def show(self, make: Callable[[], bytes]) -> None:
-        """What emerges, in place of what was shown before: `make` gives a small animated WebP. It is called in another
-        thread, later or not at all, so it costs nothing here."""
-        self._shown.append(make)
+    def offer_preview(self, make: Callable[[], bytes]) -> None:
+        """Offer a live preview in place of the one before: `make` returns a small animated WebP. It is called in
+        another thread, later or not at all, so it costs nothing here."""
+        self._offered.append(make)
 
-    def take_shown(self) -> Callable[[], bytes] | None:
-        """The newest, once."""
+    def pop_preview(self) -> Callable[[], bytes] | None:
+        """Return the newest offer, once; None if there is none."""
         try:
-            return self._shown.pop()
+            return self._offered.pop()
         except IndexError:
             return None
 

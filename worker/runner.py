@@ -17,7 +17,7 @@ import structlog
 from core.config import Settings
 from core.errors import GpuLost, InternalError, KinoraError, TimeLimitExceeded, Unavailable
 from core.ledger import Ledger
-from core.previews import Previews
+from core.live_previews import LivePreviews
 from core.queue import StepQueue
 from core.storage import Storage
 from core.task import Claim, ErrorInfo, ReadyStep
@@ -28,7 +28,7 @@ from worker.lease import Lease
 from worker.metrics import WorkerMetrics
 from worker.pictures import Pictures
 from worker.presence import Presence
-from worker.screening import Screening
+from worker.preview_publisher import PreviewPublisher
 from worker.steps.clip import make_clip
 from worker.steps.join import join_clips
 from worker.steps.smooth import smooth_clip
@@ -115,7 +115,7 @@ def _work(running: RunningAttempt, context: WorkerContext) -> None:
         held.enter_context(_counted(running, context))
         held.enter_context(Lease(context.ledger, claim, attempt, context.settings.lease_seconds))
         held.enter_context(Watchdog(attempt, context.settings.step_time_limit))
-        held.enter_context(Screening(Previews(context.queue.redis), claim.task.task_id, attempt))
+        held.enter_context(PreviewPublisher(LivePreviews(context.queue.redis), claim.task.task_id, attempt))
         work = VERBS[claim.step.verb](claim, attempt, context.storage, context.engine_host, context.pictures)
         outcome = _attempt(running, context, partial(_render_stage, running, work, context))
         if outcome:

@@ -10,7 +10,7 @@ from app.errors import documented
 from app.router import create_router
 from core import errors
 from core.errors import PreviewMissing
-from core.previews import Previews
+from core.live_previews import LivePreviews
 
 router = create_router(tags=["tasks"])
 
@@ -26,7 +26,7 @@ def preview(task_id: str, request: Request, services: Given, caller: Known) -> R
     """A small animated WebP of the frames as they are now. There is one only while the task runs, and not at once.
     Understands If-None-Match."""
     task = services.ledger.task(task_id, caller.sees)
-    found = None if task.status.is_final else Previews(services.queue.redis).get(task_id)
+    found = None if task.status.is_final else LivePreviews(services.queue.redis).get(task_id)
     if found is None:
         raise PreviewMissing(f"the task is {task.status} and shows nothing now")
     headers = {"ETag": f'"{found.number}"', "Cache-Control": "no-store"}

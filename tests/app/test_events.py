@@ -24,7 +24,7 @@ from app.slow_clients import BoundedHttp
 from core.config import Settings
 from core.errors import LedgerUnavailable
 from core.ledger import Ledger
-from core.previews import Previews
+from core.live_previews import LivePreviews
 from core.task import Claim, ErrorInfo
 from harness.servers import wait_until
 from tests.app.conftest import upload
@@ -125,7 +125,7 @@ def test_every_change_is_told_and_the_stream_ends_with_the_last(server: Server) 
         progress = next(told)
         assert (progress.name, progress["progress"], progress["status"]) == ("progress", 42, "started")
         assert progress["step"] == {"verb": "clip", "phase": "denoise", "number": 1, "of": 1, "attempt": 1}
-        Previews(server.app.state.services.queue.redis).put(task_id, b"webp")
+        LivePreviews(server.app.state.services.queue.redis).put(task_id, b"webp")
         preview = next(told)
         url = f"http://127.0.0.1/preview/{task_id}"
         assert (preview.name, preview) == ("preview", {"task_id": task_id, "number": 1, "preview_url": url})
@@ -176,7 +176,7 @@ def test_who_comes_back_is_told_what_he_missed_and_nothing_twice(server: Server)
 def test_a_preview_that_was_seen_is_not_told_again(server: Server) -> None:
     task_id, step_id = server.accept()
     claim = server.claim(step_id)
-    previews = Previews(server.app.state.services.queue.redis)
+    previews = LivePreviews(server.app.state.services.queue.redis)
     previews.put(task_id, b"one")
     with server.listen(task_id) as listener:
         seen = next(event for event in listener if event.name == "preview")

@@ -4,7 +4,7 @@ from dataclasses import replace
 from fastapi.testclient import TestClient
 
 from app.deps import Services
-from core.previews import Previews
+from core.live_previews import LivePreviews
 from core.queue import StepQueue
 from core.task import Claim
 from harness.servers import free_port
@@ -25,7 +25,7 @@ def test_a_preview_is_there_while_the_task_runs_and_no_longer(
     taken = claim(upload(client))
     task_id = taken.task.task_id
     assert code(client, task_id) == "preview_missing"
-    Previews(services.queue.redis).put(task_id, WEBP)
+    LivePreviews(services.queue.redis).put(task_id, WEBP)
     answer = client.get(f"/preview/{task_id}")
     assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, WEBP, "image/webp")
     assert answer.headers["cache-control"] == "no-store"
@@ -36,7 +36,7 @@ def test_a_preview_is_there_while_the_task_runs_and_no_longer(
 def test_who_has_the_newest_is_not_sent_it_again(
     client: TestClient, services: Services, claim: Callable[[str], Claim]
 ) -> None:
-    task_id, previews = claim(upload(client)).task.task_id, Previews(services.queue.redis)
+    task_id, previews = claim(upload(client)).task.task_id, LivePreviews(services.queue.redis)
     previews.put(task_id, WEBP)
     seen = {"If-None-Match": client.get(f"/preview/{task_id}").headers["etag"]}
     again = client.get(f"/preview/{task_id}", headers=seen)

@@ -13,7 +13,7 @@ from rq import Worker
 
 from core.config import Settings
 from core.errors import QueueUnavailable
-from core.previews import Previews
+from core.live_previews import LivePreviews
 from core.queue import StepQueue, connect_redis
 from harness.pictures import SAMPLES
 from harness.servers import RedisServer, wait_until
@@ -83,11 +83,11 @@ def test_every_use_of_the_queue_is_allowed(stack: Stack, settings: Settings, con
 
 
 def test_every_use_of_previews_is_allowed(stack: Stack, connection: Redis) -> None:
-    previews = Previews(connection)
+    previews = LivePreviews(connection)
     previews.put("t", b"webp")
     assert previews.get("t") == (1, b"webp")
     assert previews.numbers_of(["t", "none"]) == {"t": 1}
-    previews.forget("t")
+    previews.delete("t")
     assert previews.get("t") is None
     assert refused(stack.redis) == []
 

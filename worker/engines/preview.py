@@ -112,7 +112,7 @@ def shoot(stage: Image.Image, path: Floats, clip: Clip, attempt: Attempt) -> Fra
         for done, _ in enumerate(pool.map(shoot_one, range(len(path))), 1):
             if done == next_shown:
                 apart = done // SHOWN
-                attempt.show(partial(small_webp, frames[:done:apart], clip.fps / apart))
+                attempt.offer_preview(partial(small_webp, frames[:done:apart], clip.fps / apart))
                 next_shown *= 2
             attempt.advance(done, len(path))
     finally:

@@ -36,7 +36,7 @@ def show_emerging(stepped: Any, done: "torch.cuda.Event | None", attempt: Attemp
     """
     predicted = getattr(stepped, "pred_original_sample", None)  # not every scheduler tells
     if predicted is not None:
-        attempt.show(partial(picture, predicted, done, fps))
+        attempt.offer_preview(partial(picture, predicted, done, fps))
 
 
 def picture(predicted: "torch.Tensor", done: "torch.cuda.Event | None", fps: int) -> bytes:

@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from core.config import Settings
-from core.previews import Previews
+from core.live_previews import LivePreviews
 from core.queue import StepQueue
 from harness.proxy import proxy_to
 from harness.servers import RedisServer, wait_until
 from worker import screening
 from worker.attempt import Attempt
-from worker.screening import Screening
+from worker.preview_publisher import PreviewPublisher
 
 
 @pytest.fixture
-def previews(settings: Settings) -> Iterator[Previews]:
+def previews(settings: Settings) -> Iterator[LivePreviews]:
     queue = StepQueue(settings)
-    yield Previews(queue.redis)
+    yield LivePreviews(queue.redis)
     queue.close()
 
 
@@ -28,29 +28,29 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screening, "PAUSE_SECONDS", 0.02)
 
 
-def number_of(previews: Previews) -> int:
+def number_of(previews: LivePreviews) -> int:
     return previews.numbers_of(["t"]).get("t", 0)
 
 
-def ended(screening: Screening) -> Callable[[], bool]:
+def ended(screening: PreviewPublisher) -> Callable[[], bool]:
     return lambda: not screening._thread.is_alive()
 
 
 def test_what_is_shown_can_be_had_while_the_attempt_runs_and_not_after(
-    previews: Previews, redis_server: RedisServer
+    previews: LivePreviews, redis_server: RedisServer
 ) -> None:
     attempt = Attempt()
-    with Screening(previews, "t", attempt) as running:
-        attempt.show(lambda: b"first")
+    with PreviewPublisher(previews, "t", attempt) as running:
+        attempt.offer_preview(lambda: b"first")
         wait_until(lambda: number_of(previews) == 1)
-        attempt.show(lambda: b"second")
+        attempt.offer_preview(lambda: b"second")
         wait_until(lambda: number_of(previews) == 2)
         assert previews.get("t") == (2, b"second")
     wait_until(ended(running))
     assert redis_server.client.keys("kinora:preview*") == []
 
 
-def test_of_several_only_the_newest_is_made(previews: Previews) -> None:
+def test_of_several_only_the_newest_is_made(previews: LivePreviews) -> None:
     attempt, made = Attempt(), []
 
     def make(name: bytes) -> bytes:
@@ -58,37 +58,37 @@ def test_of_several_only_the_newest_is_made(previews: Previews) -> None:
         return name
 
     for name in (b"old", b"older", b"new"):
-        attempt.show(lambda name=name: make(name))
-    with Screening(previews, "t", attempt):
+        attempt.offer_preview(lambda name=name: make(name))
+    with PreviewPublisher(previews, "t", attempt):
         wait_until(lambda: number_of(previews) == 1)
     assert made == [b"new"]
 
 
-def test_making_happens_elsewhere_than_rendering(previews: Previews) -> None:
+def test_making_happens_elsewhere_than_rendering(previews: LivePreviews) -> None:
     attempt, makers = Attempt(), []
-    with Screening(previews, "t", attempt):
-        attempt.show(lambda: makers.append(threading.current_thread()) or b"x")
+    with PreviewPublisher(previews, "t", attempt):
+        attempt.offer_preview(lambda: makers.append(threading.current_thread()) or b"x")
         wait_until(lambda: number_of(previews) == 1)
     assert makers
     assert threading.current_thread() not in makers
 
 
-def test_a_stopped_attempt_shows_nothing_more(previews: Previews) -> None:
+def test_a_stopped_attempt_shows_nothing_more(previews: LivePreviews) -> None:
     attempt = Attempt()
-    with Screening(previews, "t", attempt) as running:
+    with PreviewPublisher(previews, "t", attempt) as running:
         attempt.stop()
         wait_until(ended(running))
-        attempt.show(lambda: b"late")
-    assert attempt.take_shown() is not None
+        attempt.offer_preview(lambda: b"late")
+    assert attempt.pop_preview() is not None
     assert number_of(previews) == 0
 
 
-def test_a_preview_that_cannot_be_made_costs_only_itself(previews: Previews) -> None:
+def test_a_preview_that_cannot_be_made_costs_only_itself(previews: LivePreviews) -> None:
     attempt = Attempt()
-    with Screening(previews, "t", attempt):
-        attempt.show(lambda: bytes(1 // 0))
+    with PreviewPublisher(previews, "t", attempt):
+        attempt.offer_preview(lambda: bytes(1 // 0))
         wait_until(lambda: not attempt._shown)
-        attempt.show(lambda: b"good")
+        attempt.offer_preview(lambda: b"good")
         wait_until(lambda: number_of(previews) == 1)
         shown = previews.get("t")
     assert shown is not None
@@ -100,10 +100,10 @@ def test_a_frozen_redis_holds_up_nobody_who_renders(settings: Settings, redis_se
         queue = StepQueue(settings.model_copy(update={"redis_port": proxy.port}))
         attempt = Attempt()
         proxy.hang = True
-        with Screening(Previews(queue.redis), "t", attempt) as running:
-            attempt.show(lambda: b"x")
+        with PreviewPublisher(LivePreviews(queue.redis), "t", attempt) as running:
+            attempt.offer_preview(lambda: b"x")
             wait_until(lambda: proxy.connections > 0)
-            attempt.show(lambda: b"y")
+            attempt.offer_preview(lambda: b"y")
         assert not ended(running)()  # it still waits, and nobody for it
         proxy.hang = False
         wait_until(ended(running))

@@ -1,5 +1,5 @@
-"""Small moving pictures of what is being made, in Redis and for a minute only. To lose one costs nothing else: a Redis
-that is away is like one that has none."""
+"""Live previews: small moving pictures of what is being made, in Redis and for a minute only. Best effort: while Redis
+is down there are none, and nothing else fails."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +16,13 @@ MOST_DIGITS = 18  # of a number, which may be anybody's who can write into Redis
 log = structlog.get_logger(__name__)
 
 
-class Preview(NamedTuple):
+class LivePreview(NamedTuple):
     number: int
     """Rises with each that is put; begins anew once the last one is gone."""
     webp: bytes
 
 
-class Previews:
+class LivePreviews:
     """The newest one of each task. A frozen Redis takes a second or two of the caller's time."""
 
     def __init__(self, redis: Redis) -> None:
@@ -36,13 +36,13 @@ class Previews:
             pipeline.expire(number, LIFE_SECONDS)
             pipeline.execute()
 
-    def get(self, task_id: str) -> Preview | None:
+    def get(self, task_id: str) -> LivePreview | None:
         with _at_no_cost():
             picture, number = keys(task_id)
             found: Any = self.redis.get(number)
             webp: Any = self.redis.getrange(picture, 0, MOST_BYTES)  # whatever else somebody wrote there
             if webp and len(webp) <= MOST_BYTES and is_number(found):
-                return Preview(int(found), webp)
+                return LivePreview(int(found), webp)
         return None
 
     def numbers_of(self, task_ids: Sequence[str]) -> dict[str, int]:
@@ -52,7 +52,7 @@ class Previews:
             return {task_id: int(number) for task_id, number in found if is_number(number)}
         return {}
 
-    def forget(self, task_id: str) -> None:
+    def delete(self, task_id: str) -> None:
         with _at_no_cost():
             self.redis.delete(*keys(task_id))
 

@@ -2,13 +2,13 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from core.previews import LIFE_SECONDS, Previews
+from core.live_previews import LIFE_SECONDS, LivePreviews
 from harness.servers import RedisServer, free_port
 
 
-def previews_in(server: RedisServer) -> Previews:
+def previews_in(server: RedisServer) -> LivePreviews:
     server.client.flushall()
-    return Previews(server.client)
+    return LivePreviews(server.client)
 
 
 def test_the_newest_is_kept_with_a_number_that_rises(redis_server: RedisServer) -> None:
@@ -43,15 +43,15 @@ def test_a_preview_does_not_live_long(redis_server: RedisServer) -> None:
 def test_nothing_is_left_of_a_preview_that_is_forgotten(redis_server: RedisServer) -> None:
     previews = previews_in(redis_server)
     previews.put("a", b"x")
-    previews.forget("a")
+    previews.delete("a")
     assert redis_server.client.keys("*") == []
 
 
 def test_a_redis_that_is_away_is_like_one_without_previews() -> None:
     with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as nobody:
-        previews = Previews(nobody)
+        previews = LivePreviews(nobody)
         previews.put("a", b"x")
-        previews.forget("a")
+        previews.delete("a")
         assert (previews.get("a"), previews.numbers_of(["a"])) == (None, {})
 
 

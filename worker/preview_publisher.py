@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
-from core.previews import Previews
+from core.live_previews import LivePreviews
 from worker.attempt import Attempt
 
 LOOK_SECONDS = 0.1
@@ -15,15 +15,16 @@ PAUSE_SECONDS = 1.0  # between two previews
 log = structlog.get_logger(__name__)
 
 
-class Screening:
-    """`with Screening(...)`: from time to time the newest of what is shown. Leaves nothing behind when it ends."""
+class PreviewPublisher:
+    """`with PreviewPublisher(...)`: publishes the newest preview offered, at most once a second. Deletes it at the
+    end."""
 
-    def __init__(self, previews: Previews, task_id: str, attempt: Attempt) -> None:
+    def __init__(self, previews: LivePreviews, task_id: str, attempt: Attempt) -> None:
         self.previews, self.task_id, self.attempt = previews, task_id, attempt
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name=f"screening-{task_id}", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name=f"previews-{task_id}", daemon=True)
 
-    def __enter__(self) -> "Screening":
+    def __enter__(self) -> "PreviewPublisher":
         self._thread.start()
         return self
 
@@ -33,13 +34,13 @@ class Screening:
     def _keep(self) -> None:
         seconds, has_put = LOOK_SECONDS, False
         while not (self._ended.wait(seconds) or self.attempt.is_stopped):
-            make = self.attempt.take_shown()
+            make = self.attempt.pop_preview()
             if make:
                 self._put(make)
                 has_put = True
             seconds = PAUSE_SECONDS if make else LOOK_SECONDS
         if has_put:
-            self.previews.forget(self.task_id)
+            self.previews.delete(self.task_id)
 
     def _put(self, make: Callable[[], bytes]) -> None:
         try:

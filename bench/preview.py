@@ -33,7 +33,7 @@ from core.engines import find_engine
 from core.spec import Clip, ClipRequest, resolve
 from harness.report import RESULTS, machine, print_table, write
 from worker.attempt import Attempt
-from worker.engines.preview import Preview, camera_path
+from worker.engines.camera import Camera, camera_path
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
 from worker.media.yuv import AS_SHOWN, as_rgb
 
@@ -76,9 +76,9 @@ def tools(motion: str) -> dict[str, Command]:
     return found
 
 
-def engine() -> Preview:
+def engine() -> Camera:
     settings = Settings(_env_file=None)
-    return Preview(find_engine("preview", settings), settings)
+    return Camera(find_engine("preview", settings), settings)
 
 
 def wanted(motion: str) -> Clip:
@@ -94,7 +94,7 @@ def make(motion: str, path: str, video: str, clips: str, crf: str) -> None:
     seconds: list[float | None] = [None]
     for _ in range(int(clips)):
         begun = time.perf_counter()
-        encode_mp4(renderer.render(picture, clip, Attempt(Preview.phases)), FPS, int(crf), Path(video))
+        encode_mp4(renderer.render(picture, clip, Attempt(Camera.phases)), FPS, int(crf), Path(video))
         seconds.append(time.perf_counter() - begun)
     print(json.dumps(seconds))
 
@@ -244,7 +244,7 @@ TAILS = ("Kinora", "Kinora, the MP4 alone", "export_to_video, float32", "export_
 def tail_times(runs: int, folder: Path) -> list[dict[str, Any]]:
     """Warm, of one clip of the photograph."""
     picture = Image.open(PICTURE).convert("RGB")
-    frames = np.stack([as_rgb(frame) for frame in engine().render(picture, wanted("zoom_in"), Attempt(Preview.phases))])
+    frames = np.stack([as_rgb(frame) for frame in engine().render(picture, wanted("zoom_in"), Attempt(Camera.phases))])
     path, video = folder / "frames.npy", folder / "tail.mp4"
     np.save(path, frames)
     seconds: dict[str, list[float]] = {name: [] for name in TAILS}

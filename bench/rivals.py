@@ -1,7 +1,7 @@
 """What a user would take instead of the preview engine: ffmpeg's zoompan and MoviePy, as their users write them.
 
 Installed once into a virtual environment of their own: MoviePy wants an older Pillow than the service runs with. Each
-moves the camera of worker/engines/preview.py along the same path, so that where things lie can be compared.
+moves the camera of worker/engines/camera.py along the same path, so that where things lie can be compared.
 """
 
 import subprocess

@@ -38,7 +38,7 @@ from core.engines import Engine, find_engine, motion_engine
 from core.spec import ClipRequest, resolve
 from harness.report import RESULTS, machine, print_table, write
 from worker.attempt import Attempt
-from worker.engines.preview import Preview
+from worker.engines.camera import Camera
 from worker.media.mp4 import created_mp4, encode_each, encode_mp4, in_bt709
 from worker.media.smooth import smoothed
 from worker.media.video import stored_frames
@@ -78,7 +78,7 @@ def rendered(name: str, frames: int) -> Frames:
     engine = find_engine("preview", settings)
     clip, _ = resolve(ClipRequest(num_frames=frames, motion=motion), engine, settings)
     photograph = Image.open(ROOT / "samples" / f"{picture}.jpg").convert("RGB")
-    return list(Preview(engine, settings).render(photograph, clip, Attempt(Preview.phases)))
+    return list(Camera(engine, settings).render(photograph, clip, Attempt(Camera.phases)))
 
 
 def lossless(frames: Frames, path: Path) -> None:

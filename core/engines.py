@@ -205,7 +205,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
         Engine(
             name="preview",
             summary="A moving camera over the still, on the CPU, in about a second",
-            class_path="worker.engines.preview:Preview",
+            class_path="worker.engines.camera:Camera",
             queue="cpu",
             licence="Apache-2.0",
             limits=COMMON_LIMITS

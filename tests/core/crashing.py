@@ -31,8 +31,8 @@ from harness.servers import wait_until
 from keeper.deliverer import Deliverer
 from keeper.main import Keeper
 from tests.conftest import new_task
+from worker.engines.camera import Camera
 from worker.engines.host import EngineHost
-from worker.engines.preview import Preview
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
 from worker.runner import WorkerContext, run_step
@@ -90,9 +90,9 @@ class Crashing:
             self.settings, self.ledger, self.storage, self.queue, engine_host, presence, WorkerMetrics()
         )
         self.do(whole, context)
-        render, Preview.render = Preview.render, self.crash
+        render, Camera.render = Camera.render, self.crash
         self.do(crashes, context)
-        Preview.render = render
+        Camera.render = render
         context.finalizer.wait()
         assert [self.ledger.task(task).status for task in (whole, crashes)] == [Status.FINISHED, Status.FAILED]
 

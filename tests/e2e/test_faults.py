@@ -319,12 +319,12 @@ LOSES_ITS_GPU = """
 import atexit, time
 from core.errors import GpuLost
 from worker import main
-from worker.engines.preview import Preview
+from worker.engines.camera import Camera
 
 def render(*_):
     raise GpuLost("CUDA error: an illegal memory access was encountered")
 
-Preview.render = render
+Camera.render = render
 atexit.register(time.sleep, 600)  # as libraries may hang that clean up on a GPU that is lost
 main.main()
 """

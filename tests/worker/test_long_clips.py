@@ -16,7 +16,7 @@ from core.task import NewTask, Status, Task, new_id
 from harness.pictures import SAMPLES
 from tests.worker.test_runner import do
 from worker.attempt import Attempt
-from worker.engines.preview import Preview
+from worker.engines.camera import Camera
 from worker.media.video import frames_of
 from worker.runner import WorkerContext
 
@@ -48,7 +48,7 @@ class Model:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     model = Model()
-    monkeypatch.setattr(Preview, "render", lambda self, *given: model.render(*given))
+    monkeypatch.setattr(Camera, "render", lambda self, *given: model.render(*given))
     return model
 
 

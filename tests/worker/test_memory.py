@@ -416,7 +416,7 @@ def test_a_clip_is_settled_before_it_is_rendered_and_the_receipt_says_how(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = {"memory_plan": "8 GB", "decode_chunk_size": 5}
-    monkeypatch.setattr("worker.engines.preview.Preview.settle", lambda _, clip: clip.model_copy(update=how))
+    monkeypatch.setattr("worker.engines.camera.Camera.settle", lambda _, clip: clip.model_copy(update=how))
     receipt = run(context).receipt
     assert receipt is not None
     assert receipt["memory_plan"] == "8 GB"
@@ -430,8 +430,8 @@ def test_a_clip_that_is_refused_is_not_tried_with_half_the_chunk(
     def refuse(*_: object) -> None:
         raise OutOfMemory("decode_chunk_size 5 would fit")
 
-    monkeypatch.setattr("worker.engines.preview.Preview.settle", refuse)
-    monkeypatch.setattr("worker.engines.preview.Preview.render", lambda *_: pytest.fail("rendered"))
+    monkeypatch.setattr("worker.engines.camera.Camera.settle", refuse)
+    monkeypatch.setattr("worker.engines.camera.Camera.render", lambda *_: pytest.fail("rendered"))
     task = run(context, decode_chunk_size=25)
     assert task.error is not None
     assert (task.status, task.error.code) == (Status.FAILED, "gpu_out_of_memory")

@@ -22,8 +22,8 @@ from core.task import NewStep, NewTask, Status, Task, new_id
 from harness.servers import wait_until
 from worker.attempt import Attempt, Stopped
 from worker.engines.base import Hosted
+from worker.engines.camera import Camera
 from worker.engines.host import EngineHost
-from worker.engines.preview import Preview
 from worker.main import load_engine
 from worker.runner import WorkerContext, reason_to_leave, release_steps, resident_mb, run_step
 
@@ -126,7 +126,7 @@ def test_an_engine_that_fails_ends_the_task_and_the_next_one_works(
     context: WorkerContext, error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
-        patch.setattr("worker.engines.preview.Preview.render", renders(error))
+        patch.setattr("worker.engines.camera.Camera.render", renders(error))
         task = run(context)
     assert task.error is not None
     assert task.error.code == code
@@ -157,7 +157,7 @@ def test_a_disk_that_fills_up_while_encoding_fails_the_task_and_the_next_one_wor
 
 
 def test_an_attempt_that_was_stopped_records_nothing(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.engines.preview.Preview.render", renders(Stopped()))
+    monkeypatch.setattr("worker.engines.camera.Camera.render", renders(Stopped()))
     assert run(context).status == Status.STARTED
     assert outcomes(context) == {"stopped": 1}
 
@@ -192,7 +192,7 @@ def test_what_another_attempt_may_do_better_is_tried_again(
     context: WorkerContext, error: KinoraError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
-    monkeypatch.setattr("worker.engines.preview.Preview.render", renders(error))
+    monkeypatch.setattr("worker.engines.camera.Camera.render", renders(error))
     task_id, step_id = enqueue(context, picture())
     for attempt in (1, 2, 3):
         assert context.ledger.task(task_id).status != Status.FAILED
@@ -716,7 +716,7 @@ def test_memory_is_counted_in_megabytes() -> None:
 def test_an_engine_makes_room_before_another_is_loaded(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     host, unloaded = context.engine_host, []
     monkeypatch.setattr(host.loaded["preview"], "unload", lambda: unloaded.append(list(host.loaded)))
-    monkeypatch.setattr("worker.engines.host.create_engine", Preview)
+    monkeypatch.setattr("worker.engines.host.create_engine", Camera)
     second = host.get(host.find("svd"))
     assert (host.loaded, unloaded) == ({"svd": second}, [[]])
     assert (host.loads, host.unloads) == ({"preview": 1, "svd": 1}, {"preview": 1})

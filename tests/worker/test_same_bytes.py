@@ -23,7 +23,7 @@ from core.spec import Clip, Part
 from harness.pictures import SAMPLES
 from tests.worker.test_mp4 import moving
 from worker.attempt import Attempt
-from worker.engines.preview import prepare, shoot
+from worker.engines.camera import prepare, shoot
 from worker.media import mp4
 from worker.media.mp4 import encode_each, encode_mp4, first_frame_jpeg, in_bt709, spritesheet_jpeg
 from worker.media.seam import Seam, as_png, colours_of, connect

@@ -67,9 +67,9 @@ def test_the_last_resort_stands_for_the_attempt_that_is_due_first_until_its_own_
 STUCK = """
 import ctypes
 from worker import main, watchdog
-from worker.engines.preview import Preview
+from worker.engines.camera import Camera
 watchdog.CHECK_POINT_SECONDS = watchdog.LAST_RESORT_SECONDS = 0.5
-Preview.render = lambda *_: ctypes.LIBRARY(None).sleep(60)
+Camera.render = lambda *_: ctypes.LIBRARY(None).sleep(60)
 main.main()
 """
 

@@ -12,7 +12,7 @@ from core.engines import MOTIONS, find_engine
 from core.spec import Clip, ClipRequest, resolve
 from worker.attempt import Attempt, Stopped
 from worker.engines.base import Frames
-from worker.engines.preview import Preview, camera_path, prepare
+from worker.engines.camera import Camera, camera_path, prepare
 from worker.media.fit import fit_picture
 from worker.media.mp4 import in_bt709
 from worker.media.yuv import as_rgb, planes
@@ -30,7 +30,7 @@ def clip(width: int = 256, height: int = 144, num_frames: int = 9, **fields: obj
 
 
 def sampled(picture: Image.Image, wanted: Clip) -> Frames:
-    frames = Preview(ENGINE, SETTINGS).render(picture, wanted, Attempt(Preview.phases))
+    frames = Camera(ENGINE, SETTINGS).render(picture, wanted, Attempt(Camera.phases))
     assert frames.shape == (wanted.num_frames, wanted.height * 3 // 2, wanted.width)
     assert frames.dtype == np.uint8
     return frames
@@ -311,8 +311,8 @@ def test_the_seed_does_not_change_the_look() -> None:
 
 
 def test_progress_reaches_the_end() -> None:
-    attempt = Attempt(Preview.phases)
-    Preview(ENGINE, SETTINGS).render(Image.new("RGB", (64, 64)), clip(), attempt)
+    attempt = Attempt(Camera.phases)
+    Camera(ENGINE, SETTINGS).render(Image.new("RGB", (64, 64)), clip(), attempt)
     assert attempt.progress == 99
     assert attempt.seconds["render"] > 0
 
@@ -321,7 +321,7 @@ class StopsAfter(Attempt):
     """Is canceled once so many frames are done."""
 
     def __init__(self, frames: int) -> None:
-        super().__init__(Preview.phases)
+        super().__init__(Camera.phases)
         self.frames = frames
 
     def advance(self, done: int, total: int) -> None:
@@ -333,11 +333,11 @@ class StopsAfter(Attempt):
 def test_a_stopped_attempt_ends_after_the_frame_at_hand() -> None:
     attempt = StopsAfter(3)
     with pytest.raises(Stopped):
-        Preview(ENGINE, SETTINGS).render(Image.new("RGB", (64, 64)), clip(num_frames=600), attempt)
+        Camera(ENGINE, SETTINGS).render(Image.new("RGB", (64, 64)), clip(num_frames=600), attempt)
     assert attempt.progress == 0  # 3 of 600 frames
 
 
 def test_it_names_the_libraries_that_make_its_pixels() -> None:
-    preview = Preview(ENGINE, SETTINGS)
-    preview.load()
-    assert set(preview.versions()) == {"pillow", "numpy", "av"}
+    camera = Camera(ENGINE, SETTINGS)
+    camera.load()
+    assert set(camera.versions()) == {"pillow", "numpy", "av"}

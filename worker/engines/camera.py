@@ -45,7 +45,7 @@ ENLARGED = 2.0
 EDGE = 1  # pixel of chroma that is looked at beyond the picture's left edge, at most
 
 
-class Preview(Renderer):
+class Camera(Renderer):
     phases: ClassVar[Mapping[str, float]] = {"render": 1.0}
     share = 0.35
 

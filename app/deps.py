@@ -80,9 +80,9 @@ async def _links(request: Request, services: Annotated[Services, Depends(_servic
     return links_of(request, services)
 
 
-Given = Annotated[Services, Depends(_services)]
-Known = Annotated[Caller, Depends(_caller)]
-Linked = Annotated[Links, Depends(_links)]
+ServicesDep = Annotated[Services, Depends(_services)]
+CallerDep = Annotated[Caller, Depends(_caller)]
+LinksDep = Annotated[Links, Depends(_links)]
 RetryKey = Annotated[
     str | None,
     Header(min_length=1, max_length=255, alias="Idempotency-Key", description="The same request, sent again"),

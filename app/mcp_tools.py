@@ -55,7 +55,7 @@ def create_session_manager(settings: Settings) -> StreamableHTTPSessionManager:
     return server.session_manager
 
 
-class Asked:
+class RequestContext:
     """What a request is answered with: as a route is given it."""
 
     def __init__(self, context: Context[Any, Request]) -> None:
@@ -72,7 +72,7 @@ def make_video(
     clip: Annotated[ClipRequest | None, Field(description="What is left out comes from the engine's entry")] = None,
 ) -> TaskStatus:
     """Make a short video out of a picture. Answers at once; wait_for_task tells when it is done."""
-    asked = Asked(context)
+    asked = RequestContext(context)
     with refusals():
         source = read_picture(picture.encode(errors="replace"), asked.services.settings, "picture")
         task_id = accept(asked.services, asked.caller, source, clip or ClipRequest(), dialect=Dialect.MCP)
@@ -81,7 +81,7 @@ def make_video(
 
 def get_task(context: Context[Any, Request], task_id: TaskId) -> TaskStatus:
     """Where a task is: its progress, when it will be done, how it ended, and where its video is."""
-    asked = Asked(context)
+    asked = RequestContext(context)
     with refusals():
         return status.status(task_id, asked.services, asked.caller, asked.links)
 
@@ -92,7 +92,7 @@ async def wait_for_task(
     seconds: Annotated[int, Field(ge=1, le=MOST_SECONDS, description="At most so long")] = 50,
 ) -> TaskStatus:
     """Wait until a task has ended, with notifications of its progress. Where it still runs then, wait again."""
-    asked = Asked(context)
+    asked = RequestContext(context)
     with refusals():
         await run_in_threadpool(asked.services.ledger.task, task_id, asked.caller.sees)
         await tell_progress(context, asked.request, task_id, seconds)
@@ -112,7 +112,7 @@ async def tell_progress(context: Context[Any, Request], request: Request, task_i
 
 def cancel_task(context: Context[Any, Request], task_id: TaskId) -> TaskStatus:
     """End a task. One that has ended stays as it is."""
-    asked = Asked(context)
+    asked = RequestContext(context)
     with refusals():
         return status.cancel(task_id, asked.services, asked.caller, asked.links)
 
@@ -124,7 +124,7 @@ def list_tasks(
     limit: Annotated[int, Field(ge=1, le=200)] = 20,
 ) -> TaskPage:
     """The tasks of the caller's key, newest first."""
-    asked = Asked(context)
+    asked = RequestContext(context)
     with refusals():
         return status.tasks(asked.services, asked.caller, asked.links, in_state, after, limit)
 
@@ -132,11 +132,11 @@ def list_tasks(
 def list_engines(context: Context[Any, Request]) -> EngineList:
     """What makes videos here: each engine with its limits, its defaults, and whether it can run."""
     with refusals():
-        return engines.engines(Asked(context).services)
+        return engines.engines(RequestContext(context).services)
 
 
 def video(context: Context[Any, Request], task_id: str) -> bytes:
-    asked = Asked(context)
+    asked = RequestContext(context)
     try:
         task = asked.services.ledger.task(task_id, asked.caller.sees)
         require_result(asked.services, task)

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from app.accept import auto_engine, unavailable_reason
-from app.deps import Given
+from app.deps import ServicesDep
 from app.errors import documented
 from app.router import create_router
 from core import errors
@@ -39,7 +39,7 @@ class EngineList(BaseModel):
 
 
 @router.get("/engines", summary="What can be asked for", responses=documented(errors.LedgerUnavailable))
-def engines(services: Given) -> EngineList:
+def engines(services: ServicesDep) -> EngineList:
     """Each engine with its limits, its defaults, and whether it can run here."""
     workers = services.ledger.workers()
     default = services.settings.engine

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app.concurrency import ConcurrencyLimit
-from app.deps import Given, Known, Linked, Links
+from app.deps import CallerDep, Links, LinksDep, ServicesDep
 from app.errors import documented
 from app.events import Ticker
 from app.router import create_router
@@ -62,7 +62,7 @@ class PreviewEvent(BaseModel):
     preview_url: str
 
 
-async def hold_slot(caller: Known) -> AsyncIterator[None]:
+async def hold_slot(caller: CallerDep) -> AsyncIterator[None]:
     """Until the stream has ended. Raises QueueFull."""
     with LISTENERS.slot(caller.owner):
         yield
@@ -78,9 +78,9 @@ async def hold_slot(caller: Known) -> AsyncIterator[None]:
 def events(
     task_id: str,
     request: Request,
-    services: Given,
-    caller: Known,
-    links: Linked,
+    services: ServicesDep,
+    caller: CallerDep,
+    links: LinksDep,
     last_event_id: Annotated[str | None, Header(description="Of the last event that came: go on behind it")] = None,
 ) -> Response:
     """Server-sent events: `status` for each change of the state, `progress`, and `preview` when there is a new one to

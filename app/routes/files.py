@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from app.base64_json import MARK, json_with_base64
-from app.deps import Given
+from app.deps import ServicesDep
 from app.errors import documented
 from app.form import FormRoute
 from app.router import create_router
@@ -44,7 +44,7 @@ class File(BaseModel):
     responses=documented(errors.InvalidParameter, errors.UploadTooLarge)
     | {201: {"model": File, "description": "What the client names as the model's input"}},
 )
-def create_file(content: UploadFile, services: Given) -> StreamingResponse:
+def create_file(content: UploadFile, services: ServicesDep) -> StreamingResponse:
     """Nothing is kept: the file's URL is the file, and comes back with the prediction."""
     size, sha256, now = content.size or 0, hashlib.sha256(), datetime.now(UTC)
     if size > services.settings.max_upload_mb * 1_000_000:

@@ -6,7 +6,7 @@ from fastapi import Form, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.accept import accept
-from app.deps import Given, Known, Linked, RetryKey
+from app.deps import CallerDep, LinksDep, RetryKey, ServicesDep
 from app.errors import documented
 from app.estimate import estimate_accepted
 from app.form import FormRoute, PictureText, also_json, without_null
@@ -83,9 +83,9 @@ ACCEPT_ERRORS = documented(
 )
 def generate(
     form: Annotated[GenerateForm, Form(media_type="multipart/form-data")],
-    services: Given,
-    caller: Known,
-    links: Linked,
+    services: ServicesDep,
+    caller: CallerDep,
+    links: LinksDep,
     idempotency_key: RetryKey = None,
 ) -> Accepted:
     """Answers as soon as the picture is stored and the task recorded. What is not given comes from the engine's

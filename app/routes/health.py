@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
 from app.accept import auto_engine
-from app.deps import Caller, Given, Services
+from app.deps import Caller, Services, ServicesDep
 from app.router import create_router
 from core.engines import known_engines
 from core.errors import KinoraError
@@ -56,7 +56,7 @@ async def live() -> dict[str, str]:
     summary="Can a picture become a video now",
     responses={503: {"model": Health, "description": "Degraded or down"}},
 )
-def health(request: Request, response: Response, services: Given) -> Health:
+def health(request: Request, response: Response, services: ServicesDep) -> Health:
     """200 when everything that makes videos is there, else 503 and what is missing. A caller without a key, where
     keys are asked for, learns no reasons; what the workers work on is for an admin's key."""
     caller, kept = request.state.caller, request.app.state

@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.deps import Given, Known, Services
+from app.deps import CallerDep, Services, ServicesDep
 from app.errors import documented
 from app.router import create_router
 from app.routes.health import WorkerInfo, examine
@@ -36,7 +36,7 @@ HISTOGRAMS = {
     response_class=Response,
     responses=documented(AdminRequired) | {200: {"content": {"text/plain": {}}}},
 )
-def metrics(request: Request, services: Given, caller: Known) -> Response:
+def metrics(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """Prometheus text. The task figures are the same from every API process and survive restarts. They are of all
     callers together, so they are for an admin's key."""
     if caller.owner and not caller.admin:

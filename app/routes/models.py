@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from app.accept import unavailable_reason
-from app.deps import Given, Services
+from app.deps import Services, ServicesDep
 from app.errors import documented
 from app.router import create_router
 from core import errors
@@ -27,7 +27,7 @@ class ModelList(BaseModel):
 
 
 @router.get("", summary="List the models", responses=documented(errors.LedgerUnavailable))
-def list_models(services: Given) -> ModelList:
+def list_models(services: ServicesDep) -> ModelList:
     """The engines that can run here; `GET /engines` says more of them, and of those that cannot."""
     return ModelList(data=models(services))
 
@@ -37,7 +37,7 @@ def list_models(services: Given) -> ModelList:
     summary="Whether a model is there",
     responses=documented(errors.ModelNotFound, errors.InvalidParameter, errors.LedgerUnavailable),
 )
-def retrieve_model(model: str, services: Given) -> Model:
+def retrieve_model(model: str, services: ServicesDep) -> Model:
     for found in models(services):
         if found.id == model:
             return found

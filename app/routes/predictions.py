@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from app.accept import accept
-from app.deps import Caller, Given, Known, Linked, Links, RetryKey, Services
+from app.deps import Caller, CallerDep, Links, LinksDep, RetryKey, Services, ServicesDep
 from app.errors import documented
 from app.router import create_router
 from app.routes import status
@@ -118,9 +118,9 @@ Prefer = Annotated[str, Header(description="`wait`, or `wait=` and up to 60 seco
 def create_prediction(
     request: Request,
     asked: NewPrediction,
-    services: Given,
-    caller: Known,
-    links: Linked,
+    services: ServicesDep,
+    caller: CallerDep,
+    links: LinksDep,
     prefer: Prefer = "",
     idempotency_key: RetryKey = None,
 ) -> StreamingResponse:
@@ -137,9 +137,9 @@ def create_model_prediction(
     name: str,
     request: Request,
     asked: NewPrediction,
-    services: Given,
-    caller: Known,
-    links: Linked,
+    services: ServicesDep,
+    caller: CallerDep,
+    links: LinksDep,
     prefer: Prefer = "",
     idempotency_key: RetryKey = None,
 ) -> StreamingResponse:
@@ -149,9 +149,9 @@ def create_model_prediction(
 
 @router.get("/v1/predictions", summary="List predictions", responses=ERRORS)
 def predictions(
-    services: Given,
-    caller: Known,
-    links: Linked,
+    services: ServicesDep,
+    caller: CallerDep,
+    links: LinksDep,
     cursor: Annotated[str | None, Query(pattern="^(older|newer)-[0-9a-f]{32}$")] = None,
 ) -> PredictionPage:
     """A hundred at a time, newest first, however they were asked for; `next` and `previous` are whole URLs."""
@@ -169,13 +169,13 @@ def predictions(
 
 
 @router.get("/v1/predictions/{task_id}", summary="Where a prediction is", responses=ERRORS)
-def prediction(task_id: str, services: Given, caller: Known, links: Linked) -> Prediction:
+def prediction(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> Prediction:
     """Of a task that was asked for in any other way too."""
     return describe(links, *services.ledger.task_with_steps(task_id, caller.sees))
 
 
 @router.post("/v1/predictions/{task_id}/cancel", summary="End a prediction", responses=ERRORS)
-def cancel_prediction(task_id: str, services: Given, caller: Known, links: Linked) -> Prediction:
+def cancel_prediction(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> Prediction:
     """One that has ended stays as it is."""
     status.cancel(task_id, services, caller, links)
     return describe(links, *services.ledger.task_with_steps(task_id))
@@ -186,7 +186,7 @@ def cancel_prediction(task_id: str, services: Given, caller: Known, links: Linke
     summary="A version of a model",
     responses=documented(errors.InvalidParameter),
 )
-def model_version(owner: str, name: str, version: str, services: Given) -> Version:
+def model_version(owner: str, name: str, version: str, services: ServicesDep) -> Version:
     """What a client asks for before it reads the output: that this is one URL, and no list."""
     engine_of(version, services)
     output = {"type": "string", "format": "uri", "title": "Output"}
@@ -203,7 +203,7 @@ def model_version(owner: str, name: str, version: str, services: Given) -> Versi
     summary="What webhooks are signed with",
     responses=documented(errors.LedgerUnavailable),
 )
-def webhook_secret(services: Given, caller: Known) -> SigningSecret:
+def webhook_secret(services: ServicesDep, caller: CallerDep) -> SigningSecret:
     """The one of your key, as `GET /webhooks/secret` has it."""
     return SigningSecret(key=services.ledger.endpoints.secret(caller.owner))
 

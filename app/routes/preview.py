@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from app.deps import Given, Known
+from app.deps import CallerDep, ServicesDep
 from app.errors import documented
 from app.router import create_router
 from core import errors
@@ -22,7 +22,7 @@ ERRORS = documented(errors.TaskNotFound, errors.PreviewMissing, errors.InvalidPa
 
 
 @router.get("/preview/{task_id}", summary="See what emerges", response_class=Response, responses=ANSWERS | ERRORS)
-def preview(task_id: str, request: Request, services: Given, caller: Known) -> Response:
+def preview(task_id: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """A small animated WebP of the frames as they are now. There is one only while the task runs, and not at once.
     Understands If-None-Match."""
     task = services.ledger.task(task_id, caller.sees)

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from app.deps import Caller, Given, Known, Services, needs_key
+from app.deps import Caller, CallerDep, Services, ServicesDep, needs_key
 from app.errors import documented
 from app.ranges import parse_range
 from app.router import create_router
@@ -54,7 +54,7 @@ router = create_router([needs_key, Depends(signed_link)], tags=["results"])
     },
 )
 @router.head("/results/{task_id}", include_in_schema=False)
-def video(task_id: str, request: Request, services: Given, caller: Known) -> Response:
+def video(task_id: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """The MP4. Understands Range, If-Range and If-None-Match. 410 says why there is no video and never will be.
     A `result_url` with `expires` and `signature` needs no key."""
     return serve(services, caller, request, task_id, "video", "mp4", "video/mp4")
@@ -73,7 +73,7 @@ def video(task_id: str, request: Request, services: Given, caller: Known) -> Res
     },
 )
 @router.head("/results/{task_id}/thumbnail", include_in_schema=False)
-def thumbnail(task_id: str, request: Request, services: Given, caller: Known) -> Response:
+def thumbnail(task_id: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """The first frame as a JPEG."""
     return serve(services, caller, request, task_id, "thumbnail", "jpg", "image/jpeg")
 

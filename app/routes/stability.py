@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.accept import accept
 from app.base64_json import MARK, json_with_base64
-from app.deps import Given, Known, RetryKey, Services
+from app.deps import CallerDep, RetryKey, Services, ServicesDep
 from app.errors import documented
 from app.form import FormRoute, without_null
 from app.router import create_router
@@ -51,8 +51,8 @@ class InProgress(Generation):
 )
 def image_to_video(
     form: Annotated[ImageToVideoForm, Form(media_type="multipart/form-data")],
-    services: Given,
-    caller: Known,
+    services: ServicesDep,
+    caller: CallerDep,
     idempotency_key: RetryKey = None,
 ) -> Generation:
     """The clip has the size of the picture. Everything that Stability's API had no name for comes from the engine's
@@ -95,8 +95,8 @@ def image_to_video(
 def image_to_video_result(
     task_id: str,
     request: Request,
-    services: Given,
-    caller: Known,
+    services: ServicesDep,
+    caller: CallerDep,
     accept: Annotated[str, Header(description="`application/json` for base64; else the MP4")] = "video/*",
 ) -> Response:
     """202 while it is made; then the MP4, with its seed as a header."""

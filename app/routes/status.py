@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-from app.deps import Given, Known, Linked, Links, Services
+from app.deps import CallerDep, Links, LinksDep, Services, ServicesDep
 from app.errors import documented
 from app.estimate import estimate_task
 from app.router import create_router
@@ -68,13 +68,13 @@ class TaskPage(BaseModel):
 
 
 @router.get("/status/{task_id}", summary="Where a task is", responses=ERRORS)
-def status(task_id: str, services: Given, caller: Known, links: Linked) -> TaskStatus:
+def status(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> TaskStatus:
     """How far it is, what runs now, when it will be done, and how it ended."""
     return describe(services, links, *services.ledger.task_with_steps(task_id, caller.sees))
 
 
 @router.post("/cancel/{task_id}", summary="End a task", responses=ERRORS)
-def cancel(task_id: str, services: Given, caller: Known, links: Linked) -> TaskStatus:
+def cancel(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> TaskStatus:
     """A task that has ended stays as it is: doing this twice is no error."""
     cancel_task(services, caller, task_id)
     return describe(services, links, *services.ledger.task_with_steps(task_id))
@@ -82,9 +82,9 @@ def cancel(task_id: str, services: Given, caller: Known, links: Linked) -> TaskS
 
 @router.get("/tasks", summary="List tasks", responses=documented(errors.InvalidParameter, errors.LedgerUnavailable))
 def tasks(
-    services: Given,
-    caller: Known,
-    links: Linked,
+    services: ServicesDep,
+    caller: CallerDep,
+    links: LinksDep,
     status: Annotated[Status | None, Query(description="Only those in this state")] = None,
     after: Annotated[str | None, Query(pattern=ID_PATTERN, description="The last task of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -99,7 +99,7 @@ def tasks(
 
 
 @router.delete("/tasks/{task_id}", summary="Delete a task's files", responses=ERRORS | STORAGE_ERRORS)
-def delete(task_id: str, services: Given, caller: Known, links: Linked) -> TaskStatus:
+def delete(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> TaskStatus:
     """Cancels the task if it has not ended, and deletes its picture and its video now. The record of it stays."""
     delete_task(services, caller, task_id)
     return describe(services, links, *services.ledger.task_with_steps(task_id))

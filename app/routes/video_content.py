@@ -7,7 +7,7 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
-from app.deps import Caller, Given, Known, RetryKey, Services
+from app.deps import Caller, CallerDep, RetryKey, Services, ServicesDep
 from app.errors import documented
 from app.form import FormRoute, also_json
 from app.router import create_router
@@ -43,8 +43,8 @@ KINDS = {"video": ("mp4", "video/mp4"), "thumbnail": ("jpg", "image/jpeg"), "spr
 def video_content(
     video_id: str,
     request: Request,
-    services: Given,
-    caller: Known,
+    services: ServicesDep,
+    caller: CallerDep,
     variant: Literal["video", "thumbnail", "spritesheet"] = "video",
 ) -> Response:
     """The MP4, its first frame, or a `spritesheet`: up to 25 frames, evenly spaced, the first and the last among them,
@@ -65,8 +65,8 @@ def video_content(
 async def make_video(
     request: Request,
     form: CreateFields,
-    services: Given,
-    caller: Known,
+    services: ServicesDep,
+    caller: CallerDep,
     idempotency_key: RetryKey = None,
 ) -> Response:
     """As vLLM-Omni has it: the answer is the MP4. The task is one like any other, and goes on where the client leaves,

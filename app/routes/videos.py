@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Query, Response
 from pydantic import BaseModel
 
-from app.deps import Caller, Given, Known, RetryKey, Services
+from app.deps import Caller, CallerDep, RetryKey, Services, ServicesDep
 from app.errors import documented
 from app.estimate import UNKNOWN
 from app.form import FormRoute, also_json
@@ -49,7 +49,9 @@ class DeletedVideo(BaseModel):
 
 
 @router.post("", summary="Make a video", responses=ACCEPT_ERRORS, openapi_extra=also_json(CreateForm))
-def create_video(form: CreateFields, services: Given, caller: Known, idempotency_key: RetryKey = None) -> Video:
+def create_video(
+    form: CreateFields, services: ServicesDep, caller: CallerDep, idempotency_key: RetryKey = None
+) -> Video:
     """As OpenAI's client sends it, or as JSON. A picture is needed: `input_reference`, or one of its other names.
     Beside these fields each of `POST /generate` may be given."""
     task_id = begin_new(services, caller, form, idempotency_key)
@@ -58,8 +60,8 @@ def create_video(form: CreateFields, services: Given, caller: Known, idempotency
 
 @router.get("", summary="List videos", responses=documented(errors.InvalidParameter, errors.LedgerUnavailable))
 def list_videos(
-    services: Given,
-    caller: Known,
+    services: ServicesDep,
+    caller: CallerDep,
     after: Annotated[str | None, Query(pattern=ID_PATTERN, description="The last video of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
@@ -82,7 +84,9 @@ def list_videos(
     responses=CONTINUE_ERRORS,
     openapi_extra=also_json(ContinueForm),
 )
-def edit_video(form: ContinueFields, services: Given, caller: Known, idempotency_key: RetryKey = None) -> Video:
+def edit_video(
+    form: ContinueFields, services: ServicesDep, caller: CallerDep, idempotency_key: RetryKey = None
+) -> Video:
     """The same as a remix. A video that is uploaded is refused: Kinora goes on from its own videos only."""
     return remixed(services, caller, id_in(form), form, idempotency_key)
 
@@ -93,7 +97,9 @@ def edit_video(form: ContinueFields, services: Given, caller: Known, idempotency
     responses=CONTINUE_ERRORS,
     openapi_extra=also_json(ContinueForm),
 )
-def extend_video(form: ContinueFields, services: Given, caller: Known, idempotency_key: RetryKey = None) -> Video:
+def extend_video(
+    form: ContinueFields, services: ServicesDep, caller: CallerDep, idempotency_key: RetryKey = None
+) -> Video:
     """A new video: the other one, and `seconds` that go on from its last frame, by the same engine."""
     task = services.ledger.task(id_in(form), caller.sees)
     task_id = begin(services, caller, Extension(task), form, idempotency_key)
@@ -109,8 +115,8 @@ def extend_video(form: ContinueFields, services: Given, caller: Known, idempoten
 def remix_video(
     video_id: str,
     form: VideoFields,
-    services: Given,
-    caller: Known,
+    services: ServicesDep,
+    caller: CallerDep,
     idempotency_key: RetryKey = None,
 ) -> Video:
     """From the same picture. What is not given is as it was, but for the seed, which is drawn."""
@@ -129,7 +135,7 @@ def remix_video(
         }
     },
 )
-def retrieve_video(video_id: str, services: Given, caller: Known, response: Response) -> Video:
+def retrieve_video(video_id: str, services: ServicesDep, caller: CallerDep, response: Response) -> Video:
     """One that failed is a 200 too: its `error` says why. Canceled is `failed` with the code `task_canceled`."""
     video = show(services, *find(services, caller, video_id))
     response.headers["openai-poll-after-ms"] = str(poll_after_ms(video.eta_seconds))
@@ -137,7 +143,7 @@ def retrieve_video(video_id: str, services: Given, caller: Known, response: Resp
 
 
 @router.delete("/{video_id}", summary="Delete a video", responses=ERRORS | documented(errors.StorageUnavailable))
-def delete_video(video_id: str, services: Given, caller: Known) -> DeletedVideo:
+def delete_video(video_id: str, services: ServicesDep, caller: CallerDep) -> DeletedVideo:
     """With its picture, and at once; one that is being made is canceled. It is in no list any more."""
     find(services, caller, video_id)
     delete_task(services, caller, video_id)

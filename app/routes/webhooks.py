@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.deps import Given, Known
+from app.deps import CallerDep, ServicesDep
 from app.errors import documented
 from app.router import create_router
 from app.routes.status import moment
@@ -72,28 +72,28 @@ class DeliveryPage(BaseModel):
     summary="Register an endpoint",
     responses=documented(errors.InvalidParameter, errors.DestinationForbidden, errors.LedgerUnavailable),
 )
-def register(asked: EndpointRequest, services: Given, caller: Known) -> EndpointInfo:
+def register(asked: EndpointRequest, services: ServicesDep, caller: CallerDep) -> EndpointInfo:
     """It is told of what happens to tasks from now on. Registering a URL again changes its events."""
     check_destination(asked.url, services.settings.fetch_allow, https_only=True)
     return describe_endpoint(services.ledger.endpoints.register(caller.owner, asked.url, list(asked.events)))
 
 
 @router.get("", summary="List the endpoints", responses=documented(errors.LedgerUnavailable))
-def endpoints(services: Given, caller: Known) -> EndpointList:
+def endpoints(services: ServicesDep, caller: CallerDep) -> EndpointList:
     """Those of your key, an admin's key all; the oldest first."""
     return EndpointList(endpoints=[describe_endpoint(found) for found in services.ledger.endpoints.all(caller.sees)])
 
 
 @router.get("/secret", summary="What callbacks are signed with", responses=documented(errors.LedgerUnavailable))
-def secret(services: Given, caller: Known) -> Secret:
+def secret(services: ServicesDep, caller: CallerDep) -> Secret:
     """Your key's, the same for every endpoint and `callback_url`. Whoever has it can forge callbacks: keep it safe."""
     return Secret(secret=services.ledger.endpoints.secret(caller.owner))
 
 
 @router.get("/deliveries", summary="List the deliveries", responses=ERRORS)
 def deliveries(
-    services: Given,
-    caller: Known,
+    services: ServicesDep,
+    caller: CallerDep,
     status: Annotated[DeliveryStatus | None, Query(description="`dead` lists what never arrived")] = None,
     task_id: Annotated[str | None, Query(pattern=ID_PATTERN, description="Only those of this task")] = None,
     after: Annotated[str | None, Query(pattern=ID_PATTERN, description="The last delivery of the page before")] = None,
@@ -113,7 +113,7 @@ def deliveries(
     summary="Tell it once more",
     responses=ERRORS | documented(errors.DeliveryNotFound),
 )
-def redeliver(delivery_id: str, services: Given, caller: Known) -> DeliveryInfo:
+def redeliver(delivery_id: str, services: ServicesDep, caller: CallerDep) -> DeliveryInfo:
     """Tries it at once and with the whole schedule again, whatever became of it before. Its id stays the same."""
     return describe_delivery(services.ledger.deliveries.redeliver(caller.sees, delivery_id))
 
@@ -124,7 +124,7 @@ def redeliver(delivery_id: str, services: Given, caller: Known) -> DeliveryInfo:
     summary="Remove an endpoint",
     responses=ERRORS | documented(errors.EndpointNotFound),
 )
-def remove(endpoint_id: str, services: Given, caller: Known) -> None:
+def remove(endpoint_id: str, services: ServicesDep, caller: CallerDep) -> None:
     """It is told of nothing that happens from now on; what is under way to it is still tried."""
     services.ledger.endpoints.remove(caller.sees, endpoint_id)
 

@@ -14,12 +14,12 @@ from core.ledger import Ledger
 from core.live_previews import LivePreviews
 from core.snapshots import Snapshot
 
-TICK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
 
 
-class Watched:
+class Subscription:
     """A task that is listened to, and the newest that is known of it."""
 
     def __init__(self) -> None:
@@ -36,31 +36,31 @@ class Watched:
             self.changed = asyncio.Event()
 
 
-class Ticker:
+class SnapshotPoller:
     def __init__(self, ledger: Ledger, previews: LivePreviews) -> None:
         self.ledger, self.previews = ledger, previews
-        self._watched: dict[str, Watched] = {}
-        self._ticking: asyncio.Task[None] | None = None
+        self._watched: dict[str, Subscription] = {}
+        self._polling: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
 
     @property
-    def is_ticking(self) -> bool:
-        return self._ticking is not None
+    def is_polling(self) -> bool:
+        return self._polling is not None
 
     @contextmanager
-    def listen(self, task_id: str) -> Iterator[Watched]:
-        watched = self._watched.setdefault(task_id, Watched())
-        watched.listeners += 1
+    def listen(self, task_id: str) -> Iterator[Subscription]:
+        subscription = self._watched.setdefault(task_id, Subscription())
+        subscription.listeners += 1
         # In a context of its own: what it logs is not of the request that happens to be the first.
-        self._ticking = self._ticking or asyncio.create_task(self._tick(), context=Context())
+        self._polling = self._polling or asyncio.create_task(self._poll(), context=Context())
         try:
-            yield watched
+            yield subscription
         finally:
-            watched.listeners -= 1
-            if not watched.listeners:
+            subscription.listeners -= 1
+            if not subscription.listeners:
                 del self._watched[task_id]
 
-    async def _tick(self) -> None:
+    async def _poll(self) -> None:
         while self._watched:
             if self._asking is None or self._asking.done():  # a Redis that is frozen holds up nothing else
                 self._asking = asyncio.create_task(self._ask_for_previews())
@@ -70,18 +70,18 @@ class Ticker:
                 log.warning("listeners_wait", reason=error.message)
             except Exception:
                 log.exception("listeners_wait")
-            await asyncio.sleep(TICK_SECONDS)
-        self._ticking = None
+            await asyncio.sleep(POLL_SECONDS)
+        self._polling = None
 
     async def _ask_ledger(self) -> None:
         found = await run_in_threadpool(self.ledger.snapshots, list(self._watched))
         for task_id, snapshot in found.items():
-            if watched := self._watched.get(task_id):
-                watched.take(snapshot, watched.preview)
+            if subscription := self._watched.get(task_id):
+                subscription.take(snapshot, subscription.preview)
 
     async def _ask_for_previews(self) -> None:
         asked = list(self._watched)
         numbers = await run_in_threadpool(self.previews.numbers_of, asked)
         for task_id in asked:
-            if watched := self._watched.get(task_id):
-                watched.take(watched.snapshot, numbers.get(task_id))
+            if subscription := self._watched.get(task_id):
+                subscription.take(subscription.snapshot, numbers.get(task_id))

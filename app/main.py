@@ -16,7 +16,7 @@ from app.auth import Authentication
 from app.body_limit import BodyLimit
 from app.browser_guard import allowed_origins
 from app.deps import Services
-from app.events import Ticker
+from app.events import SnapshotPoller
 from app.http_metrics import HttpMetrics
 from app.json_bodies import JsonBodies
 from app.limiter import Limiter
@@ -122,7 +122,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     queue = StepQueue(settings)
     app.state.limiter.share(queue.redis)
     app.state.services = Services(settings, ledger, Storage(settings.resolved_storage_url), queue)
-    app.state.ticker = Ticker(ledger, LivePreviews(queue.redis))
+    app.state.poller = SnapshotPoller(ledger, LivePreviews(queue.redis))
     # Without its ledger the API server still answers: with 503, and with what is wrong.
     ended = threading.Event()
     waiting = asyncio.create_task(run_in_threadpool(wait_for_ledger, ledger, ended))

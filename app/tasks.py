@@ -9,7 +9,7 @@ from fastapi import Request
 from app.concurrency import ConcurrencyLimit
 from app.deps import Caller, Services
 from app.estimate import estimate_task
-from app.events import Ticker
+from app.events import SnapshotPoller
 from app.slow_clients import is_ending
 from core.errors import NotReady, QueueUnavailable, TaskGone
 from core.snapshots import Snapshot
@@ -60,12 +60,12 @@ def require_result(services: Services, task: Task) -> None:
 async def follow(request: Request, task_id: str, seconds: float) -> AsyncGenerator[Snapshot, None]:
     """Yield a snapshot of the task at each change and each second, until it has ended, `seconds` are over or the
     service ends. Holds no thread. Whoever leaves before must close it."""
-    ticker: Ticker = request.app.state.ticker
+    poller: SnapshotPoller = request.app.state.poller
     clock = asyncio.get_running_loop().time
     ends = clock() + seconds
-    with ticker.listen(task_id) as watched:
+    with poller.listen(task_id) as subscription:
         while (left := ends - clock()) > 0 and not is_ending(request):
-            changed, snapshot = watched.changed, watched.snapshot
+            changed, snapshot = subscription.changed, subscription.snapshot
             if snapshot:
                 yield snapshot
                 if snapshot.status.is_final:

@@ -13,7 +13,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from app.concurrency import ConcurrencyLimit
 from app.deps import CallerDep, Links, LinksDep, ServicesDep
 from app.errors import documented
-from app.events import Ticker
+from app.events import SnapshotPoller
 from app.router import create_router
 from app.routes.status import CurrentStep, TaskError
 from core import errors
@@ -87,44 +87,44 @@ def events(
     get. The stream ends after the `status` that is final."""
     services.ledger.task(task_id, caller.sees)
     snapshot = services.ledger.snapshots([task_id])[task_id]
-    told = Told(links) if last_event_id is None else told_until(last_event_id, snapshot, links)
-    if snapshot.status.is_final and told.move == snapshot.moves[-1].event_id:
+    cursor = StreamCursor(links) if last_event_id is None else cursor_at(last_event_id, snapshot, links)
+    if snapshot.status.is_final and cursor.move == snapshot.moves[-1].event_id:
         return Response(status_code=204)
-    ticker: Ticker = request.app.state.ticker
-    return EventSourceResponse(stream(ticker, task_id, told), ping=HEARTBEAT_SECONDS, sep=SEPARATOR)
+    poller: SnapshotPoller = request.app.state.poller
+    return EventSourceResponse(stream(poller, task_id, cursor), ping=HEARTBEAT_SECONDS, sep=SEPARATOR)
 
 
-async def stream(ticker: Ticker, task_id: str, told: "Told") -> AsyncIterator[ServerSentEvent]:
-    with ticker.listen(task_id) as watched:
+async def stream(poller: SnapshotPoller, task_id: str, cursor: "StreamCursor") -> AsyncIterator[ServerSentEvent]:
+    with poller.listen(task_id) as subscription:
         while True:
-            changed, snapshot = watched.changed, watched.snapshot
+            changed, snapshot = subscription.changed, subscription.snapshot
             if snapshot:
-                for event in told.news(snapshot, watched.preview):
+                for event in cursor.events_since(snapshot, subscription.preview):
                     yield event
                 if snapshot.status.is_final:
                     return
             await changed.wait()
 
 
-def told_until(event_id: str, snapshot: Snapshot, links: Links) -> "Told":
+def cursor_at(event_id: str, snapshot: Snapshot, links: Links) -> "StreamCursor":
     """Raises InvalidParameter."""
     found = EVENT_ID.fullmatch(event_id)
     if not found or int(found[1]) not in [move.event_id for move in snapshot.moves]:
         message = f"Last-Event-ID must be the id of an event of this task; got {event_id[:80]!r}"
         raise InvalidParameter(message, param="Last-Event-ID")
-    return Told(links, int(found[1]), found[2], int(found[3]))
+    return StreamCursor(links, int(found[1]), found[2], int(found[3]))
 
 
 @dataclass
-class Told:
-    """What one listener has been told; together it is the id of the last event."""
+class StreamCursor:
+    """What one listener has received so far; together it is the id of the last event."""
 
     links: Links
     move: int = 0
     place: str = ""
     preview: int = 0
 
-    def news(self, snapshot: Snapshot, preview: int | None) -> Iterator[ServerSentEvent]:
+    def events_since(self, snapshot: Snapshot, preview: int | None) -> Iterator[ServerSentEvent]:
         for move in snapshot.moves:
             if move.event_id > self.move:
                 then = snapshot.at(move)

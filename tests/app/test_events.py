@@ -320,12 +320,12 @@ async def states_in(reader: asyncio.StreamReader) -> AsyncIterator[str]:
 
 def test_nothing_is_asked_while_nobody_listens(server: Server) -> None:
     task_id, _ = server.accept()
-    ticker = server.app.state.ticker
+    poller = server.app.state.poller
     for _ in range(2):  # and it begins anew
         with server.listen(task_id) as listener:
             next(iter(listener))
-            assert ticker.is_ticking
-        wait_until(lambda: not ticker.is_ticking, what="rest")
+            assert poller.is_polling
+        wait_until(lambda: not poller.is_polling, what="rest")
 
 
 def test_one_key_does_not_take_all_places(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

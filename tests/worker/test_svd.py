@@ -39,7 +39,7 @@ pytestmark = SVD_MARKS
 ROOT = Path(__file__).parents[2]
 
 
-class Watched(Attempt):
+class Subscription(Attempt):
     """Keeps what was reported as (phase, done, total), and stops when told that `at` = (phase, done) is reached."""
 
     def __init__(self, at: tuple[str, int] | None = None) -> None:
@@ -130,7 +130,7 @@ def test_another_seed_gives_another_clip(svd: Svd, photo: Image.Image, fresh: np
 
 
 def test_progress_counts_every_step_and_never_falls(svd: Svd, photo: Image.Image) -> None:
-    attempt = Watched()
+    attempt = Subscription()
     svd.render(photo, tiny_clip(num_inference_steps=5), attempt)
     steps = [1, 2, 3, 4, 5] if svd.device == "cpu" else [0, 1, 2, 3, 4]  # the last is told by the phase's end
     assert attempt.reports == [("denoise", done, 5) for done in steps] + [("decode", 1, 2), ("decode", 2, 2)]
@@ -168,7 +168,7 @@ def test_a_stop_comes_through_within_a_step_and_leaves_the_next_clip_right(
 def test_a_stop_in_either_long_phase_leaves_the_next_clip_right(
     svd: Svd, photo: Image.Image, fresh: np.ndarray, at: tuple[str, int]
 ) -> None:
-    attempt = Watched(at)
+    attempt = Subscription(at)
     with pytest.raises(Stopped):
         svd.render(photo, tiny_clip(), attempt)
     assert attempt.reports[-1][:2] == at

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.browser_guard import check_browser
 from app.deps import Caller, Services
 from app.errors import refusal
-from app.layer import Layer
 from app.limiter import Allowance, Limiter
+from app.middleware import Middleware
 from core.config import Settings
 from core.errors import KinoraError, LedgerUnavailable, RateLimited, Unauthorized
 from core.links import opens
@@ -32,7 +32,7 @@ STRANGER = Caller("", "", admin=False)
 ANYONE = Caller("", "", admin=True)  # where no key is asked for, everything is everyone's
 
 
-class Authentication(Layer):
+class Authentication(Middleware):
     """Puts the `Caller` into the request's state, or answers 401, 429 or 503 itself."""
 
     def __init__(self, app: ASGIApp, limiter: Limiter) -> None:

@@ -13,7 +13,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import refusal
-from app.layer import Layer
+from app.middleware import Middleware
 from app.source import BASE64_GROWTH
 from core.errors import QueueFull, UploadTooLarge
 
@@ -35,7 +35,7 @@ def largest_upload(max_upload_mb: int) -> int:
     return int(max_upload_mb * 1_000_000 * BASE64_GROWTH) + FORM_BYTES
 
 
-class BodyLimit(Layer):
+class BodyLimit(Middleware):
     def __init__(self, app: ASGIApp, max_upload_mb: int) -> None:
         super().__init__(app)
         self.limits = {True: largest_upload(max_upload_mb), False: FORM_BYTES}

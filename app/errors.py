@@ -166,14 +166,14 @@ async def _kinora(request: Request, error: Exception) -> JSONResponse:
     return answer_to(request, cast(KinoraError, error))
 
 
-def refusal(request: Request, error: KinoraError | HTTPException) -> "JSONResponse | LastWord":
+def refusal(request: Request, error: KinoraError | HTTPException) -> "JSONResponse | ClosingResponse":
     """The answer to a request whose body nobody wants: the connection ends with it."""
     response = answer_to(request, error) if isinstance(error, KinoraError) else answer_http(request, error)
     has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
-    return LastWord(response) if has_body else response
+    return ClosingResponse(response) if has_body else response
 
 
-class LastWord:
+class ClosingResponse:
     """A whole answer, after which the connection is closed. What still comes is thrown away for a moment first: to
     close at once would be a reset, with which proxies and clients lose the answer."""
 

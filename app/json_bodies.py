@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.body_limit import FORM_BYTES, largest_upload, takes_picture
 from app.concurrency import ConcurrencyLimit
 from app.errors import refusal
-from app.layer import Layer
+from app.middleware import Middleware
 from core.errors import QueueFull, UploadTooLarge
 
 HELD_BYTES = 128_000_000
@@ -23,7 +23,7 @@ HELD_BYTES = 128_000_000
 PICTURE = re.compile(rb'"(?:data:[a-zA-Z0-9/.+-]{1,100};base64,)?[A-Za-z0-9+/=_\\-]{500,}+"')
 
 
-class JsonBodies(Layer):
+class JsonBodies(Middleware):
     def __init__(self, app: ASGIApp, max_upload_mb: int) -> None:
         super().__init__(app)
         self.largest = largest_upload(max_upload_mb)

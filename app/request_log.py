@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import unexpected
 from app.http_metrics import HttpMetrics
-from app.layer import Layer
+from app.middleware import Middleware
 from core.task import is_id, new_id
 
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -20,7 +20,7 @@ GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = structlog.get_logger(__name__)
 
 
-class RequestLog(Layer):
+class RequestLog(Middleware):
     def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
         super().__init__(app)
         self.metrics = metrics

@@ -3,7 +3,7 @@
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
-from app.layer import Layer
+from app.middleware import Middleware
 from core.config import Settings
 
 # A result opened by itself is shown in a page that the browser makes: it may show that one file.
@@ -24,7 +24,7 @@ STUDIO = (
 )
 
 
-class SecurityHeaders(Layer):
+class SecurityHeaders(Middleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
 

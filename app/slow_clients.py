@@ -13,7 +13,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import refusal
-from app.layer import Layer
+from app.middleware import Middleware
 
 HEAD_SECONDS = 15.0
 MAX_HEAD_BYTES = 64 * 1024  # beside what comes in one read, at most 256 KB
@@ -115,7 +115,7 @@ def is_ending(request: Request) -> bool:
     return getattr(request.state, "is_ending", False)
 
 
-class SlowClients(Layer):
+class SlowClients(Middleware):
     """Refuses a request with too many headers, or whose body comes too slowly."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:

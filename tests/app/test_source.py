@@ -143,18 +143,18 @@ def test_json_is_small_but_for_its_pictures(client: TestClient, body: str) -> No
 
 
 def json_layer(client: TestClient) -> json_bodies.JsonBodies:
-    layer = client.app.middleware_stack
-    while not isinstance(layer, json_bodies.JsonBodies):
-        layer = layer.app if not hasattr(layer, "counted") else layer.counted[True].app
-    return layer
+    middleware = client.app.middleware_stack
+    while not isinstance(middleware, json_bodies.JsonBodies):
+        middleware = middleware.app if not hasattr(middleware, "counted") else middleware.counted[True].app
+    return middleware
 
 
 def test_only_so_much_json_is_held_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_bodies, "HELD_BYTES", 1)
     assert client.post("/generate", json={"image": TEXT}).status_code == 202, "the largest is always taken"
-    layer = json_layer(client)
-    assert layer.limit.free == layer.limit.slots
-    with layer.limit.slot("", layer.limit.slots):
+    middleware = json_layer(client)
+    assert middleware.limit.free == middleware.limit.slots
+    with middleware.limit.slot("", middleware.limit.slots):
         answer = client.post("/generate", json={"image": TEXT})
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
 
@@ -385,14 +385,14 @@ def test_a_list_may_begin_with_the_oldest(services: Services, client: TestClient
 
 def test_what_json_is_held_counts_for_its_own_key(client: TestClient, services: Services) -> None:
     held: list[str] = []
-    layer = json_layer(client)
-    place = layer.limit.slot
+    middleware = json_layer(client)
+    place = middleware.limit.slot
 
     def counted(owner: str, places: int = 1) -> AbstractContextManager[None]:
         held.append(owner)
         return place(owner, places)
 
-    layer.limit.slot = counted
+    middleware.limit.slot = counted
     key, text = services.ledger.keys.create("ann")
     answer = client.post("/generate", json={"image": TEXT}, headers={"X-API-Key": text})
     assert answer.status_code == 202

@@ -3,7 +3,7 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-class Layer:
+class Middleware:
     """An ASGI application around another, for HTTP requests; starting and stopping passes through."""
 
     def __init__(self, app: ASGIApp) -> None:

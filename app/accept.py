@@ -18,10 +18,10 @@ from core.engines import Engine, find_engine, known_engines
 from core.errors import (
     EngineUnavailable,
     IdempotencyMismatch,
+    LimitExceeded,
     QueueUnavailable,
     StorageFull,
     TaskExists,
-    TooMuch,
 )
 from core.parts import parts
 from core.spec import Clip, ClipRequest, in_its_length, in_its_shape, resolve
@@ -53,7 +53,7 @@ def accept(
     `sizing` says what takes the place of `request` once the picture's own width and height are known.
 
     With an idempotency key, a request made again gives the task that it made first. Raises InvalidRequest for what
-    the caller can mend, TooMuch, TaskGone, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
+    the caller can mend, LimitExceeded, TaskGone, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
     """
     if callback:
         check_destination(callback.url, services.settings.fetch_allow, "callback_url", https_only=True)
@@ -90,7 +90,7 @@ def accept(
             )
             given.store(task.input_key)
             return record(services, task, key)
-        except TooMuch as refused:
+        except LimitExceeded as refused:
             if key and (made := services.ledger.task_made_with(key)):  # meanwhile: it may have taken the last place
                 return made
             if refused.retry_after is None:
@@ -106,7 +106,11 @@ def record(services: Services, task: NewTask, key: IdempotencyKey | None) -> str
     """The id of the task that is in the ledger now: of this one, or of the one that `key` made meanwhile."""
     try:
         ready = services.ledger.create(task, key, *limits(services.settings))
-    except (TaskExists, IdempotencyMismatch, TooMuch) as refused:  # any other error may have come after the commit
+    except (
+        TaskExists,
+        IdempotencyMismatch,
+        LimitExceeded,
+    ) as refused:  # any other error may have come after the commit
         services.storage.delete_task(task.task_id)
         if isinstance(refused, TaskExists):
             return refused.task_id

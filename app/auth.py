@@ -70,7 +70,7 @@ class Authentication(Middleware):
 
 
 def identify(services: Services, request: Request) -> Caller:
-    """Raises Unauthorized, HostUnknown, OriginForbidden, LedgerUnavailable."""
+    """Raises Unauthorized, UntrustedHost, OriginForbidden, LedgerUnavailable."""
     if services.settings.auth == "off":
         check_browser(request, services.settings)
         return ANYONE

@@ -12,16 +12,16 @@ from urllib.parse import urlsplit
 from fastapi import Request
 
 from core.config import Settings
-from core.errors import HostUnknown, OriginForbidden
+from core.errors import OriginForbidden, UntrustedHost
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 def check_browser(request: Request, settings: Settings) -> None:
-    """Raises HostUnknown, OriginForbidden."""
+    """Raises UntrustedHost, OriginForbidden."""
     called = request.headers.get("host", "")
     if not is_ours(host_in(f"//{called}"), settings):
-        raise HostUnknown(f"this service is not known as {called[:200]!r}: set PUBLIC_URL to what it is called")
+        raise UntrustedHost(f"this service is not known as {called[:200]!r}: set PUBLIC_URL to what it is called")
     origin = request.headers.get("origin")
     if request.method in SAFE or origin is None or origin in allowed_origins(settings):
         return

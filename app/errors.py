@@ -49,7 +49,7 @@ STATUS: dict[type[KinoraError], int] = {
     errors.Unauthorized: 401,
     errors.AdminRequired: 403,
     errors.OriginForbidden: 403,
-    errors.HostUnknown: 421,
+    errors.UntrustedHost: 421,
     errors.RangeNotSatisfiable: 416,
     errors.NotReady: 409,
     errors.TaskGone: 410,
@@ -132,7 +132,7 @@ def everywhere() -> dict[int | str, dict[str, Any]]:
     ours = documented(
         errors.Unauthorized,
         errors.OriginForbidden,
-        errors.HostUnknown,
+        errors.UntrustedHost,
         errors.RateLimited,
         errors.UploadTooLarge,
         errors.LedgerUnavailable,
@@ -195,7 +195,7 @@ class ClosingResponse:
 def answer_to(request: Request, error: KinoraError) -> JSONResponse:
     status = STATUS.get(type(error), 500)
     headers = {}
-    if isinstance(error, (errors.NotReady, errors.TooMuch)):
+    if isinstance(error, (errors.NotReady, errors.LimitExceeded)):
         headers = {"Retry_After": str(error.retry_after or 1)}
     elif isinstance(error, errors.Unauthorized):
         headers = {"WWW_Authenticate": "Bearer"}

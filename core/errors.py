@@ -22,7 +22,7 @@ KinoraError
 ├── KeyNotFound               key_not_found
 ├── Unauthorized              unauthorized
 ├── AdminRequired             admin_required
-├── HostUnknown               host_unknown
+├── UntrustedHost               host_unknown
 ├── OriginForbidden           origin_forbidden
 ├── RangeNotSatisfiable       range_not_satisfiable
 ├── NotReady                  not_ready
@@ -31,7 +31,7 @@ KinoraError
 │   ├── LedgerUnavailable     ledger_unavailable
 │   ├── StorageUnavailable    storage_unavailable
 │   └── QueueUnavailable      redis_unavailable
-├── TooMuch                   the caller must wait
+├── LimitExceeded                   the caller must wait
 │   ├── QueueFull             queue_full
 │   ├── QuotaExceeded         quota_exceeded
 │   └── RateLimited           rate_limited
@@ -193,7 +193,7 @@ class AdminRequired(KinoraError):
     code = "admin_required"
 
 
-class HostUnknown(KinoraError):
+class UntrustedHost(KinoraError):
     """this service is not known as 'video.example.com': set PUBLIC_URL"""
 
     code = "host_unknown"
@@ -257,7 +257,7 @@ class QueueUnavailable(Unavailable):
     code = "redis_unavailable"
 
 
-class TooMuch(KinoraError):
+class LimitExceeded(KinoraError):
     """`retry_after` is in seconds; None: when a place in the queue comes free."""
 
     code = "too_much"
@@ -267,19 +267,19 @@ class TooMuch(KinoraError):
         self.retry_after = retry_after
 
 
-class QueueFull(TooMuch):
+class QueueFull(LimitExceeded):
     """as many tasks wait as may wait"""
 
     code = "queue_full"
 
 
-class QuotaExceeded(TooMuch):
+class QuotaExceeded(LimitExceeded):
     """this key has used up what it may use"""
 
     code = "quota_exceeded"
 
 
-class RateLimited(TooMuch):
+class RateLimited(LimitExceeded):
     """more requests than are allowed"""
 
     code = "rate_limited"

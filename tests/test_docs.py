@@ -14,7 +14,7 @@ from core.engines import Range, known_engines
 ROOT = Path(__file__).parent.parent
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 # The branches of the error tree carry no code of their own to a caller.
-BRANCHES = {errors.KinoraError, errors.InvalidRequest, errors.TooMuch, errors.Unavailable, errors.StepFailed}
+BRANCHES = {errors.KinoraError, errors.InvalidRequest, errors.LimitExceeded, errors.Unavailable, errors.StepFailed}
 
 
 def all_errors() -> list[type[errors.KinoraError]]:

@@ -12,7 +12,6 @@ from app.deps import Caller, Services
 from app.derive import check_there, extended_from, frames_before, inherit_parameters, remixed_from
 from app.source import Sizing, Source, gathering, name_of
 from core.config import Settings
-from core.destination import check_destination
 from core.durations import StepProfile
 from core.engines import Engine, find_engine, known_engines
 from core.errors import (
@@ -23,6 +22,7 @@ from core.errors import (
     StorageFull,
     TaskExists,
 )
+from core.outbound import check_outbound_url
 from core.parts import parts
 from core.spec import Clip, ClipRequest, in_its_length, in_its_shape, resolve
 from core.storage import input_key
@@ -56,7 +56,7 @@ def accept(
     the caller can mend, LimitExceeded, TaskGone, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
     """
     if callback:
-        check_destination(callback.url, services.settings.fetch_allow, "callback_url", https_only=True)
+        check_outbound_url(callback.url, services.settings.fetch_allow, "callback_url", https_only=True)
     sent = fingerprint(request, source, callback, sizing)
     key = IdempotencyKey(caller.owner, idempotency_key, sent) if idempotency_key else None
     if key and (made := services.ledger.task_made_with(key)):

@@ -1,4 +1,4 @@
-"""Fetches a picture from where a caller says it is. core/destination.py judges where that may be.
+"""Fetches a picture from where a caller says it is. core/outbound.py judges where that may be.
 
 Nothing there is trusted: neither the name's second answer, nor how long it takes, nor how much it says will come.
 What the bytes are is judged like any upload's.
@@ -16,8 +16,8 @@ import structlog
 
 from app.concurrency import ConcurrencyLimit
 from core.config import Settings
-from core.destination import Destination, check_destination
 from core.errors import FetchFailed, UploadTooLarge
+from core.outbound import OutboundUrl, check_outbound_url
 
 # From the first question to the resolver to the last byte.
 FETCH_SECONDS = 20.0
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 def fetch(url: str, settings: Settings, owner: str = "") -> bytes:
     """Raises InvalidRequest for what the caller can mend, QueueFull where too many are being fetched, or too many of
     `owner`'s."""
-    destination = check_destination(url, settings.fetch_allow, PARAM)
+    destination = check_outbound_url(url, settings.fetch_allow, PARAM)
     try:
         with FETCHES.slot(owner):
             return asyncio.run(_fetch(destination, settings.max_upload_mb))
@@ -49,7 +49,7 @@ def fetch(url: str, settings: Settings, owner: str = "") -> bytes:
         raise
 
 
-async def _fetch(destination: Destination, max_mb: int) -> bytes:
+async def _fetch(destination: OutboundUrl, max_mb: int) -> bytes:
     try:
         async with asyncio.timeout(FETCH_SECONDS):
             *others, last = await asyncio.get_running_loop().run_in_executor(RESOLVERS, destination.addresses)
@@ -65,7 +65,7 @@ async def _fetch(destination: Destination, max_mb: int) -> bytes:
         raise _failed(f"the connection failed ({type(error).__name__})") from error
 
 
-async def _get(destination: Destination, address: str, max_mb: int) -> bytes:
+async def _get(destination: OutboundUrl, address: str, max_mb: int) -> bytes:
     timeout = httpx2.Timeout(FETCH_SECONDS, connect=CONNECT_SECONDS)
     headers, names = HEADERS | {"host": destination.host_header}, {"sni_hostname": destination.host}
     # Redirects are failures, and no proxy or .netrc of this machine has a say in where this goes.

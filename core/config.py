@@ -15,7 +15,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from core.destination import allowed_places
+from core.outbound import allowed_places
 from core.secret_files import values_from_files
 
 SVD_XT = "stabilityai/stable-video-diffusion-img2vid-xt"

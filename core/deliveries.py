@@ -11,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from core.database import reading, writing
-from core.destination import host_of
 from core.endpoints import CallbackEvent, VideoEvent
 from core.errors import DeliveryNotFound
+from core.outbound import host_of
 from core.prediction import prediction_of
 from core.tables import deliveries, endpoints, now, steps
 from core.task import Dialect, Task, is_id, moment, new_id, whole_percent

@@ -1,7 +1,7 @@
 """Tells callbacks: takes the deliveries that are due and posts them, many at once, each host a few at a time.
 
 At least once: a try whose answer was not recorded is made again, with the same id. Each try judges anew where it goes
-(core/destination.py): since the last one, the name may have got another address.
+(core/outbound.py): since the last one, the name may have got another address.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from standardwebhooks import Webhook
 
 from core.config import Settings
 from core.deliveries import VIDEO_EVENTS, Deliveries, Delivery
-from core.destination import Destination, check_destination
 from core.endpoints import Endpoints
 from core.errors import InvalidRequest, Unavailable
 from core.ledger import Ledger
 from core.links import signed
+from core.outbound import OutboundUrl, check_outbound_url
 from core.prediction import located
 from core.task import moment
 
@@ -123,7 +123,7 @@ class Deliverer:
         body = body_of(delivery, await self._ask(self._result_url, delivery))
         secret = await self._ask(self.endpoints.secret, delivery.owner)
         try:
-            destination = check_destination(delivery.url, self.settings.fetch_allow, "the URL", https_only=True)
+            destination = check_outbound_url(delivery.url, self.settings.fetch_allow, "the URL", https_only=True)
             async with asyncio.timeout(TRY_TIMEOUT_SECONDS):
                 status = await self._send(destination, body, headers_of(delivery, body, secret))
         except TimeoutError:
@@ -137,7 +137,7 @@ class Deliverer:
             return None, type(error).__name__
         return status, None if 200 <= status < 300 else f"it answered {status}"
 
-    async def _send(self, destination: Destination, body: str, headers: dict[str, str]) -> int:
+    async def _send(self, destination: OutboundUrl, body: str, headers: dict[str, str]) -> int:
         """To the first address that can be connected to."""
         *others, last = await asyncio.to_thread(destination.addresses)
         for address in others:
@@ -145,7 +145,7 @@ class Deliverer:
                 return await self._send_to(address, destination, body, headers)
         return await self._send_to(last, destination, body, headers)
 
-    async def _send_to(self, address: str, destination: Destination, body: str, headers: dict[str, str]) -> int:
+    async def _send_to(self, address: str, destination: OutboundUrl, body: str, headers: dict[str, str]) -> int:
         # A client for each try: a connection that was opened for one name must not carry what is meant for another
         # at the same address. Redirects are failures, and no proxy or .netrc of this machine has a say.
         timeout = httpx2.Timeout(TRY_TIMEOUT_SECONDS, connect=CONNECT_SECONDS)

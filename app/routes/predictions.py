@@ -21,10 +21,10 @@ from app.source import Sizing, read_picture
 from app.tasks import WAITING, follow
 from core import errors
 from core.config import Settings
-from core.destination import check_destination
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.engines import known_engines
 from core.errors import FileMissing, InvalidParameter, LedgerUnavailable, QueueFull
+from core.outbound import check_outbound_url
 from core.prediction import OWNER, located, prediction_of
 from core.spec import ClipRequest
 from core.task import Callback, Dialect, Step, Task, progress_of
@@ -274,7 +274,7 @@ def callback_of(asked: NewPrediction, settings: Settings) -> Callback | None:
             message = "webhook_events_filter says nothing without webhook"
             raise InvalidParameter(message, param="webhook_events_filter")
         return None
-    check_destination(asked.webhook, settings.fetch_allow, "webhook", https_only=True)
+    check_outbound_url(asked.webhook, settings.fetch_allow, "webhook", https_only=True)
     wanted = [event for name in asked.webhook_events_filter or EVENTS for event in EVENTS[name]]
     return Callback(asked.webhook, list(dict.fromkeys(wanted)))
 

@@ -12,8 +12,8 @@ from app.router import create_router
 from app.routes.status import moment
 from core import errors
 from core.deliveries import Delivery, DeliveryStatus
-from core.destination import MAX_URL, check_destination
 from core.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint, VideoEvent
+from core.outbound import MAX_URL, check_outbound_url
 from core.task import ID_PATTERN
 
 router = create_router(prefix="/webhooks", tags=["webhooks"])
@@ -74,7 +74,7 @@ class DeliveryPage(BaseModel):
 )
 def register(asked: EndpointRequest, services: ServicesDep, caller: CallerDep) -> EndpointInfo:
     """It is told of what happens to tasks from now on. Registering a URL again changes its events."""
-    check_destination(asked.url, services.settings.fetch_allow, https_only=True)
+    check_outbound_url(asked.url, services.settings.fetch_allow, https_only=True)
     return describe_endpoint(services.ledger.endpoints.register(caller.owner, asked.url, list(asked.events)))
 
 

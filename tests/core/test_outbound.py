@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from core.config import Settings
-from core.destination import check_destination, host_of, is_public
 from core.errors import DestinationForbidden, InvalidParameter
+from core.outbound import check_outbound_url, host_of, is_public
 
 LOOPBACK_IN_EVERY_SPELLING = [
     "127.0.0.1", "127.1", "127.0.1", "0177.0.0.1", "0x7f.0.0.1", "0x7f.1", "017700000001", "2130706433",
@@ -55,7 +55,7 @@ MALFORMED = [
 
 
 def check(url: str, fetch_allow: str = "", **asked: Any) -> None:
-    check_destination(url, fetch_allow, **asked)
+    check_outbound_url(url, fetch_allow, **asked)
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ def test_an_address_that_is_not_public_is_forbidden_behind_a_name(
 ) -> None:
     resolver_says(monkeypatch, address)
     with pytest.raises(DestinationForbidden) as caught:
-        check_destination("https://example.com/", "").addresses()
+        check_outbound_url("https://example.com/", "").addresses()
     assert address not in caught.value.message, "nobody is told what inner names mean"
 
 
@@ -109,7 +109,7 @@ def test_one_bad_address_among_good_ones_forbids_all(monkeypatch: pytest.MonkeyP
     answers.insert(at, bad)
     resolver_says(monkeypatch, *answers)
     with pytest.raises(DestinationForbidden):
-        check_destination("https://example.com/", "").addresses()
+        check_outbound_url("https://example.com/", "").addresses()
 
 
 @pytest.mark.parametrize("address", PUBLIC_ADDRESSES)
@@ -117,7 +117,7 @@ def test_a_public_address_may_be_connected_to(monkeypatch: pytest.MonkeyPatch, a
     assert is_public(ip_address(address))
     check(f"http://[{address}]/" if ":" in address else f"http://{address}/")
     resolver_says(monkeypatch, address, address)
-    assert check_destination("https://example.com/", "").addresses() == [address]
+    assert check_outbound_url("https://example.com/", "").addresses() == [address]
 
 
 @pytest.mark.parametrize("url", MALFORMED)
@@ -158,10 +158,10 @@ def test_callbacks_must_be_encrypted() -> None:
     ],
 )
 def test_whoever_connects_gets_the_address_and_the_name(url: str, at: str, host: str, header: str) -> None:
-    destination = check_destination(url, "")
+    destination = check_outbound_url(url, "")
     assert destination.url_at("192.0.2.1") == at
     assert (destination.host, destination.host_header) == (host, header)
-    assert check_destination("http://a/b", "").url_at("2606:4700::1") == "http://[2606:4700::1]:80/b"
+    assert check_outbound_url("http://a/b", "").url_at("2606:4700::1") == "http://[2606:4700::1]:80/b"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_what_fetch_allow_names_may_have_any_address(
     monkeypatch: pytest.MonkeyPatch, url: str, fetch_allow: str
 ) -> None:
     resolver_says(monkeypatch, "127.0.0.1", "10.0.0.1")
-    assert check_destination(url, fetch_allow, https_only=True).addresses() == ["127.0.0.1", "10.0.0.1"]
+    assert check_outbound_url(url, fetch_allow, https_only=True).addresses() == ["127.0.0.1", "10.0.0.1"]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_fetch_allow_allows_nothing_else(url: str, fetch_allow: str) -> None:
 def test_a_name_that_leads_to_an_allowed_host_is_not_allowed_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver_says(monkeypatch, "10.0.0.1")
     with pytest.raises(DestinationForbidden):
-        check_destination("http://example.com/", "10.0.0.1").addresses()
+        check_outbound_url("http://example.com/", "10.0.0.1").addresses()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Where Kinora may connect to on a caller's word: the one place that judges it, for pictures and for callbacks.
 
 A URL is judged as it is written when it is asked for, without the network, and by its addresses before each
-connection. Whoever connects takes an address from `Destination.addresses` and never gives the name to a resolver
+connection. Whoever connects takes an address from `OutboundUrl.addresses` and never gives the name to a resolver
 again: the second answer could be another.
 """
 
@@ -46,7 +46,7 @@ ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 @dataclass(frozen=True)
-class Destination:
+class OutboundUrl:
     """A URL in which nothing is forbidden as it is written. `host` is in its one spelling, without brackets."""
 
     parts: SplitResult
@@ -82,10 +82,10 @@ class Destination:
         )
 
 
-def check_destination(url: str, fetch_allow: str, param: str = "url", https_only: bool = False) -> Destination:
+def check_outbound_url(url: str, fetch_allow: str, param: str = "url", https_only: bool = False) -> OutboundUrl:
     """Raises InvalidParameter for what is no URL, DestinationForbidden for one that is known to be forbidden."""
     parts, host, port = _split(url, param)
-    destination = Destination(parts, host, port, (host, port) in allowed_places(fetch_allow), param)
+    destination = OutboundUrl(parts, host, port, (host, port) in allowed_places(fetch_allow), param)
     if destination.is_allowed:
         return destination
     if port not in PORTS.values():

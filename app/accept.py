@@ -24,7 +24,7 @@ from core.errors import (
 )
 from core.outbound import check_outbound_url
 from core.parts import parts
-from core.spec import Clip, ClipRequest, in_its_length, in_its_shape, resolve
+from core.spec import Clip, ClipRequest, fit_length, fit_size, resolve
 from core.storage import input_key
 from core.task import Bounds, Callback, Dialect, IdempotencyKey, NewStep, NewTask, Quota, Worker, new_id
 
@@ -99,7 +99,7 @@ def accept(
 
 
 def adapted(request: ClipRequest, engine: Engine, before: int | None) -> tuple[ClipRequest, list[str]]:
-    return in_its_shape(request, engine) if before is None else in_its_length(request, engine)
+    return fit_size(request, engine) if before is None else fit_length(request, engine)
 
 
 def record(services: Services, task: NewTask, key: IdempotencyKey | None) -> str:

@@ -96,13 +96,13 @@ def answer(
     request: Request, status: int, code: str, message: str, param: str | None = None, **headers: str
 ) -> JSONResponse:
     message, param = message[:MOST_SAID], param and param[:MOST_SAID]
-    body = describe(status, code, message, param).model_dump() | as_elsewhere(
+    body = describe(status, code, message, param).model_dump() | vendor_error_fields(
         request.scope["path"], status, code, message
     )
     return JSONResponse(body, status, headers={name.replace("_", "-"): text for name, text in headers.items()})
 
 
-def as_elsewhere(path: str, status: int, code: str, message: str) -> dict[str, Any]:
+def vendor_error_fields(path: str, status: int, code: str, message: str) -> dict[str, Any]:
     """What the clients of another API read an error by, on the paths that are that API's: beside our own shape."""
     if path.startswith(STABILITY):
         return {"id": get_contextvars().get("request_id"), "name": code, "errors": [message]}

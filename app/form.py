@@ -43,7 +43,7 @@ PictureText = Annotated[fastapi.UploadFile, WithJsonSchema({"type": "string"})]
 """A picture's field that is meant for a URL or base64, so that a page does not ask for a file there."""
 
 
-def only_one(form: BaseModel, *fields: str) -> str | None:
+def exactly_one(form: BaseModel, *fields: str) -> str | None:
     """Which of the fields was given, if any. Raises InvalidParameter where more than one was."""
     given = [alias_of(form, field) for field in fields if getattr(form, field) is not None]
     if len(given) > 1:
@@ -92,14 +92,14 @@ class BoundedForm(Request):
         return self._multipart() if kind == b"multipart/form-data" else self._urlencoded()
 
     async def _urlencoded(self) -> FormData:
-        return as_asked((await super().form(max_fields=MAX_FIELDS)).multi_items())
+        return normalize_fields((await super().form(max_fields=MAX_FIELDS)).multi_items())
 
     async def _multipart(self) -> FormData:
         parser = PictureParser(
             self.headers, self.stream(), max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
         )
         try:
-            return as_asked((await parser.parse()).multi_items())
+            return normalize_fields((await parser.parse()).multi_items())
         except MultiPartException as error:
             raise HTTPException(400, error.message) from error
 
@@ -114,7 +114,7 @@ class BoundedForm(Request):
         items = list(fields_of(found))
         if len(items) > MAX_FIELDS:
             raise HTTPException(400, f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
-        return as_asked(items)
+        return normalize_fields(items)
 
 
 class PictureParser(MultiPartParser):
@@ -126,7 +126,7 @@ class PictureParser(MultiPartParser):
         super().on_headers_finished()
 
 
-def as_asked(items: list[tuple[str, str | UploadFile]]) -> FormData:
+def normalize_fields(items: list[tuple[str, str | UploadFile]]) -> FormData:
     """`a[]`, which is how some clients write a list, is another `a`; a picture's field is a file, whatever is in it."""
     return FormData([(name.removesuffix("[]"), as_file(name, value)) for name, value in items])
 

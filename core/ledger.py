@@ -33,7 +33,7 @@ from core.task import (
     sources,
 )
 
-# Seconds a step rests after its first, second, … lost attempt; statements.LONGEST_REST_SECONDS is beyond them all.
+# Seconds a step rests after its first, second, … lost attempt; statements.MAX_BACKOFF_SECONDS is beyond them all.
 RETRY_PAUSES = (1.0, 5.0, 30.0)
 WORKER_FORGOTTEN_SECONDS = 24 * 3600.0
 KEY_SECONDS = 24 * 3600.0

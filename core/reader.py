@@ -11,7 +11,7 @@ from core.database import connect, reading
 from core.durations import StepDurations, StepProfile
 from core.errors import IdempotencyMismatch, TaskNotFound
 from core.snapshots import Snapshot, read_snapshots
-from core.statements import CLOCK_WAS_SET_BACK, RESTED
+from core.statements import CLOCK_WAS_SET_BACK, DUE
 from core.tables import attempts, idempotency_keys, keepers, now, steps, tasks, workers
 from core.task import (
     Bounds,
@@ -205,7 +205,7 @@ class Reader:
 
     def first_waiting(self, queue: str, verb: str) -> tuple[Step, Task] | None:
         """The step that will likely be claimed next, where it is of that verb."""
-        query = sa.select(steps).where(steps.c.queue == queue, READY, RESTED)
+        query = sa.select(steps).where(steps.c.queue == queue, READY, DUE)
         with reading(self.database) as connection:
             row = connection.execute(query.order_by(steps.c.queued_at, steps.c.step_id).limit(1)).one_or_none()
             return (step_from(row), self._task(connection, row.task_id)) if row and row.verb == verb else None
@@ -222,7 +222,7 @@ class Reader:
         query = (
             sa.select(steps.c.step_id)
             .select_from(asked)
-            .where(steps.c.queue == mine.scalar_subquery(), READY, RESTED, tasks.c.engine.in_(engines))
+            .where(steps.c.queue == mine.scalar_subquery(), READY, DUE, tasks.c.engine.in_(engines))
             .order_by(steps.c.queued_at, steps.c.step_id)
             .limit(1)
         )
@@ -241,9 +241,9 @@ class Reader:
             return {queue: (count, max(0.0, oldest)) for queue, count, oldest in connection.execute(query)}
 
     def steps_to_wake(self, older_than: float) -> list[ReadyStep]:
-        """Each step that has been ready to run for `older_than` seconds, or has rested after a lost attempt."""
-        rested = sa.and_(steps.c.attempt > 0, RESTED)
-        due = sa.or_(steps.c.not_before <= now() - older_than, rested, CLOCK_WAS_SET_BACK)
+        """Each step that has been ready to run for `older_than` seconds, or has due_again after a lost attempt."""
+        due_again = sa.and_(steps.c.attempt > 0, DUE)
+        due = sa.or_(steps.c.not_before <= now() - older_than, due_again, CLOCK_WAS_SET_BACK)
         query = sa.select(steps.c.step_id, steps.c.queue).where(READY, due).order_by(steps.c.queued_at)
         found = []
         with reading(self.database) as connection:

@@ -214,7 +214,7 @@ def set_length(values: dict[str, Any], request: ClipRequest, engine: Engine, ove
     return [f"fps is {values['fps']} instead of {usual}: the engine {engine.name} makes {most}"]
 
 
-def in_its_shape(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[str]]:
+def fit_size(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[str]]:
     """`request` as it is where the engine can make that size; else with its largest size of that shape, and a
     warning."""
     if request.width is None or request.height is None:
@@ -229,7 +229,7 @@ def in_its_shape(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, lis
     return request.model_copy(update={"width": width, "height": height}), [warning]
 
 
-def in_its_length(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[str]]:
+def fit_length(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[str]]:
     """`request` for a video that goes on, as it is where the engine can make so many seconds; else with as many frames
     as it can, and a warning."""
     if request.seconds is None or request.fps is None:

@@ -13,9 +13,9 @@ LEASE: sa.BindParameter[float] = sa.bindparam("lease_seconds")
 IS_MINE = sa.and_(steps.c.step_id == STEP, steps.c.attempt == ATTEMPT, steps.c.status == Status.STARTED)
 
 # A step that rests until after any pause there is waits for a clock that has since been set back.
-LONGEST_REST_SECONDS = 60.0
-CLOCK_WAS_SET_BACK = steps.c.not_before > now() + LONGEST_REST_SECONDS
-RESTED = sa.or_(steps.c.not_before <= now(), CLOCK_WAS_SET_BACK)
+MAX_BACKOFF_SECONDS = 60.0
+CLOCK_WAS_SET_BACK = steps.c.not_before > now() + MAX_BACKOFF_SECONDS
+DUE = sa.or_(steps.c.not_before <= now(), CLOCK_WAS_SET_BACK)
 
 NOW = sa.select(now())
 INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now(), artifacts={})
@@ -34,7 +34,7 @@ LOCK_TASK_OF = (
 CLAIM = (
     steps.update()
     .where(steps.c.step_id == STEP, steps.c.status == Status.QUEUED)
-    .where(steps.c.waits_for == 0, RESTED)
+    .where(steps.c.waits_for == 0, DUE)
     .values(
         status=Status.STARTED,
         attempt=steps.c.attempt + 1,

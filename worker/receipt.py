@@ -44,7 +44,7 @@ def write_receipt(
     }
 
 
-def carried_on(made: Step, claim: Claim, attempt: Attempt, video: bytes) -> dict[str, Any]:
+def extend_receipt(made: Step, claim: Claim, attempt: Attempt, video: bytes) -> dict[str, Any]:
     """The receipt of what this attempt made of another step's video: that step's, with what is new."""
     before = made.receipt or {}
     seconds = {f"{claim.step.verb}_{name}": round(spent, 4) for name, spent in attempt.seconds.items()}

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from app.accept import accept
 from app.deps import Caller, Services
-from app.form import PictureText, alias_of, fields_of, only_one, without_null
+from app.form import PictureText, alias_of, exactly_one, fields_of, without_null
 from app.source import Extension, Source, uploaded
 from core.config import Settings
 from core.endpoints import FINAL_EVENTS
@@ -124,13 +124,13 @@ def in_extra_params(given: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def picture_in(form: CreateForm, settings: Settings) -> bytes | str:
     """The picture, or the URL where it is."""
-    name = only_one(form, *PICTURES) or PICTURES[0]
+    name = exactly_one(form, *PICTURES) or PICTURES[0]
     return uploaded(getattr(form, name), settings, alias_of(form, name))
 
 
 def id_in(form: ContinueForm) -> str:
     """Of the video to go on from; the client cannot send an object here, but can send the id as if it were a file."""
-    if only_one(form, "video_id", "video") is None:
+    if exactly_one(form, "video_id", "video") is None:
         raise InvalidParameter("say which video: give video[id]", param="video[id]")
     found = form.video_id or (form.video.file.read(100).decode(errors="replace").strip() if form.video else "")
     if form.video and not is_id(found):
@@ -145,7 +145,7 @@ def request_in(form: VideoForm, settings: Settings) -> ClipRequest:
         if getattr(form, name):
             raise InvalidParameter(f"{name} must be false: {why}", param=name)
     for names in (("model", "engine"), ("guidance_scale", "max_guidance_scale"), ("size", "width"), ("size", "height")):
-        only_one(form, *names)
+        exactly_one(form, *names)
     meant = {"engine": engine_in(form, settings), "max_guidance_scale": form.guidance_scale}
     if form.size:
         meant["width"], meant["height"] = map(int, form.size.split("x"))

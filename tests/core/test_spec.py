@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from core.config import Settings
 from core.engines import Range, find_engine, known_engines
 from core.errors import InvalidParameter
-from core.spec import Clip, ClipRequest, check_defaults, in_its_length, resolve
+from core.spec import Clip, ClipRequest, check_defaults, fit_length, resolve
 
 SETTINGS = Settings(_env_file=None)
 
@@ -217,7 +217,7 @@ def test_of_a_clip_that_continues_the_first_frame_was_there_before() -> None:
 def test_a_video_goes_on_for_as_long_as_its_engine_can(seconds: float, num_frames: int | None) -> None:
     engine = find_engine("svd-xt", SETTINGS)
     asked = ClipRequest(seconds=seconds, fps=7, width=1024, height=576)
-    request, warnings = in_its_length(asked, engine)
+    request, warnings = fit_length(asked, engine)
     if num_frames is None:
         assert (request, warnings) == (asked, [])
     else:

@@ -11,7 +11,7 @@ from worker.engines.host import EngineHost
 from worker.media.mp4 import encoder
 from worker.media.video import join_mp4
 from worker.pictures import Pictures, read_input
-from worker.receipt import carried_on
+from worker.receipt import extend_receipt
 from worker.steps.clip import PASSED_ON
 from worker.steps.store import files_of, read_made, store
 from worker.steps.verb import Work
@@ -35,14 +35,14 @@ def join_clips(claim: Claim, attempt: Attempt, storage: Storage, engine_host: En
         files = {"video.mp4": joined.read_bytes()} if passed_on else files_of(joined, count)
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
-    receipt = carried_on(claim.needs[0], claim, attempt, files["video.mp4"]) | of_parts(claim)
+    receipt = extend_receipt(claim.needs[0], claim, attempt, files["video.mp4"]) | part_receipts(claim)
     receipt.pop("colours", None)  # was for the part that came next
     if anew:
         receipt["encoder"] = encoder()
     return artifacts, receipt
 
 
-def of_parts(claim: Claim) -> dict[str, Any]:
+def part_receipts(claim: Claim) -> dict[str, Any]:
     """What to say of a clip that was made in several parts."""
     if len(claim.needs) == 1:
         return {}

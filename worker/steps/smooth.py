@@ -14,7 +14,7 @@ from worker.media.smooth import receipt as flow_receipt
 from worker.media.smooth import smoothed
 from worker.media.video import stored_frames
 from worker.pictures import Pictures
-from worker.receipt import carried_on
+from worker.receipt import extend_receipt
 from worker.steps.store import files_of, read_made, store
 from worker.steps.verb import Work
 
@@ -48,5 +48,5 @@ def smooth_clip(claim: Claim, attempt: Attempt, storage: Storage, engine_host: E
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
     smoothing = rife.receipt() if rife else flow_receipt()
-    receipt = carried_on(made, claim, attempt, files["video.mp4"])
+    receipt = extend_receipt(made, claim, attempt, files["video.mp4"])
     return artifacts, receipt | {"encoder": encoder(), "smoothing": smoothing}

@@ -25,8 +25,8 @@ from tests.worker.test_mp4 import moving
 from worker.attempt import Attempt
 from worker.engines.camera import prepare, shoot
 from worker.media import mp4
+from worker.media.continuity import ContinuityState, append_part, as_png, colours_of
 from worker.media.mp4 import encode_each, encode_mp4, first_frame_jpeg, in_bt709, spritesheet_jpeg
-from worker.media.seam import Seam, as_png, colours_of, connect
 from worker.media.smooth import smoothed
 from worker.media.video import header_of, join_mp4, stored_frames
 from worker.media.webp import small_webp
@@ -108,8 +108,8 @@ def previewed(width: int, height: int) -> bytes:
 
 def sewn(frames: Frames) -> bytes:
     part = Part(number=1, of=3, num_frames=len(frames) - OVERLAP)
-    before = Seam(frames[:OVERLAP][::-1] // 2, colours_of(frames // 2))
-    made, after = connect(frames.copy(), part, before)
+    before = ContinuityState(frames[:OVERLAP][::-1] // 2, colours_of(frames // 2))
+    made, after = append_part(frames.copy(), part, before)
     assert after
     return made.tobytes() + as_png(after.frames)
 

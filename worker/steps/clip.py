@@ -13,8 +13,8 @@ from core.task import Claim
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
 from worker.engines.host import EngineHost
+from worker.media.continuity import Colours, ContinuityState, append_part, as_png, from_png
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
-from worker.media.seam import Colours, Seam, as_png, connect, from_png
 from worker.pictures import Pictures
 from worker.receipt import write_receipt
 from worker.steps.store import read_made, store
@@ -45,7 +45,7 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, engine_host: Eng
     with attempt.phase("encode_video"), scratch_folder("clip") as folder:
         after = None
         if clip.part:
-            frames, after = connect(frames, clip.part, before)
+            frames, after = append_part(frames, clip.part, before)
         if clip.continues and not clip.smooth_fps and not before:
             frames = frames[1:]  # it is the last one of the video that goes on
         quality = min(clip.quality, PASSED_ON) if clip.smooth_fps else clip.quality
@@ -65,13 +65,13 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, engine_host: Eng
     return artifacts, receipt | colours
 
 
-def _part_before(claim: Claim, attempt: Attempt, storage: Storage) -> Seam | None:
+def _part_before(claim: Claim, attempt: Attempt, storage: Storage) -> ContinuityState | None:
     """How the part before this one ended, in a long clip."""
     if not claim.needs:
         return None
     (made,) = claim.needs
     colours = Colours(**(made.receipt or {})["colours"])
-    return Seam(from_png(read_made(made, "after", attempt, storage)), colours)
+    return ContinuityState(from_png(read_made(made, "after", attempt, storage)), colours)
 
 
 def _render(

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from core.parts import OVERLAP
 from core.spec import Part
-from worker.media.seam import Seam, as_png, colours_of, connect, from_png, hold
+from worker.media.continuity import ContinuityState, append_part, as_png, colours_of, from_png, match_colours
 
 Bytes = NDArray[np.uint8]
 
@@ -23,16 +23,16 @@ def part(number: int, of: int, num_frames: int) -> Part:
 
 def test_a_pass_hands_on_the_frames_that_the_next_one_makes_too() -> None:
     made = frames()
-    first, seam = connect(made, part(0, 2, 12 - OVERLAP), None)
-    assert seam is not None
+    first, state = append_part(made, part(0, 2, 12 - OVERLAP), None)
+    assert state is not None
     assert np.array_equal(first, made[: 12 - OVERLAP])
-    assert np.array_equal(seam.frames, made[12 - OVERLAP :])
-    assert np.array_equal(from_png(as_png(seam.frames)), seam.frames)
+    assert np.array_equal(state.frames, made[12 - OVERLAP :])
+    assert np.array_equal(from_png(as_png(state.frames)), state.frames)
 
 
 def test_the_next_pass_begins_with_the_frame_it_goes_on_from_and_fades_in() -> None:
-    before = Seam(np.full((OVERLAP, 48, 64, 3), 100, np.uint8), colours_of(frames()))
-    made, after = connect(frames(), part(1, 2, 9), before)
+    before = ContinuityState(np.full((OVERLAP, 48, 64, 3), 100, np.uint8), colours_of(frames()))
+    made, after = append_part(frames(), part(1, 2, 9), before)
     assert after is None
     assert made.shape[0] == 9
     assert np.array_equal(made[0], before.frames[0])
@@ -45,11 +45,11 @@ def test_colours_that_drift_from_pass_to_pass_are_held() -> None:
     """Each part comes out lighter and harder than what it went on from, as a model does it."""
     first = colours_of(frames())
     mean, deviation = first.mean[0], first.deviation[0]
-    seam, light, free = None, [], mean
+    state, light, free = None, [], mean
     for number in range(6):
         free += 5
-        made = frames(offset=(seam.colours.mean[0] if seam else mean) - mean + 5 * bool(number), contrast=1.05)
-        kept, seam = connect(made, part(number, 7, 7), seam)
+        made = frames(offset=(state.colours.mean[0] if state else mean) - mean + 5 * bool(number), contrast=1.05)
+        kept, state = append_part(made, part(number, 7, 7), state)
         light.append(colours_of(kept[OVERLAP:]))
     assert free - mean == 30
     assert max(abs(np.array(each.mean) - light[0].mean).max() for each in light) < 1
@@ -61,5 +61,5 @@ def test_colours_that_drift_from_pass_to_pass_are_held() -> None:
 def test_what_is_given_back_has_a_bound(offset: float, moved: float) -> None:
     """Where the camera looks elsewhere, the picture must not turn grey for it."""
     other = frames(offset=offset, contrast=0.5)
-    held = colours_of(hold(other, colours_of(frames(contrast=0.5))))
+    held = colours_of(match_colours(other, colours_of(frames(contrast=0.5))))
     assert colours_of(other).mean[0] - held.mean[0] == pytest.approx(moved, abs=0.6)

@@ -26,7 +26,7 @@ class Colours(NamedTuple):
     deviation: list[float]
 
 
-class Seam(NamedTuple):
+class ContinuityState(NamedTuple):
     """The end of a part, which the next one goes on from."""
 
     frames: Bytes
@@ -35,13 +35,13 @@ class Seam(NamedTuple):
     """Of the first part of all."""
 
 
-def connect(frames: Bytes, part: Part, before: Seam | None) -> tuple[Bytes, Seam | None]:
+def append_part(frames: Bytes, part: Part, before: ContinuityState | None) -> tuple[Bytes, ContinuityState | None]:
     """What this part adds to the video, and how it ends; None: it is the last one."""
     colours = before.colours if before else colours_of(frames)
     if before:
-        frames = hold(frames, colours)
-        blend(frames, before.frames)
-    after = None if part.is_last else Seam(frames[part.num_frames :], colours)
+        frames = match_colours(frames, colours)
+        crossfade(frames, before.frames)
+    after = None if part.is_last else ContinuityState(frames[part.num_frames :], colours)
     return frames[: part.num_frames], after
 
 
@@ -51,7 +51,7 @@ def colours_of(frames: Bytes) -> Colours:
     return Colours(seen.mean(axis=0).tolist(), seen.std(axis=0).tolist())
 
 
-def hold(frames: Bytes, first: Colours) -> Bytes:
+def match_colours(frames: Bytes, first: Colours) -> Bytes:
     """`frames` with the colours of the first part."""
     mean, deviation = (np.array(values) for values in colours_of(frames))
     gain = np.clip(np.array(first.deviation) / np.maximum(deviation, 1), *CONTRAST)
@@ -61,7 +61,7 @@ def hold(frames: Bytes, first: Colours) -> Bytes:
     return np.stack([table[frames[..., channel], channel] for channel in range(3)], axis=-1)
 
 
-def blend(frames: Bytes, before: Bytes) -> None:
+def crossfade(frames: Bytes, before: Bytes) -> None:
     """In place: the first of `frames` fade in over `before`, the last frames of the part before. The very first is
     `before`'s own, which this part went on from."""
     for index, (old, new) in enumerate(zip(before, frames, strict=False)):

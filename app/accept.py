@@ -77,7 +77,7 @@ def accept(
             services.ledger.check_room(caller.owner, engine.queue, *limits(services.settings))
             given = gather()
             if sizing and given.size:
-                clip, unused = resolve(sizing.settle(given.size), engine, services.settings)
+                clip, unused = resolve(sizing.choose_size(given.size), engine, services.settings)
             steps = steps_of(clip, engine, smoothing_queue(engine, workers, services.settings), services.settings)
             task = replace(
                 new_task(caller.owner, clip, steps, [*warnings, *changed, *unused]),

@@ -51,7 +51,7 @@ class Sizing:
     """How a clip's size follows from its picture's."""
 
     name: str
-    settle: Callable[[tuple[int, int]], ClipRequest]
+    choose_size: Callable[[tuple[int, int]], ClipRequest]
     """What is asked for, given width and height. May raise InvalidRequest."""
 
 

@@ -19,7 +19,7 @@ from core.spec import Clip, ClipRequest, resolve
 from harness.random_svd import build_pipeline
 from worker.attempt import Attempt
 from worker.engines.svd import Svd
-from worker.svd.memory import GB, PLANS, needed, settle
+from worker.svd.memory import GB, PLANS, needed, with_memory_plan
 from worker.svd.placing import weights_of
 from worker.svd.speedups import ON_GPU, SpeedUp
 
@@ -33,7 +33,7 @@ def measure() -> list[dict[str, Any]]:
     """A row for each plan, in GB of 2**30 bytes; None where there is no GPU to measure on."""
     pipeline, usual = build(), native_clip()
     weights = weights_of(pipeline)
-    rows = [counted(pipeline, settle(usual, name), weights) for name in PLANS]
+    rows = [counted(pipeline, with_memory_plan(usual, name), weights) for name in PLANS]
     on_gpu = measured(usual) if torch.cuda.is_available() else {}
     nothing = {"taken": None, "allocated": None, "reserved": None}
     return [row | on_gpu.get(row["plan"], nothing) for row in rows]
@@ -75,7 +75,7 @@ def on_card(pipeline: Any, usual: Clip, card: str, speed_ups: tuple[SpeedUp, ...
         torch.cuda.reset_peak_memory_stats()
         taken = []
         for size in ({}, {"width": 576, "height": 1024}, {"width": 768, "height": 768, "num_frames": 20}, {}):
-            clip = engine.settle(usual.model_copy(update={"num_inference_steps": 2} | size))
+            clip = engine.with_memory_plan(usual.model_copy(update={"num_inference_steps": 2} | size))
             engine.render(Image.effect_noise((clip.width, clip.height), 50).convert("RGB"), clip, Attempt())
             taken.append(clip.memory_plan)
         peaks = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}

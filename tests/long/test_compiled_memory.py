@@ -15,7 +15,7 @@ from bench.peak import build
 from core.spec import Clip
 from tests.long.test_memory_holes import SIZES, Phases, eager, play
 from tests.worker.test_memory import native
-from worker.svd.memory import Compiled, fitting, needed, settle, work_of
+from worker.svd.memory import Compiled, fitting, needed, with_memory_plan, work_of
 from worker.svd.placing import weights_of
 
 # diffusers' Euler scheduler gives a tensor to np.array, and torch 2.13's __array__ has no `copy` yet.
@@ -27,7 +27,7 @@ KEPT_FEATURE = 2 * 320
 
 @pytest.mark.parametrize(("samples", "guidance"), [(2, 3.0), (1, 1.0)])
 def test_the_compiled_unet_needs_what_its_plan_says(samples: int, guidance: float) -> None:
-    clip = settle(native(max_guidance_scale=guidance), "24 GB")
+    clip = with_memory_plan(native(max_guidance_scale=guidance), "24 GB")
     kept = samples * CASE.num_frames * CASE.width * CASE.height // 64 * KEPT_FEATURE
     program = counted("unet", samples)
     found = program["peak_bytes"] + kept
@@ -37,7 +37,7 @@ def test_the_compiled_unet_needs_what_its_plan_says(samples: int, guidance: floa
 
 @pytest.mark.parametrize(("plan", "frames"), [("24 GB", 13), ("16 GB", 7)])
 def test_the_compiled_decoder_needs_what_its_plan_says(plan: str, frames: int) -> None:
-    clip = settle(native(), plan)
+    clip = with_memory_plan(native(), plan)
     assert clip.decode_chunk_size == frames
     found = counted("decoder", frames)
     before = 3 * frames * CASE.width * CASE.height  # the chunk before, as bytes, still on its way
@@ -50,7 +50,7 @@ def test_the_compiled_decoder_needs_what_its_plan_says(plan: str, frames: int) -
 @pytest.mark.parametrize("plan", ["24 GB", "16 GB"])
 def test_compiled_clips_fit_what_their_plan_says_between_clips_of_other_sizes(plan: str) -> None:
     """As tests/long/test_memory_holes.py has it for eager ones: the native clip runs compiled, the others do not."""
-    native_clip = settle(native(), plan)
+    native_clip = with_memory_plan(native(), plan)
     compiled = Compiled(native_clip)
     frames = native_clip.decode_chunk_size
     assert frames

@@ -14,7 +14,7 @@ pytest.importorskip("diffusers")
 from bench.allocator import Event, Expandable, RanOut, Segments
 from bench.peak import build, follow
 from tests.worker.test_memory import native
-from worker.svd.memory import PLANS, needed, plan_of, settle
+from worker.svd.memory import PLANS, needed, plan_of, with_memory_plan
 from worker.svd.placing import MODELS, models_of, tensors_of, weights_of
 
 # diffusers' Euler scheduler gives a tensor to np.array, and torch 2.13's __array__ has no `copy` yet.
@@ -78,7 +78,7 @@ def play(pipeline: Any, clips: list[Clip], allocator: Segments, phases: Callable
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_clips_of_mixed_sizes_fit_what_their_plan_is_taken_to_need(pipeline: Any, plan: str) -> None:
-    clips = [settle(native(**size), plan) for size in SIZES]
+    clips = [with_memory_plan(native(**size), plan) for size in SIZES]
     weights = weights_of(pipeline)
     limit = max(needed(clip, weights) for clip in clips)
     allocator = Expandable(limit)

@@ -200,7 +200,7 @@ class Card:
         clip = self.engine._usual_clip().model_copy(update={"num_inference_steps": 1} | changes)
         attempt = Attempt()
         picture = Image.new("RGB", (64, 64))
-        _, made = _render(self.engine, picture, clip, self.engine.settle(clip), attempt)
+        _, made = _render(self.engine, picture, clip, self.engine.with_memory_plan(clip), attempt)
         return made, attempt.warnings
 
 
@@ -342,7 +342,7 @@ def test_kernels_are_chosen_for_the_clip_as_it_then_runs(card: Card, compiling: 
     card.hold()
     engine, asked = card.engine, []
     usual = engine._usual_clip()
-    eager = needed(engine.settle(usual), engine.weights)
+    eager = needed(engine.with_memory_plan(usual), engine.weights)
     engine.gpu_memory.total = None
     card.monkeypatch.setattr(memory, "total_bytes", lambda: eager - 1)  # for "24 GB" only once it is compiled
     card.monkeypatch.setattr("worker.svd.probes.choose_ways", lambda _, clip, *__: asked.append(clip) or {})
@@ -414,7 +414,7 @@ class Idle(Svd):
 def test_an_idle_engine_stays_while_it_costs_no_plan_and_the_least_recently_used_leaves(card: Card) -> None:
     card.hold()
     engine, room = card.engine, card.engine.gpu_memory
-    whole = needed(engine.settle(engine._usual_clip()), engine.weights)
+    whole = needed(engine.with_memory_plan(engine._usual_clip()), engine.weights)
     older, newer = Idle(held=1000), Idle(held=1000)
     room.enter("svd", newer)
     room.enter("turbo", older)
@@ -426,7 +426,7 @@ def test_an_idle_engine_stays_while_it_costs_no_plan_and_the_least_recently_used
     assert card.render()[0].memory_plan == "24 GB"
     assert (older.left, newer.left) == (True, False)
     assert list(room.tenants) == ["svd"]
-    next_best = engine.settle(engine._usual_clip().model_copy(update={"decode_chunk_size": 7}))
+    next_best = engine.with_memory_plan(engine._usual_clip().model_copy(update={"decode_chunk_size": 7}))
     room.total = needed(next_best, engine.weights) + 999
     assert card.render()[0].memory_plan == "16 GB"
     assert newer.left

@@ -29,7 +29,7 @@ from bench.peak import build, count  # noqa: E402 - where torch is
 from tests.worker.test_svd import create_svd, tiny_clip  # noqa: E402
 from tests.worker.test_svd_speedups import AGREES, Seen, hold  # noqa: E402
 from worker.svd import feed_forward, memory, placing  # noqa: E402
-from worker.svd.memory import GB, PLANS, fitting, needed, settle, work_of  # noqa: E402
+from worker.svd.memory import GB, PLANS, fitting, needed, with_memory_plan, work_of  # noqa: E402
 from worker.svd.weights import fetch  # noqa: E402
 
 pytestmark = SVD_MARKS
@@ -65,7 +65,7 @@ def weights(full: Any) -> dict[str, int]:
     ],
 )
 def test_a_plan_needs_what_the_models_hold_at_full_size(full: Any, plan: str, changes: dict[str, Any]) -> None:
-    clip = settle(native(**changes), plan)
+    clip = with_memory_plan(native(**changes), plan)
     said = work_of(clip)
     for phase, found in count(full, clip).items():
         assert found <= said[phase] <= 1.05 * found, phase
@@ -105,8 +105,8 @@ def test_compiled_programs_need_less_so_that_a_card_of_12_gb_has_them(
 def test_only_what_looks_like_the_clip_it_was_compiled_for_runs_compiled(
     changes: dict[str, Any], unet: bool, decoder: bool
 ) -> None:
-    compiled = memory.Compiled(settle(native(), "24 GB"))
-    clip = settle(native(), "24 GB").model_copy(update=changes)
+    compiled = memory.Compiled(with_memory_plan(native(), "24 GB"))
+    clip = with_memory_plan(native(), "24 GB").model_copy(update=changes)
     assert (compiled.has_unet(clip), compiled.has_decoder(clip)) == (unet, decoder)
     eager, less = work_of(clip), work_of(clip, compiled)
     assert (less["denoise"] < eager["denoise"], less["decode"] < eager["decode"]) == (unet, decoder)
@@ -134,7 +134,7 @@ def test_a_chunk_that_is_asked_for_is_kept(weights: dict[str, int]) -> None:
     ],
 )
 def test_chunks_are_even_and_smaller_for_larger_frames(plan: str, changes: dict[str, Any], chunk: int) -> None:
-    assert settle(native(**changes), plan).decode_chunk_size == chunk
+    assert with_memory_plan(native(**changes), plan).decode_chunk_size == chunk
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def on_card(tiny_svd: Path) -> Callable[[float], Svd]:
         engine = create_svd(tiny_svd)
         engine.load()
         engine.gpu_memory.total = int(gb * GB)
-        engine.plan = engine.settle(engine._usual_clip()).memory_plan
+        engine.plan = engine.with_memory_plan(engine._usual_clip()).memory_plan
         return engine
 
     return make
@@ -369,9 +369,9 @@ def test_health_says_which_plan_and_how_much_memory(on_card: Callable[[float], S
 
 def test_on_a_cpu_there_is_nothing_to_say_and_nothing_is_refused(engine: Svd) -> None:
     assert engine.memory() == {}
-    settled = engine.settle(native(decode_chunk_size=25))
+    settled = engine.with_memory_plan(native(decode_chunk_size=25))
     assert (settled.memory_plan, settled.decode_chunk_size) == ("16 GB", 25)
-    assert engine.settle(settled) == settled
+    assert engine.with_memory_plan(settled) == settled
 
 
 def test_an_engine_whose_default_clip_cannot_fit_takes_no_work(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +416,7 @@ def test_a_clip_is_settled_before_it_is_rendered_and_the_receipt_says_how(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = {"memory_plan": "8 GB", "decode_chunk_size": 5}
-    monkeypatch.setattr("worker.engines.camera.Camera.settle", lambda _, clip: clip.model_copy(update=how))
+    monkeypatch.setattr("worker.engines.camera.Camera.with_memory_plan", lambda _, clip: clip.model_copy(update=how))
     receipt = run(context).receipt
     assert receipt is not None
     assert receipt["memory_plan"] == "8 GB"
@@ -430,7 +430,7 @@ def test_a_clip_that_is_refused_is_not_tried_with_half_the_chunk(
     def refuse(*_: object) -> None:
         raise OutOfMemory("decode_chunk_size 5 would fit")
 
-    monkeypatch.setattr("worker.engines.camera.Camera.settle", refuse)
+    monkeypatch.setattr("worker.engines.camera.Camera.with_memory_plan", refuse)
     monkeypatch.setattr("worker.engines.camera.Camera.render", lambda *_: pytest.fail("rendered"))
     task = run(context, decode_chunk_size=25)
     assert task.error is not None

@@ -21,7 +21,7 @@ from bench.peak import build  # noqa: E402 - where torch is
 from tests.worker.test_memory import native  # noqa: E402
 from tests.worker.test_svd_speedups import AGREES, Seen, clip_of, hold  # noqa: E402 - where torch is
 from worker.svd import attention, probes, speedups, temporal_convolution  # noqa: E402
-from worker.svd.memory import settle  # noqa: E402
+from worker.svd.memory import with_memory_plan  # noqa: E402
 from worker.svd.probes import Probes, choose_ways  # noqa: E402
 
 pytestmark = SVD_MARKS
@@ -93,7 +93,7 @@ def test_a_choice_for_which_memory_ran_out_is_not_kept(tmp_path: Path, seconds: 
 def test_at_full_size_the_widest_layers_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(Probes, "fastest", lambda _, what, __: asked.append(what))
-    clip = settle(native(), "24 GB")
+    clip = with_memory_plan(native(), "24 GB")
     pipeline = build()
     for pinned in attention.pinned_in(pipeline.unet):
         pinned.seen = None
@@ -146,7 +146,7 @@ def chosen(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
             return name
 
         monkeypatch.setattr(Probes, "fastest", fastest)
-        clip = engine.settle(clip_of(engine, **changes))
+        clip = engine.with_memory_plan(clip_of(engine, **changes))
         return choose_ways(engine.pipeline, clip, Probes(tmp_path / "choices.json"), "cpu")
 
     small = clip_of(engine, width=64, height=64, num_frames=2, num_inference_steps=1)

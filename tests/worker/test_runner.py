@@ -225,8 +225,8 @@ def test_where_memory_runs_out_the_clip_is_made_another_way_for_as_long_as_there
         return settled.model_copy(update={"decode_chunk_size": half}) if half > 3 else None
 
     monkeypatch.setattr(engine, "render", tight)
-    monkeypatch.setattr(engine, "settle", lambda clip: clip.model_copy(update={"memory_plan": "24 GB"}))
-    monkeypatch.setattr(engine, "settle_smaller", halve)
+    monkeypatch.setattr(engine, "with_memory_plan", lambda clip: clip.model_copy(update={"memory_plan": "24 GB"}))
+    monkeypatch.setattr(engine, "with_smaller_plan", halve)
     task = run(context, decode_chunk_size=16)
     assert tried == [16, 8, 4]
     assert task.status == Status.FINISHED

@@ -59,11 +59,11 @@ class Renderer(Hosted):
     share: ClassVar[float] = 0.9
     """Of the time of a whole clip, which `render` takes; nearly all of the rest goes into encoding."""
 
-    def settle(self, clip: Clip) -> Clip:
+    def with_memory_plan(self, clip: Clip) -> Clip:
         """`clip` with what it leaves open as it will be rendered here. Raises OutOfMemory where it cannot be."""
         return clip
 
-    def settle_smaller(self, clip: Clip, settled: Clip, phase: str | None) -> Clip | None:
+    def with_smaller_plan(self, clip: Clip, settled: Clip, phase: str | None) -> Clip | None:
         """Return `clip` settled otherwise than as `settled`, for which memory ran out in `phase`, and remember that.
         None if there is no way that needs less."""
         return None

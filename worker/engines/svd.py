@@ -123,16 +123,16 @@ class Svd(Renderer):
         self._ask_memory()
         self._fitting(self._usual_clip())  # what cannot fit is said at once
         if self.device == "cuda" or not compiling:
-            self._fit(lambda: self.settle(self._usual_clip().model_copy(update=SMALL)), {})
+            self._fit(lambda: self.with_memory_plan(self._usual_clip().model_copy(update=SMALL)), {})
         self._ask_memory()  # again: what loaded its kernels has taken some
         if self.device == "cuda":
-            clip = (self._settle_compiled() if compiling else None) or self._fitting(self._usual_clip())
+            clip = (self._compiled_clip() if compiling else None) or self._fitting(self._usual_clip())
             self.kernels = choose_ways(self.pipeline, clip, Probes(), self.device)
         if compiling:
             self._compile(compiling)
         if self.device == "cuda" and not self.compiled:
-            self._fit(lambda: self.settle(self._usual_clip()), {"num_inference_steps": 1})
-        self.plan = self.settle(self._usual_clip()).memory_plan
+            self._fit(lambda: self.with_memory_plan(self._usual_clip()), {"num_inference_steps": 1})
+        self.plan = self.with_memory_plan(self._usual_clip()).memory_plan
 
     def _ask_memory(self) -> None:
         """How much of the GPU there is for torch now."""
@@ -150,7 +150,7 @@ class Svd(Renderer):
         """By rendering the default clip. If that cannot be, every clip is rendered without."""
         from worker.svd.compiling import compile_no_more, uncompile
 
-        if self._settle_compiled() is None:
+        if self._compiled_clip() is None:
             return
         for change in changes:
             change(self.pipeline)
@@ -158,7 +158,7 @@ class Svd(Renderer):
         if self.engine.approximation:  # as many steps as it takes to see each kind of them
             tries.append({"profile": "fast", "num_inference_steps": 2 * self.engine.approximation.full_every})
         try:
-            self._fit(self._settle_compiled, *tries)
+            self._fit(self._compiled_clip, *tries)
         except GpuLost:
             raise
         except Exception as error:  # no C compiler, a full disk, a bug of the compiler's: clips can do without
@@ -169,13 +169,13 @@ class Svd(Renderer):
             uncompile(self.pipeline)
         compile_no_more()
 
-    def _settle_compiled(self) -> Clip | None:
+    def _compiled_clip(self) -> Clip | None:
         """The default clip by the first plan that it fits once it is compiled."""
         from worker.svd.memory import Compiled, fitting_compiled, needed, plan_of
 
         usual, name = self._usual_clip(), self.engine.name
         if self.gpu_memory.total is None:
-            clip: Clip | None = self.settle(usual)
+            clip: Clip | None = self.with_memory_plan(usual)
             clip = clip if clip and plan_of(clip).is_whole else None
         else:
             ran_out = self.gpu_memory.ran_out(name)
@@ -185,10 +185,10 @@ class Svd(Renderer):
         self.compiled = Compiled(clip) if clip else None
         return clip
 
-    def _fit(self, settle: Callable[[], Clip | None], *changes: dict[str, Any]) -> None:
-        """Render the default clip with each of `changes`, as `settle` has it; if memory runs out, as it has it next,
-        until it has nothing."""
-        while clip := settle():
+    def _fit(self, with_memory_plan: Callable[[], Clip | None], *changes: dict[str, Any]) -> None:
+        """Render the default clip with each of `changes`, as `with_memory_plan` has it; if memory runs out, as it has
+        it next, until it has nothing."""
+        while clip := with_memory_plan():
             attempt = Attempt()
             try:
                 for change in changes:
@@ -227,7 +227,7 @@ class Svd(Renderer):
         pipeline = self._pipeline  # another thread may ask while this engine leaves
         return bytes_on_gpu(pipeline) if pipeline else 0
 
-    def settle(self, clip: Clip) -> Clip:
+    def with_memory_plan(self, clip: Clip) -> Clip:
         from worker.svd.memory import needed
 
         settled = self._fitting(clip)
@@ -237,22 +237,22 @@ class Svd(Renderer):
 
     def _fitting(self, clip: Clip) -> Clip:
         """`clip` settled as it is made once this engine has the GPU to itself. Raises OutOfMemory."""
-        from worker.svd.memory import ON_CPU, fitting, settle
+        from worker.svd.memory import ON_CPU, fitting, with_memory_plan
 
         if clip.memory_plan:
             return clip
         if self.gpu_memory.total is None:
-            return settle(clip, ON_CPU)
+            return with_memory_plan(clip, ON_CPU)
         ran_out = self.gpu_memory.ran_out(self.engine.name)
         return fitting(clip, self.gpu_memory.total, self.weights, self.compiled, ran_out)
 
-    def settle_smaller(self, clip: Clip, settled: Clip, phase: str | None) -> Clip | None:
+    def with_smaller_plan(self, clip: Clip, settled: Clip, phase: str | None) -> Clip | None:
         if self.gpu_memory.total is None or phase not in self.phases:
             return None
         self._remember(settled, phase)
         while True:
             try:
-                return self.settle(clip)
+                return self.with_memory_plan(clip)
             except OutOfMemory:
                 if phase != "decode" or (clip.decode_chunk_size or 1) == 1:
                     return None
@@ -263,7 +263,7 @@ class Svd(Renderer):
         from worker.gpu_faults import told_apart
         from worker.svd.frames import make_frames
 
-        clip = self.settle(clip)
+        clip = self.with_memory_plan(clip)
         approximation = self.engine.approximation if clip.profile == "fast" else None
         with told_apart(lambda: f"the phase {attempt.phase_name}", lambda: what_fits(clip, attempt.phase_name)):
             return make_frames(self.pipeline, picture, clip, attempt, approximation, self.device)

@@ -35,7 +35,7 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, engine_host: Eng
         renderer = cast(Renderer, engine_host.get(engine_host.find(clip.engine)))
         attempt.shares |= {name: renderer.share * share for name, share in renderer.phases.items()}
         attempt.shares["encode_video"] = 1 - LOAD - STORE - renderer.share
-        settled = renderer.settle(clip)
+        settled = renderer.with_memory_plan(clip)
         before = _part_before(claim, attempt, storage)
         picture = Image.fromarray(before.frames[0]) if before else pictures.get(claim.task, clip, attempt)
     frames, clip = _render(renderer, picture, clip, settled, attempt)
@@ -82,7 +82,7 @@ def _render(
         try:
             return _timed(renderer, picture, settled, attempt), settled
         except OutOfMemory:
-            smaller = renderer.settle_smaller(clip, settled, attempt.phase_name)
+            smaller = renderer.with_smaller_plan(clip, settled, attempt.phase_name)
             if smaller is None:
                 raise
         same = way_of(smaller) == way_of(settled)

@@ -115,7 +115,7 @@ def fitting_compiled(
 
 
 def ways(clip: Clip) -> Iterator[Clip]:
-    return (settle(clip, name) for name in PLANS)
+    return (with_memory_plan(clip, name) for name in PLANS)
 
 
 def fits(
@@ -129,7 +129,7 @@ def fits(
     return all(bytes_ <= budget and bytes_ < (ran_out or {}).get(phase, bytes_ + 1) for phase, bytes_ in phases.items())
 
 
-def settle(clip: Clip, name: str) -> Clip:
+def with_memory_plan(clip: Clip, name: str) -> Clip:
     chunk = clip.decode_chunk_size or decoded_at_once(PLANS[name], clip)
     return clip.model_copy(update={"memory_plan": name, "decode_chunk_size": chunk})
 

@@ -1,5 +1,5 @@
 """The only code that changes state. Each move is one transaction that locks the task's row first, so that two
-moves of one task never cross, and whatever must happen with a move (event, tally) happens inside it."""
+moves of one task never cross, and whatever must happen with a move (event, counter) happens inside it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from core import deliveries, durations, quotas, statements, tallies
+from core import counters, deliveries, durations, quotas, statements
+from core.counters import Count, Duration
 from core.database import BOUNDS_LOCK, migrate, one_at_a_time, writing
 from core.deliveries import Deliveries
 from core.endpoints import CallbackEvent, Endpoints
@@ -15,7 +16,6 @@ from core.errors import TaskExists
 from core.keys import Keys
 from core.reader import ALIVE_SECONDS, Reader, step_from, task_from, task_made_with
 from core.tables import attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
-from core.tallies import Count, Duration
 from core.task import (
     Bounds,
     Claim,
@@ -81,7 +81,7 @@ class Ledger(Reader):
                 quotas.check_bounds(tx, {step.queue for step in task.steps if not step.needs}, bounds)
             ready = self._add_steps(tx, task.task_id, task.steps, [])
             tx.execute(statements.INSERT_EVENT, {"task_id": task.task_id, "kind": Status.QUEUED})
-            tallies.add(tx, Count("tasks_created", task.engine))
+            counters.count(tx, Count("tasks_created", task.engine))
         return ready
 
     def _add_steps(
@@ -146,7 +146,7 @@ class Ledger(Reader):
             waited = max(0.0, row.started_at - row.not_before)
             if task.status == Status.QUEUED:
                 task = self._move_task(tx, task, Status.STARTED, started_at=row.started_at)
-                tallies.add(tx, Duration("task_waiting_seconds", task.engine, waited))
+                counters.count(tx, Duration("task_waiting_seconds", task.engine, waited))
             tells_progress = bool(deliveries.wanted(tx, task, CallbackEvent.PROGRESS))
             needed = tx.execute(statements.NEEDED_STEPS, {"of_step": step_id}) if row.position else ()
             done = tuple(step_from(needed_row) for needed_row in needed)
@@ -191,7 +191,7 @@ class Ledger(Reader):
                 return None
             seconds = self._now(tx) - claim.started_at - waited_seconds
             durations.record_duration(tx, durations.profile_of(claim.step, task.engine), seconds, render_seconds)
-            tallies.add(
+            counters.count(
                 tx, *(Duration(f"phase_seconds:{name}", task.engine, seconds) for name, seconds in phases.items())
             )
             if stored_bytes:
@@ -381,7 +381,7 @@ class Ledger(Reader):
         if task.started_at is not None and status == Status.FINISHED:  # others say nothing of how long it takes
             ran = self._now(tx) - task.started_at
             observed.append(Duration("task_running_seconds", task.engine, ran))
-        tallies.add(tx, *observed)
+        counters.count(tx, *observed)
         # Last, so that the moment it writes down is the moment at which others can see the end.
         self._move_task(tx, task, status, finished_at=now(), **values)
 

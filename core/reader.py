@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from core import quotas, tallies
+from core import quotas
+from core.counters import Histogram, read_counters, read_histograms
 from core.database import connect, reading
 from core.durations import StepDurations, StepProfile
 from core.errors import IdempotencyMismatch, TaskNotFound
@@ -308,8 +309,8 @@ class Reader:
 
     def counters(self) -> dict[tuple[str, str], int]:
         with reading(self.database) as connection:
-            return tallies.counters(connection)
+            return read_counters(connection)
 
-    def histograms(self) -> dict[tuple[str, str], tallies.Histogram]:
+    def histograms(self) -> dict[tuple[str, str], Histogram]:
         with reading(self.database) as connection:
-            return tallies.histograms(connection)
+            return read_histograms(connection)

@@ -91,7 +91,7 @@ def failed_tasks(ledger: Ledger) -> list[str]:
 
 def tallied(ledger: Ledger, name: str) -> int:
     """Return how often it happened to a task, also to one that a request deleted since."""
-    return sum(count for (tally, _), count in ledger.counters().items() if tally == name)
+    return sum(count for (counter, _), count in ledger.counters().items() if counter == name)
 
 
 def fuzz_bytes(examples: int) -> tuple[int, bool]:

@@ -41,8 +41,8 @@ def _upsert(insert: Any) -> Any:
 UPSERT = {"postgresql": _upsert(postgresql.insert), "sqlite": _upsert(sqlite.insert)}
 
 
-def add(connection: sa.Connection, *observations: Count | Duration) -> None:
-    """Raise the tallies."""
+def count(connection: sa.Connection, *observations: Count | Duration) -> None:
+    """Add the observations to their counters."""
     sums: dict[tuple[str, str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for seen in observations:
         bound, amount, total = COUNTER, 1, 0.0
@@ -73,14 +73,14 @@ class Histogram:
         return sum(self.counts.values())
 
 
-def counters(connection: sa.Connection) -> dict[tuple[str, str], int]:
+def read_counters(connection: sa.Connection) -> dict[tuple[str, str], int]:
     """Every counter by (name, engine)."""
     columns = sa.select(tallies.c.name, tallies.c.engine, tallies.c.count)
     rows = connection.execute(columns.where(tallies.c.bound == COUNTER))
     return {(name, engine): count for name, engine, count in rows}
 
 
-def histograms(connection: sa.Connection) -> dict[tuple[str, str], Histogram]:
+def read_histograms(connection: sa.Connection) -> dict[tuple[str, str], Histogram]:
     """Every histogram by (name, engine)."""
     found: dict[tuple[str, str], Histogram] = {}
     for name, engine, bound, count, total in connection.execute(sa.select(tallies).where(tallies.c.bound != COUNTER)):

@@ -16,7 +16,7 @@ from core.errors import DeliveryNotFound
 from core.outbound import host_of
 from core.prediction import prediction_of
 from core.tables import deliveries, endpoints, now, steps
-from core.task import Dialect, Task, is_id, moment, new_id, whole_percent
+from core.task import Dialect, Task, is_id, new_id, to_iso, whole_percent
 
 # Seconds after each failed try, with jitter: the schedule of Standard Webhooks 1.0. After the last one it is dead.
 RETRY_SECONDS = (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
@@ -119,9 +119,9 @@ def tell(task: Task, progress: int) -> dict[str, Any]:
         "status": task.status,
         "progress": progress,
         "engine": task.engine,
-        "created_at": moment(task.created_at),
-        "started_at": moment(task.started_at),
-        "finished_at": moment(task.finished_at),
+        "created_at": to_iso(task.created_at),
+        "started_at": to_iso(task.started_at),
+        "finished_at": to_iso(task.finished_at),
         "error": task.error and vars(task.error),
         "warnings": task.warnings,
     }

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.task import Status, Task, moment
+from core.task import Status, Task, to_iso
 
 OWNER = "kinora"  # of the models that our engines are there
 STATUS = {
@@ -26,9 +26,9 @@ def prediction_of(task: Task, progress: int | None = None) -> dict[str, Any]:
         "error": f"{task.error.code}: {task.error.message}" if task.error else None,
         "logs": "\n".join(task.warnings if progress is None else [*task.warnings, bar(progress)]),
         "metrics": {} if ran is None else {"predict_time": ran},
-        "created_at": moment(task.created_at),
-        "started_at": moment(task.started_at),
-        "completed_at": moment(task.finished_at),
+        "created_at": to_iso(task.created_at),
+        "started_at": to_iso(task.started_at),
+        "completed_at": to_iso(task.finished_at),
         "data_removed": task.expired_at is not None,
         "source": "api",
     }

@@ -201,8 +201,8 @@ class Step:
     receipt: dict[str, Any] | None
 
 
-def moment(seconds: float | None) -> str | None:
-    """ISO 8601 in UTC."""
+def to_iso(seconds: float | None) -> str | None:
+    """Return seconds since the epoch as ISO 8601 in UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 

@@ -28,7 +28,7 @@ from core.ledger import Ledger
 from core.links import signed
 from core.outbound import OutboundUrl, check_outbound_url
 from core.prediction import located
-from core.task import moment
+from core.task import to_iso
 
 LOOK_SECONDS = 0.5
 TRY_TIMEOUT_SECONDS = 15.0
@@ -186,7 +186,7 @@ def body_of(delivery: Delivery, result_url: str) -> str:
     prediction = data.pop("prediction", None)
     if prediction and delivery.endpoint_id is None:
         return json.dumps(located(prediction, result_url.partition("/results/")[0], result_url))
-    return json.dumps({"type": delivery.event, "timestamp": moment(delivery.created_at), "data": data})
+    return json.dumps({"type": delivery.event, "timestamp": to_iso(delivery.created_at), "data": data})
 
 
 def headers_of(delivery: Delivery, body: str, secret: str) -> dict[str, str]:

@@ -135,14 +135,14 @@ def summarize(task: Task, links: Links) -> dict[str, Any]:
         "status": task.status,
         "engine": task.engine,
         "approximate": task.params.get("profile") == "fast",
-        "created_at": moment(task.created_at),
-        "started_at": moment(task.started_at),
-        "finished_at": moment(task.finished_at),
+        "created_at": to_datetime(task.created_at),
+        "started_at": to_datetime(task.started_at),
+        "finished_at": to_datetime(task.finished_at),
         "error": task.error and TaskError(code=task.error.code, message=task.error.message),
         "result_url": links.result(task.task_id, task.owner) if is_there else None,
         "thumbnail_url": links.result(task.task_id, task.owner, "/thumbnail") if is_there else None,
     }
 
 
-def moment(seconds: float | None) -> datetime | None:
+def to_datetime(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.deps import CallerDep, ServicesDep
 from app.errors import documented
 from app.router import create_router
-from app.routes.status import moment
+from app.routes.status import to_datetime
 from core import errors
 from core.deliveries import Delivery, DeliveryStatus
 from core.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint, VideoEvent
@@ -130,10 +130,10 @@ def remove(endpoint_id: str, services: ServicesDep, caller: CallerDep) -> None:
 
 
 def describe_endpoint(endpoint: Endpoint) -> EndpointInfo:
-    times = {"created_at": moment(endpoint.created_at), "disabled_at": moment(endpoint.disabled_at)}
+    times = {"created_at": to_datetime(endpoint.created_at), "disabled_at": to_datetime(endpoint.disabled_at)}
     return EndpointInfo.model_validate(vars(endpoint) | times)
 
 
 def describe_delivery(delivery: Delivery) -> DeliveryInfo:
-    times = {name: moment(getattr(delivery, name)) for name in ("created_at", "next_try_at", "ended_at")}
+    times = {name: to_datetime(getattr(delivery, name)) for name in ("created_at", "next_try_at", "ended_at")}
     return DeliveryInfo.model_validate(vars(delivery) | times)

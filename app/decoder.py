@@ -79,10 +79,10 @@ class Decoder:
                 """To be called once."""
                 with held:
                     if begun:
-                        return answer(begun)
+                        return read_answer(begun)
                     held.enter_context(self.limit.slot(owner))
                     held.enter_context(self._turns)
-                    return answer(begin())
+                    return read_answer(begin())
 
             yield picture
 
@@ -168,7 +168,7 @@ def give(job: socket.socket, max_megapixels: int, upload: bytes) -> int | None:
     return handle_of(pid)
 
 
-def answer(job: socket.socket) -> bytearray:
+def read_answer(job: socket.socket) -> bytearray:
     try:
         is_picture, length = REPLY.unpack(receive(job, REPLY.size, ANSWER_SECONDS))
         if length > (MAX_PICTURE_BYTES if is_picture else MAX_REFUSAL_BYTES):

@@ -87,7 +87,7 @@ class ErrorBody(BaseModel):
 ERROR_SCHEMA = {"schema": {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}}
 
 
-def describe(status: int, code: str, message: str, param: str | None) -> ErrorBody:
+def error_body(status: int, code: str, message: str, param: str | None) -> ErrorBody:
     kind = "invalid_request_error" if status < 500 else "server_error"
     return ErrorBody(error=Error(code=code, message=message, type=kind, param=param))
 
@@ -96,7 +96,7 @@ def answer(
     request: Request, status: int, code: str, message: str, param: str | None = None, **headers: str
 ) -> JSONResponse:
     message, param = message[:MOST_SAID], param and param[:MOST_SAID]
-    body = describe(status, code, message, param).model_dump() | vendor_error_fields(
+    body = error_body(status, code, message, param).model_dump() | vendor_error_fields(
         request.scope["path"], status, code, message
     )
     return JSONResponse(body, status, headers={name.replace("_", "-"): text for name, text in headers.items()})
@@ -153,7 +153,7 @@ def _code(kind: type[KinoraError]) -> str:
 def _example(kind: type[KinoraError], status: int) -> dict[str, Any]:
     message = (kind.__doc__ or kind.__name__).splitlines()[0]
     param = "file" if issubclass(kind, errors.InvalidRequest) else None
-    return {"value": describe(status, _code(kind), message, param).model_dump()}
+    return {"value": error_body(status, _code(kind), message, param).model_dump()}
 
 
 def install(app: FastAPI) -> None:
@@ -204,10 +204,10 @@ def answer_to(request: Request, error: KinoraError) -> JSONResponse:
     elif isinstance(error, errors.Unavailable):
         headers = {"Retry_After": str(RETRY_AFTER_SECONDS)}
         log.warning("request_refused", code=error.code, reason=error.message)
-    return answer(request, status, *told(error), error.param, **headers)
+    return answer(request, status, *code_and_message(error), error.param, **headers)
 
 
-def told(error: KinoraError) -> tuple[str, str]:
+def code_and_message(error: KinoraError) -> tuple[str, str]:
     """The code and the message for a caller. Where a store stands and how it failed is for the log."""
     code = error.reason if isinstance(error, errors.TaskGone) else error.code
     return code, f"{type(error).__doc__}" if isinstance(error, errors.Unavailable) else error.message[:MOST_SAID]

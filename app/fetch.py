@@ -37,7 +37,7 @@ HEADERS = {
 log = structlog.get_logger(__name__)
 
 
-def fetch(url: str, settings: Settings, owner: str = "") -> bytes:
+def fetch_picture(url: str, settings: Settings, owner: str = "") -> bytes:
     """Raises InvalidRequest for what the caller can mend, QueueFull where too many are being fetched, or too many of
     `owner`'s."""
     destination = check_outbound_url(url, settings.fetch_allow, PARAM)

@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from app.accept import accept
 from app.body_limit import largest_upload
 from app.deps import Caller, Links, Services, links_of
-from app.errors import told
+from app.errors import code_and_message
 from app.routes import engines, status
 from app.routes.engines import EngineList
 from app.routes.status import TaskPage, TaskStatus
@@ -149,7 +149,7 @@ def video(context: Context[Any, Request], task_id: str) -> bytes:
         return asked.services.storage.read(task.artifacts["video"])
     except KinoraError as error:
         kind = ResourceNotFoundError if isinstance(error, TaskNotFound) else ResourceError
-        raise kind(": ".join(told(error))) from error
+        raise kind(": ".join(code_and_message(error))) from error
 
 
 @contextmanager
@@ -158,4 +158,4 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except KinoraError as error:
-        raise ToolError(": ".join(told(error))) from error
+        raise ToolError(": ".join(code_and_message(error))) from error

@@ -73,7 +73,7 @@ def work_in_child(job: socket.socket) -> NoReturn:
         signal.alarm(WALL_SECONDS)
         with job.makefile("rb") as sent:
             data = sent.read(length)
-        is_picture, body = answer(data, max_megapixels)
+        is_picture, body = decode_upload(data, max_megapixels)
         job.sendall(REPLY.pack(is_picture, len(body)))
         job.sendall(body)
     finally:
@@ -94,7 +94,7 @@ def limit_this_process() -> None:
         resource.setrlimit(limit, (value, value))
 
 
-def answer(data: bytes, max_megapixels: int) -> tuple[bool, bytes | memoryview]:
+def decode_upload(data: bytes, max_megapixels: int) -> tuple[bool, bytes | memoryview]:
     try:
         return True, encode(read_picture(data, max_megapixels), data)
     except InvalidRequest as error:

@@ -13,7 +13,7 @@ from fastapi import UploadFile
 
 from app.decoder import DECODER
 from app.deps import Services
-from app.fetch import fetch
+from app.fetch import fetch_picture
 from core.config import Settings
 from core.errors import ArtifactNotFound, FileMissing, InvalidParameter, TaskGone, UploadTooLarge
 from core.picture import size_of
@@ -94,7 +94,7 @@ def gather(source: str | Remix | Extension, services: Services, owner: str) -> I
             return Input(sha256, storage.size(key), partial(storage.copy, key))
         except ArtifactNotFound as error:
             raise TaskGone("what it would be made from was deleted", reason="result_expired") from error
-    fetched = fetch(source, services.settings, owner)
+    fetched = fetch_picture(source, services.settings, owner)
     return sent(fetched, partial(DECODER.decode, fetched, services.settings.max_image_megapixels, owner), storage)
 
 

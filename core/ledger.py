@@ -73,7 +73,7 @@ class Ledger(Reader):
             tx.execute(statements.INSERT_TASK, values)
             if key:
                 self._use_key(tx, key, task.task_id)
-            quotas.add(tx, task.owner, task.stored_bytes)
+            quotas.add_stored_bytes(tx, task.owner, task.stored_bytes)
             if quota:
                 quotas.check(tx, task.owner, quota)
             if bounds:
@@ -197,7 +197,7 @@ class Ledger(Reader):
             if stored_bytes:
                 its = tasks.c.task_id == task.task_id
                 tx.execute(tasks.update().where(its).values(stored_bytes=tasks.c.stored_bytes + stored_bytes))
-                quotas.add(tx, task.owner, stored_bytes)
+                quotas.add_stored_bytes(tx, task.owner, stored_bytes)
             ready = self._release_dependants(tx, claim.step.step_id)
             if more:
                 earlier = list(tx.execute(statements.STEP_IDS, {"task_id": task.task_id}).scalars())
@@ -279,7 +279,7 @@ class Ledger(Reader):
         with writing(self.database) as tx:
             freed = tasks.update().where(its).values(expired_at=now()).returning(tasks.c.owner, tasks.c.stored_bytes)
             for owner, stored_bytes in tx.execute(freed):
-                quotas.add(tx, owner, -stored_bytes)
+                quotas.add_stored_bytes(tx, owner, -stored_bytes)
 
     def mark_deleted(self, task_id: str) -> None:
         """Its owner deleted it: what it stored is deleted, and it stands in no list any more."""

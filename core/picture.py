@@ -87,7 +87,7 @@ def is_webp(data: bytes) -> bool:
 
 
 def decode(data: bytes, max_megapixels: int) -> Image.Image:
-    loaded, turn = load(data, max_megapixels)
+    loaded, turn = open_picture(data, max_megapixels)
     flat = flatten(loaded)
     del loaded  # a large picture does not fit a third time
     upright = flat.transpose(turn) if turn is not None else flat
@@ -95,7 +95,7 @@ def decode(data: bytes, max_megapixels: int) -> Image.Image:
     return upright
 
 
-def load(data: bytes, max_megapixels: int) -> tuple[Image.Image, Image.Transpose | None]:
+def open_picture(data: bytes, max_megapixels: int) -> tuple[Image.Image, Image.Transpose | None]:
     """The pixels as they are stored, and how to turn them."""
     if is_webp(data):  # opening one allocates its canvas
         check_size(webp_size(data), max_megapixels)

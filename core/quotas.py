@@ -29,7 +29,7 @@ STORED_BY = sa.select(api_keys.c.stored_bytes).where(api_keys.c.key_id == OWNER)
 FULL_SECONDS = 3600  # nothing comes free by itself before a task's RESULT_TTL is over: there is no hurry
 
 
-def add(tx: sa.Connection, owner: str, stored_bytes: int) -> None:
+def add_stored_bytes(tx: sa.Connection, owner: str, stored_bytes: int) -> None:
     """Count what was stored for the owner; less than nothing is what was deleted. Until `tx` ends, the key's row is
     this transaction's."""
     if owner:

@@ -46,13 +46,13 @@ def engines(services: ServicesDep) -> EngineList:
     return EngineList(
         default=auto_engine(services.settings, workers) if default == "auto" else default,
         engines=[
-            _describe(engine, engine.defaults | operator_defaults(engine, services.settings), workers)
+            engine_info(engine, engine.defaults | operator_defaults(engine, services.settings), workers)
             for engine in known_engines(services.settings).values()
         ],
     )
 
 
-def _describe(engine: Engine, defaults: dict[str, Any], workers: list[Worker]) -> EngineInfo:
+def engine_info(engine: Engine, defaults: dict[str, Any], workers: list[Worker]) -> EngineInfo:
     served = any(worker.alive and engine.name in worker.engines for worker in workers)
     reason = unavailable_reason(engine, workers) if served else f"no worker on the queue {engine.queue} has reported"
     return EngineInfo(

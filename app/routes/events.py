@@ -129,12 +129,12 @@ class StreamCursor:
             if move.event_id > self.move:
                 then = snapshot.at(move)
                 self.move, self.place = move.event_id, place_of(then)
-                yield self._event("status", describe(then, self.links))
+                yield self._event("status", task_event(then, self.links))
         if snapshot.status.is_final:
             return
         if self.place != place_of(snapshot):
             self.place = place_of(snapshot)
-            yield self._event("progress", describe(snapshot, self.links))
+            yield self._event("progress", task_event(snapshot, self.links))
         if preview and preview != self.preview:
             self.preview = preview
             url = self.links.preview(snapshot.task_id)
@@ -152,7 +152,7 @@ def place_of(snapshot: Snapshot) -> str:
     return f"{snapshot.progress}.{step}"
 
 
-def describe(snapshot: Snapshot, links: Links) -> TaskEvent:
+def task_event(snapshot: Snapshot, links: Links) -> TaskEvent:
     running, result = snapshot.running, snapshot.has_result
     return TaskEvent(
         task_id=snapshot.task_id,

@@ -65,10 +65,10 @@ def health(request: Request, response: Response, services: ServicesDep) -> Healt
         kept.examined, kept.examined_at = examine(services), time.monotonic()
     found: Health = kept.examined
     response.status_code = 200 if found.status == "ok" else 503
-    return told(found, caller)
+    return visible_to(found, caller)
 
 
-def told(found: Health, caller: Caller) -> Health:
+def visible_to(found: Health, caller: Caller) -> Health:
     """As much of it as the caller may know: where a store stands and how it failed is for an admin's key."""
     if caller.admin:
         return found

@@ -164,21 +164,21 @@ def predictions(
     return PredictionPage(
         previous=f"{here}newer-{page[0].task_id}" if page and (more if backwards else cursor) else None,
         next=f"{here}older-{page[-1].task_id}" if page and (more or backwards) else None,
-        results=[describe(links, task) for task in page],
+        results=[prediction_with_urls(links, task) for task in page],
     )
 
 
 @router.get("/v1/predictions/{task_id}", summary="Where a prediction is", responses=ERRORS)
 def prediction(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> Prediction:
     """Of a task that was asked for in any other way too."""
-    return describe(links, *services.ledger.task_with_steps(task_id, caller.sees))
+    return prediction_with_urls(links, *services.ledger.task_with_steps(task_id, caller.sees))
 
 
 @router.post("/v1/predictions/{task_id}/cancel", summary="End a prediction", responses=ERRORS)
 def cancel_prediction(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> Prediction:
     """One that has ended stays as it is."""
     status.cancel(task_id, services, caller, links)
-    return describe(links, *services.ledger.task_with_steps(task_id))
+    return prediction_with_urls(links, *services.ledger.task_with_steps(task_id))
 
 
 @router.get(
@@ -250,7 +250,7 @@ async def wait_until_ended(
             async for _ in snapshots:
                 pass
     with suppress(LedgerUnavailable):
-        answer = describe(links, *await run_in_threadpool(services.ledger.task_with_steps, task_id))
+        answer = prediction_with_urls(links, *await run_in_threadpool(services.ledger.task_with_steps, task_id))
     if seconds and answer.completed_at is None:
         answer.status = "starting"  # any other has the client's `run` believe that it has ended
     yield answer.model_dump_json()
@@ -342,6 +342,6 @@ def size_by(sizing: str, width: int, height: int) -> tuple[int, int]:
     return round(width * scale) // MULTIPLE * MULTIPLE, round(height * scale) // MULTIPLE * MULTIPLE
 
 
-def describe(links: Links, task: Task, steps: list[Step] | None = None) -> Prediction:
+def prediction_with_urls(links: Links, task: Task, steps: list[Step] | None = None) -> Prediction:
     prediction = prediction_of(task, progress_of(steps) if steps else None)
     return Prediction.model_validate(located(prediction, links.base, links.result(task.task_id, task.owner)))

@@ -57,7 +57,7 @@ router = create_router([needs_key, Depends(signed_link)], tags=["results"])
 def video(task_id: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """The MP4. Understands Range, If-Range and If-None-Match. 410 says why there is no video and never will be.
     A `result_url` with `expires` and `signature` needs no key."""
-    return serve(services, caller, request, task_id, "video", "mp4", "video/mp4")
+    return artifact_response(services, caller, request, task_id, "video", "mp4", "video/mp4")
 
 
 @router.get(
@@ -75,10 +75,10 @@ def video(task_id: str, request: Request, services: ServicesDep, caller: CallerD
 @router.head("/results/{task_id}/thumbnail", include_in_schema=False)
 def thumbnail(task_id: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """The first frame as a JPEG."""
-    return serve(services, caller, request, task_id, "thumbnail", "jpg", "image/jpeg")
+    return artifact_response(services, caller, request, task_id, "thumbnail", "jpg", "image/jpeg")
 
 
-def serve(
+def artifact_response(
     services: Services, caller: Caller, request: Request, task_id: str, name: str, suffix: str, media_type: str
 ) -> Response:
     task = services.ledger.task(task_id, caller.sees)

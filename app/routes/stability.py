@@ -13,7 +13,7 @@ from app.errors import documented
 from app.form import FormRoute, without_null
 from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS
-from app.routes.results import serve
+from app.routes.results import artifact_response
 from app.source import Sizing, uploaded
 from app.tasks import require_result
 from core import errors
@@ -105,7 +105,7 @@ def image_to_video_result(
         return JSONResponse(InProgress(id=task_id).model_dump(), 202)
     if "application/json" in accept and "video/" not in accept:
         return as_json(services, task)
-    answer = serve(services, caller, request, task_id, "video", "mp4", "video/mp4")
+    answer = artifact_response(services, caller, request, task_id, "video", "mp4", "video/mp4")
     answer.headers.update({"finish-reason": "SUCCESS", "seed": str(task.params["seed"]), "Vary": "Accept"})
     return answer
 

@@ -70,14 +70,14 @@ class TaskPage(BaseModel):
 @router.get("/status/{task_id}", summary="Where a task is", responses=ERRORS)
 def status(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> TaskStatus:
     """How far it is, what runs now, when it will be done, and how it ended."""
-    return describe(services, links, *services.ledger.task_with_steps(task_id, caller.sees))
+    return task_status(services, links, *services.ledger.task_with_steps(task_id, caller.sees))
 
 
 @router.post("/cancel/{task_id}", summary="End a task", responses=ERRORS)
 def cancel(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> TaskStatus:
     """A task that has ended stays as it is: doing this twice is no error."""
     cancel_task(services, caller, task_id)
-    return describe(services, links, *services.ledger.task_with_steps(task_id))
+    return task_status(services, links, *services.ledger.task_with_steps(task_id))
 
 
 @router.get("/tasks", summary="List tasks", responses=documented(errors.InvalidParameter, errors.LedgerUnavailable))
@@ -102,10 +102,10 @@ def tasks(
 def delete(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> TaskStatus:
     """Cancels the task if it has not ended, and deletes its picture and its video now. The record of it stays."""
     delete_task(services, caller, task_id)
-    return describe(services, links, *services.ledger.task_with_steps(task_id))
+    return task_status(services, links, *services.ledger.task_with_steps(task_id))
 
 
-def describe(services: Services, links: Links, task: Task, steps: list[Step]) -> TaskStatus:
+def task_status(services: Services, links: Links, task: Task, steps: list[Step]) -> TaskStatus:
     running = next((step for step in steps if step.status == Status.STARTED), None)
     estimate = estimate_task(services, task, steps)
     return TaskStatus(

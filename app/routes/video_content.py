@@ -12,7 +12,7 @@ from app.errors import documented
 from app.form import FormRoute, also_json
 from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS
-from app.routes.results import ERRORS, REDIRECT, serve
+from app.routes.results import ERRORS, REDIRECT, artifact_response
 from app.routes.video_forms import CreateFields, CreateForm, begin_new
 from app.routes.video_object import find
 from app.tasks import WAITING, follow
@@ -50,7 +50,7 @@ def video_content(
     """The MP4, its first frame, or a `spritesheet`: up to 25 frames, evenly spaced, the first and the last among them,
     row by row and five in a row, each at most 256 pixels on its longer side."""
     find(services, caller, video_id)
-    return serve(services, caller, request, video_id, variant, *KINDS[variant])
+    return artifact_response(services, caller, request, video_id, variant, *KINDS[variant])
 
 
 @router.post(
@@ -79,15 +79,15 @@ async def make_video(
             async for _ in snapshots:
                 if await request.is_disconnected():
                     return Response(status_code=CLIENT_LEFT)
-    return await run_in_threadpool(made, services, caller, request, task_id)
+    return await run_in_threadpool(finished_video, services, caller, request, task_id)
 
 
-def made(services: Services, caller: Caller, request: Request, task_id: str) -> Response:
+def finished_video(services: Services, caller: Caller, request: Request, task_id: str) -> Response:
     """The video as an answer. Raises TaskGone, and NotReady with the id where it is to be asked for later."""
     task = services.ledger.task(task_id)
     if not task.status.is_final:
         message = f"the task {task_id} goes on: ask for /v1/videos/{task_id}/content later"
         raise errors.NotReady(message, retry_after=60)
-    answer = serve(services, caller, request, task_id, "video", "mp4", "video/mp4")
+    answer = artifact_response(services, caller, request, task_id, "video", "mp4", "video/mp4")
     answer.headers["X-Inference-Time-S"] = f"{(task.finished_at or 0) - (task.started_at or 0):.3f}"
     return answer

@@ -52,11 +52,11 @@ def find(services: Services, caller: Caller, video_id: str) -> tuple[Task, list[
     return task, steps
 
 
-def show(services: Services, task: Task, steps: list[Step]) -> Video:
-    return describe(services.settings, task, steps, estimate_task(services, task, steps))
+def current_video(services: Services, task: Task, steps: list[Step]) -> Video:
+    return video_of(services.settings, task, steps, estimate_task(services, task, steps))
 
 
-def describe(settings: Settings, task: Task, steps: list[Step], estimate: Estimate) -> Video:
+def video_of(settings: Settings, task: Task, steps: list[Step], estimate: Estimate) -> Video:
     clip = Clip.model_validate(task.params)
     completed_at = int(task.finished_at) if task.finished_at and task.status == Status.FINISHED else None
     return Video(

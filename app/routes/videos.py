@@ -22,7 +22,7 @@ from app.routes.video_forms import (
     begin_new,
     id_in,
 )
-from app.routes.video_object import Video, describe, find, poll_after_ms, show
+from app.routes.video_object import Video, current_video, find, poll_after_ms, video_of
 from app.source import Extension, Remix
 from app.tasks import delete_task
 from core import errors
@@ -55,7 +55,7 @@ def create_video(
     """As OpenAI's client sends it, or as JSON. A picture is needed: `input_reference`, or one of its other names.
     Beside these fields each of `POST /generate` may be given."""
     task_id = begin_new(services, caller, form, idempotency_key)
-    return show(services, *services.ledger.task_with_steps(task_id))
+    return current_video(services, *services.ledger.task_with_steps(task_id))
 
 
 @router.get("", summary="List videos", responses=documented(errors.InvalidParameter, errors.LedgerUnavailable))
@@ -71,7 +71,7 @@ def list_videos(
     page = found[:limit]
     steps = services.ledger.steps_of([task.task_id for task in page])
     return VideoList(
-        data=[describe(services.settings, task, steps[task.task_id], UNKNOWN) for task in page],
+        data=[video_of(services.settings, task, steps[task.task_id], UNKNOWN) for task in page],
         first_id=page[0].task_id if page else None,
         last_id=page[-1].task_id if page else None,
         has_more=len(found) > limit,
@@ -103,7 +103,7 @@ def extend_video(
     """A new video: the other one, and `seconds` that go on from its last frame, by the same engine."""
     task = services.ledger.task(id_in(form), caller.sees)
     task_id = begin(services, caller, Extension(task), form, idempotency_key)
-    return show(services, *services.ledger.task_with_steps(task_id))
+    return current_video(services, *services.ledger.task_with_steps(task_id))
 
 
 @router.post(
@@ -137,7 +137,7 @@ def remix_video(
 )
 def retrieve_video(video_id: str, services: ServicesDep, caller: CallerDep, response: Response) -> Video:
     """One that failed is a 200 too: its `error` says why. Canceled is `failed` with the code `task_canceled`."""
-    video = show(services, *find(services, caller, video_id))
+    video = current_video(services, *find(services, caller, video_id))
     response.headers["openai-poll-after-ms"] = str(poll_after_ms(video.eta_seconds))
     return video
 
@@ -153,4 +153,4 @@ def delete_video(video_id: str, services: ServicesDep, caller: CallerDep) -> Del
 def remixed(services: Services, caller: Caller, video_id: str, form: VideoForm, idempotency_key: str | None) -> Video:
     task = services.ledger.task(video_id, caller.sees)
     task_id = begin(services, caller, Remix(task), form, idempotency_key)
-    return show(services, *services.ledger.task_with_steps(task_id))
+    return current_video(services, *services.ledger.task_with_steps(task_id))

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app import decoder as decoder_module
-from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, answer, end, give, handle_of
+from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, end, give, handle_of, read_answer
 from app.sandbox import JOB, PID, REPLY
 from core.errors import ImageTooLarge, ImageUnreadable, ImageUnsupported, InvalidRequest, QueueFull
 from core.picture import read_picture
@@ -298,7 +298,7 @@ def answered(*said: bytes) -> InvalidRequest:
     """What the API server makes of a child that was taken over by its upload and says this."""
     ours, theirs = socket.socketpair()
     with ours, theirs, ThreadPoolExecutor() as pool:
-        refused = pool.submit(answer, ours)
+        refused = pool.submit(read_answer, ours)
         for part in said:
             theirs.sendall(part)
         theirs.close()
@@ -347,7 +347,7 @@ def test_the_answer_of_a_child_that_has_gone_already_is_heard() -> None:
         pool.submit(child)
         handle = give(ours, 50, bytes(10_000_000))
         with pytest.raises(ImageUnsupported):
-            answer(ours)
+            read_answer(ours)
     assert handle is not None
     os.close(handle)
 
@@ -356,7 +356,7 @@ def test_a_child_that_says_nothing_is_given_up_when_its_time_is_over(monkeypatch
     monkeypatch.setattr(decoder_module, "ANSWER_SECONDS", 0.5)
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(ImageUnreadable, match="takes too long"):
-        answer(ours)
+        read_answer(ours)
 
 
 def test_a_child_that_was_taken_over_does_not_stay() -> None:

@@ -142,7 +142,7 @@ def new_task(owner: str, clip: Clip, steps: list[NewStep], warnings: list[str]) 
 
 
 def steps_of(clip: Clip, engine: Engine, smoothing: str, settings: Settings) -> list[NewStep]:
-    """A clip of one part or of several, joined; smoothed in the queue `smoothing` where that was asked for; joined to
+    """A clip of one part or of several, joined; smoothed in the queue `smoothing` if that was asked for; joined to
     what it continues. Each step needs the one before it, a join all that it joins."""
     made: list[NewStep] = []
     for part in parts(clip, engine, settings):
@@ -166,7 +166,7 @@ def join(clip: Clip, engine: Engine, to_join: tuple[int, ...]) -> NewStep:
 
 def smoothing_queue(engine: Engine, workers: list[Worker], settings: Settings) -> str:
     """Where motion is smoothed. With RIFE, by the engine's own workers, which have what it takes. Else by a worker that
-    has no GPU to keep waiting, where there is one; elsewhere the engine's own do it, beside their next clip."""
+    has no GPU to keep waiting, if there is one; elsewhere the engine's own do it, beside their next clip."""
     on_cpu = not settings.rife_weights and any(worker.serves("cpu") for worker in workers)
     return "cpu" if on_cpu else engine.queue
 
@@ -201,7 +201,7 @@ def wake(services: Services, step_id: str, queue: str) -> None:
 
 
 def choose_engine(services: Services, name: str, workers: list[Worker]) -> Engine:
-    """Raises InvalidParameter for an unknown name, EngineUnavailable where every worker says that it cannot run."""
+    """Raises InvalidParameter for an unknown name, EngineUnavailable if every worker says that it cannot run."""
     if name == "auto":
         name = auto_engine(services.settings, workers)
     engine = find_engine(name, services.settings)
@@ -212,14 +212,14 @@ def choose_engine(services: Services, name: str, workers: list[Worker]) -> Engin
 
 
 def auto_engine(settings: Settings, workers: list[Worker]) -> str:
-    """The first engine that wants a GPU where a worker with CUDA was seen in the last day, alive or restarting;
+    """The first engine that wants a GPU if a worker with CUDA was seen in the last day, alive or restarting;
     else the first that needs none."""
     has_cuda = any(worker.device.startswith("cuda") for worker in workers)
     return next(engine.name for engine in known_engines(settings).values() if engine.needs_cuda == has_cuda)
 
 
 def unavailable_reason(engine: Engine, workers: list[Worker]) -> str | None:
-    """None where a worker can run it, is about to, or none has reported yet: then the task waits for one."""
+    """None if a worker can run it, is about to, or none has reported yet: then the task waits for one."""
     said = [worker.engines[engine.name] for worker in workers if worker.alive and engine.name in worker.engines]
     if not said or any(report["ready"] or report["loading"] for report in said):
         return None

@@ -29,7 +29,7 @@ LINKED = "/results/"
 FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 STRANGER = Caller("", "", admin=False)
-ANYONE = Caller("", "", admin=True)  # where no key is asked for, everything is everyone's
+ANYONE = Caller("", "", admin=True)  # if no key is asked for, everything is everyone's
 
 
 class Authentication(Middleware):

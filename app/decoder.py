@@ -52,7 +52,7 @@ class Decoder:
 
     def decode(self, upload: bytes, max_megapixels: int, owner: str = "") -> bytearray:
         """The picture as a JPEG or PNG with nothing else in it. Raises what core/picture.read_picture does, and
-        QueueFull where too many wait, or too many of `owner`'s."""
+        QueueFull if too many wait, or too many of `owner`'s."""
         with self.decoding(upload, max_megapixels, owner) as picture:
             return picture()
 
@@ -123,7 +123,7 @@ class Decoder:
             self._lock.release()
 
     def _running(self) -> socket.socket:
-        """The socket to the sandbox, started where none runs."""
+        """The socket to the sandbox, started if none runs."""
         if self._asks and self._sandbox and self._sandbox.poll() is None:
             return self._asks
         self._stop()
@@ -159,7 +159,7 @@ def new_child(sandbox: socket.socket) -> socket.socket:
 
 
 def give(job: socket.socket, max_megapixels: int, upload: bytes) -> int | None:
-    """Send a child its upload, and return the descriptor of its process. Raises OSError where none is there."""
+    """Send a child its upload, and return the descriptor of its process. Raises OSError if none is there."""
     job.settimeout(START_SECONDS)
     job.sendall(JOB.pack(max_megapixels, len(upload)))
     with suppress(ConnectionError):  # a child that has left has answered: an empty upload it knows without this
@@ -182,7 +182,7 @@ def read_answer(job: socket.socket) -> bytearray:
 
 
 def handle_of(pid: int) -> int | None:
-    """Return a descriptor of the process, which from now on no later process with this id is taken for. None where it
+    """Return a descriptor of the process, which from now on no later process with this id is taken for. None if it
     has ended already, and before Linux 5.3."""
     with suppress(OSError):
         return os.pidfd_open(pid)
@@ -199,7 +199,7 @@ def end(job: socket.socket, child: int | None) -> None:
 
 
 def receive(job: socket.socket, length: int, seconds: float) -> bytearray:
-    """Exactly so many bytes. Raises OSError where they do not come in time, or the other side is gone."""
+    """Exactly so many bytes. Raises OSError if they do not come in time, or the other side is gone."""
     data, give_up = bytearray(length), time.monotonic() + seconds
     left = memoryview(data)
     while left:
@@ -221,4 +221,4 @@ def refusal(body: bytes) -> InvalidRequest:
 
 DECODER = Decoder()
 """This process's own: nothing runs before the first picture comes, and its sandbox ends when the process does."""
-atexit.register(DECODER.close)  # in order, where there is an order
+atexit.register(DECODER.close)  # in order, if there is an order

@@ -27,7 +27,7 @@ class Caller:
     """Whose request this is: found by app/auth.py."""
 
     owner: str
-    """The key's id, and the owner of what is made with it; empty where no key was asked for."""
+    """The key's id, and the owner of what is made with it; empty if no key was asked for."""
     name: str
     admin: bool
 

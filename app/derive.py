@@ -24,14 +24,14 @@ def extended_from(source: Source) -> str | None:
 
 
 def frames_before(source: Source) -> int | None:
-    """Of the video that the clip continues; None where it begins with a picture."""
+    """Of the video that the clip continues; None if it begins with a picture."""
     if isinstance(source, Remix):
         return source.task.params.get("continues")
     return Clip.model_validate(source.task.params).frames_in_all if isinstance(source, Extension) else None
 
 
 def check_there(source: Source, services: Services) -> None:
-    """Raises TaskNotFound for a task that was deleted; NotReady, TaskGone where there is no video to go on from."""
+    """Raises TaskNotFound for a task that was deleted; NotReady, TaskGone if there is no video to go on from."""
     if isinstance(source, (Remix, Extension)) and source.task.deleted_at is not None:
         raise TaskNotFound(f"the task {source.task.task_id!r} was deleted", param="task_id")
     if isinstance(source, Extension):

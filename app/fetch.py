@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 def fetch_picture(url: str, settings: Settings, owner: str = "") -> bytes:
-    """Raises InvalidRequest for what the caller can mend, QueueFull where too many are being fetched, or too many of
+    """Raises InvalidRequest for what the caller can mend, QueueFull if too many are being fetched, or too many of
     `owner`'s."""
     destination = check_outbound_url(url, settings.fetch_allow, PARAM)
     try:

@@ -44,7 +44,7 @@ PictureText = Annotated[fastapi.UploadFile, WithJsonSchema({"type": "string"})]
 
 
 def exactly_one(form: BaseModel, *fields: str) -> str | None:
-    """Which of the fields was given, if any. Raises InvalidParameter where more than one was."""
+    """Which of the fields was given, if any. Raises InvalidParameter if more than one was."""
     given = [alias_of(form, field) for field in fields if getattr(form, field) is not None]
     if len(given) > 1:
         raise InvalidParameter(f"give {' or '.join(given)}, not both", param=given[-1])

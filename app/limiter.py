@@ -33,7 +33,7 @@ class Allowance:
 
 class Limiter:
     def __init__(self, settings: Settings) -> None:
-        """Raises InvalidParameter where RATE_LIMIT cannot be read."""
+        """Raises InvalidParameter if RATE_LIMIT cannot be read."""
         self.rule = _rule(settings.rate_limit)
         self._shared: Strategy | None = None
         self._own = Strategy(MemoryStorage())

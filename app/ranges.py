@@ -8,7 +8,7 @@ ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """(start, end) with `end` not included, or None where the whole is to be sent.
+    """(start, end) with `end` not included, or None if the whole is to be sent.
 
     A header that is malformed or asks for several ranges is ignored, as the RFC allows. Raises RangeNotSatisfiable.
     """

@@ -51,6 +51,6 @@ def headers_for(path: str) -> dict[str, str]:
         "Content-Security-Policy": DOCUMENTATION if path in DOCUMENTATION_PATHS else RESTRICTED,
         # A link to a result is for other sites' pages too.
         "Cross-Origin-Resource-Policy": "cross-origin" if path.startswith("/results/") else "same-origin",
-        # The page is asked for each time, and comes again only where it has changed.
+        # The page is asked for each time, and comes again only if it has changed.
         "Cache-Control": "no-cache" if path == "/" or path.startswith("/studio/") else "no-store",
     }

@@ -30,7 +30,7 @@ NOT_FOR_TORCH = 0.5
 
 
 def measure() -> list[dict[str, Any]]:
-    """A row for each plan, in GB of 2**30 bytes; None where there is no GPU to measure on."""
+    """A row for each plan, in GB of 2**30 bytes; None if there is no GPU to measure on."""
     pipeline, usual = build(), native_clip()
     weights = weights_of(pipeline)
     rows = [counted(pipeline, with_memory_plan(usual, name), weights) for name in PLANS]

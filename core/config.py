@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     @field_validator("fetch_allow")
     @classmethod
     def _names_places(cls, fetch_allow: str) -> str:
-        allowed_places(fetch_allow)  # raises where an entry would allow nothing
+        allowed_places(fetch_allow)  # raises if an entry would allow nothing
         return fetch_allow
 
     @field_validator("public_url")

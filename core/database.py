@@ -50,7 +50,7 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 def _use_wal(connection: sqlite3.Connection) -> None:
     """Several processes may meet at a new file. The change of its mode asks for it alone, and SQLite says "locked" at
-    once, without waiting, where two of them could wait for each other."""
+    once, without waiting, if two of them could wait for each other."""
     give_up_at = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:

@@ -112,7 +112,7 @@ def progress_of(tx: sa.Connection, task_id: str) -> int:
 
 
 def tell(task: Task, progress: int) -> dict[str, Any]:
-    """For an endpoint of ours, and as a `prediction` for the task's own one where Replicate's dialect was spoken."""
+    """For an endpoint of ours, and as a `prediction` for the task's own one if Replicate's dialect was spoken."""
     theirs = {"prediction": prediction_of(task, progress)} if task.dialect == Dialect.REPLICATE else {}
     return theirs | {
         "task_id": task.task_id,

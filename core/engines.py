@@ -9,7 +9,7 @@ from core.errors import InvalidParameter
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included, in steps of `step` where it is given."""
+    """Numbers from `low` to `high`, both included, in steps of `step` if it is given."""
 
     low: float
     high: float
@@ -91,7 +91,7 @@ class Engine:
     needs_cuda: bool = False
     """Too slow to be chosen by `ENGINE=auto` without a GPU."""
     approximation: Approximation | None = None
-    """What its profile `fast` is, where it has one."""
+    """What its profile `fast` is, if it has one."""
     frames_at_once: int | None = None
     """Where it can go on from its own last frames: how many it makes in one go. More are made in several."""
     fits_pictures: bool = False
@@ -99,7 +99,7 @@ class Engine:
     max_decoded_pixels: int | None = None
     """The most pixels of the frames that are decoded at once."""
     max_video_pixels: int | None = None
-    """The most pixels of all frames together, where frames are held in memory at 3 bytes each."""
+    """The most pixels of all frames together, if frames are held in memory at 3 bytes each."""
 
 
 COMMON_LIMITS: dict[str, Limit] = {"seed": SEED, "fit": FIT, "quality": QUALITY}

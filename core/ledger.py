@@ -63,8 +63,8 @@ class Ledger(Reader):
     ) -> list[ReadyStep]:
         """Record the task and its steps. Returns the steps that may start at once.
 
-        Raises TaskExists where `key` made a task before, IdempotencyMismatch where that was another request,
-        QuotaExceeded where its owner has used up `quota`, and QueueFull where one more would be over `bounds`.
+        Raises TaskExists if `key` made a task before, IdempotencyMismatch if that was another request,
+        QuotaExceeded if its owner has used up `quota`, and QueueFull if one more would be over `bounds`.
         """
         with writing(self.database) as tx:
             values = {name: value for name, value in vars(task).items() if name not in ("steps", "callback")}
@@ -180,7 +180,7 @@ class Ledger(Reader):
         `render_seconds` are those until its worker's engine was free again, None: all; then it `waited_seconds` for
         another step.
 
-        Returns the steps that became ready, or None where the attempt was no longer the newest:
+        Returns the steps that became ready, or None if the attempt was no longer the newest:
         then nothing was written.
         """
         with writing(self.database) as tx:
@@ -210,7 +210,7 @@ class Ledger(Reader):
             return ready
 
     def fail(self, claim: Claim, error: ErrorInfo) -> bool:
-        """End the step and its task with `error`. False where the attempt was no longer the newest."""
+        """End the step and its task with `error`. False if the attempt was no longer the newest."""
         with writing(self.database) as tx:
             task = self._lock_task_of(tx, claim.step.step_id)
             if task is None or not self._end_step(tx, claim, Status.FAILED, "failed", error=error):
@@ -274,7 +274,7 @@ class Ledger(Reader):
         return ended
 
     def mark_expired(self, task_id: str) -> None:
-        """What the task stored is deleted. Nothing changes where that was said before, or the task has not ended."""
+        """What the task stored is deleted. Nothing changes if that was said before, or the task has not ended."""
         its = sa.and_(tasks.c.task_id == task_id, tasks.c.finished_at.is_not(None), tasks.c.expired_at.is_(None))
         with writing(self.database) as tx:
             freed = tasks.update().where(its).values(expired_at=now()).returning(tasks.c.owner, tasks.c.stored_bytes)

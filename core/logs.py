@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-# Libraries that never quote a caller; of what the others say, only where they said it is told.
+# Libraries that never quote a caller; of what the others say, only the place at which they said it is told.
 TRUSTED = ("alembic", "rq", "sqlalchemy.pool", "uvicorn")
 
 MOST_TOLD = 20  # of the errors that led to one, and of those in a group

@@ -63,7 +63,7 @@ class OutboundUrl:
     def addresses(self) -> list[str]:
         """The only addresses to connect to, the best first. Asks the resolver, once, and may block for long.
 
-        Raises DestinationForbidden where one of them is forbidden, OSError where there are none.
+        Raises DestinationForbidden if one of them is forbidden, OSError where there are none.
         """
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -166,7 +166,7 @@ def _host_and_port(netloc: str) -> tuple[str, int | None]:
 
 
 def _literal(host: str) -> IPv4Address | IPv6Address | None:
-    """`host` as an address where it is one in any spelling that resolvers take, 127.1 and 0x7f000001 too."""
+    """`host` as an address if it is one in any spelling that resolvers take, 127.1 and 0x7f000001 too."""
     if ":" in host:
         return IPv6Address(host)
     try:

@@ -9,7 +9,7 @@ OVERLAP = 5
 
 
 def parts(clip: Clip, engine: Engine, settings: Settings) -> list[Clip]:
-    """The clip itself where one part will do. Every part makes as many frames as a clip that nothing is said of, which
+    """The clip itself if one part will do. Every part makes as many frames as a clip that nothing is said of, which
     is the shape that is compiled; the last one gives as many of them as are wanted."""
     if engine.frames_at_once is None or clip.num_frames <= engine.frames_at_once:
         return [clip]

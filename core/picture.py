@@ -51,7 +51,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What each of the modes that the formats decode to is without alpha; RGB where it is not listed.
+# What each of the modes that the formats decode to is without alpha; RGB if it is not listed.
 BASE_MODES = {"1": "L", "L": "L", "LA": "L", "I;16": "L", "CMYK": "CMYK"}
 
 # A profile's colour space (ICC.1:2022, table 19) → the Pillow mode that it describes.

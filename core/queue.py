@@ -98,7 +98,7 @@ class StepQueue:
             pipeline.execute()
 
     def ping(self) -> None:
-        """Raises QueueUnavailable, also where Redis answers but takes no writes: full, or a replica."""
+        """Raises QueueUnavailable, also if Redis answers but takes no writes: full, or a replica."""
         with _translated():
             self.redis.set("kinora:ping", 1, ex=60)
 

@@ -38,7 +38,7 @@ def add_stored_bytes(tx: sa.Connection, owner: str, stored_bytes: int) -> None:
 
 
 def check(tx: sa.Connection, owner: str, quota: Quota, more: int = 0) -> None:
-    """Raises QuotaExceeded where the task that `tx` has just recorded, and added, is one too many; with `more`, where
+    """Raises QuotaExceeded if the task that `tx` has just recorded, and added, is one too many; with `more`, where
     so many more tasks, and bytes, would be."""
     if not owner:
         return
@@ -53,7 +53,7 @@ def check(tx: sa.Connection, owner: str, quota: Quota, more: int = 0) -> None:
 
 
 def check_bounds(tx: sa.Connection, queues: set[str], bounds: Bounds) -> None:
-    """Raises QueueFull where one more waiting task, which begins in these queues, would be one too many."""
+    """Raises QueueFull if one more waiting task, which begins in these queues, would be one too many."""
     waiting = {row.queue: row.waiting for row in tx.execute(statements.WAITING_STEPS)}
     if sum(waiting.values()) >= bounds.waiting:
         raise QueueFull(f"{bounds.waiting} tasks wait, and no more may")

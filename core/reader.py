@@ -146,12 +146,12 @@ class Reader:
             return read_snapshots(connection, task_ids)
 
     def task_made_with(self, key: IdempotencyKey) -> str | None:
-        """The id of the task that the key made. Raises IdempotencyMismatch where that was another request."""
+        """The id of the task that the key made. Raises IdempotencyMismatch if that was another request."""
         with reading(self.database) as connection:
             return task_made_with(connection, key)
 
     def check_room(self, owner: str, queue: str, bounds: Bounds, quota: Quota) -> None:
-        """Raises QuotaExceeded or QueueFull where there is no room for a task of one step now. That there is promises
+        """Raises QuotaExceeded or QueueFull if there is no room for a task of one step now. That there is promises
         nothing: `create` judges."""
         with reading(self.database) as connection:
             quotas.check(connection, owner, quota, more=1)
@@ -205,7 +205,7 @@ class Reader:
             return StepDurations(connection)
 
     def first_waiting(self, queue: str, verb: str) -> tuple[Step, Task] | None:
-        """The step that will likely be claimed next, where it is of that verb."""
+        """The step that will likely be claimed next, if it is of that verb."""
         query = sa.select(steps).where(steps.c.queue == queue, READY, DUE)
         with reading(self.database) as connection:
             row = connection.execute(query.order_by(steps.c.queued_at, steps.c.step_id).limit(1)).one_or_none()
@@ -288,7 +288,7 @@ class Reader:
 
     def is_in_vain(self, claim: Claim) -> bool:
         """The attempt ended without finishing its step, and will not: nobody will ask for what it stored. False
-        too where it did finish but was not told so."""
+        too if it did finish but was not told so."""
         query = sa.select(attempts.c.outcome).where(
             attempts.c.step_id == claim.step.step_id, attempts.c.attempt == claim.step.attempt
         )

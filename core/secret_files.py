@@ -7,7 +7,7 @@ from pydantic_settings import SettingsError
 
 
 def values_from_files(settings: Collection[str], variables: Mapping[str, str | None]) -> dict[str, str]:
-    """What the files hold. Raises SettingsError where one cannot be read, or its value is set as well."""
+    """What the files hold. Raises SettingsError if one cannot be read, or its value is set as well."""
     values = {}
     for name in settings:
         path = variables.get(f"{name}_file")

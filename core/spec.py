@@ -14,7 +14,7 @@ from core.errors import InvalidParameter
 OPERATOR_DEFAULTS = {"width": "video_width", "height": "video_height", "num_frames": "video_frames", "fps": "video_fps"}
 
 LONGEST_SECONDS = 120  # of a video that is extended
-LONGEST_CLIP = 20  # seconds, where an engine makes it in several parts
+LONGEST_CLIP = 20  # seconds, if an engine makes it in several parts
 
 # Of the usual frames a second: a clip plays as slowly as this before it takes another part.
 SLOWEST = 0.8
@@ -38,7 +38,7 @@ class ClipRequest(BaseModel):
     seconds: Annotated[float | None, Field(gt=0, description="How long it plays, instead of `num_frames`")] = None
     fps: Annotated[int | None, Field(description="Frames a second")] = None
     smooth_fps: Annotated[
-        int | None, Field(description="Frames a second as it plays, where those in between are worked out afterwards")
+        int | None, Field(description="Frames a second as it plays, if those in between are worked out afterwards")
     ] = None
     num_inference_steps: Annotated[int | None, Field(description="Denoising steps")] = None
     motion_bucket_id: Annotated[int | None, Field(description="How much moves, 1–255")] = None
@@ -74,7 +74,7 @@ class Part(BaseModel):
 
 
 class Clip(BaseModel):
-    """A clip with every parameter settled; None where the engine has no such parameter."""
+    """A clip with every parameter settled; None if the engine has no such parameter."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -215,7 +215,7 @@ def set_length(values: dict[str, Any], request: ClipRequest, engine: Engine, ove
 
 
 def fit_size(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[str]]:
-    """`request` as it is where the engine can make that size; else with its largest size of that shape, and a
+    """`request` as it is if the engine can make that size; else with its largest size of that shape, and a
     warning."""
     if request.width is None or request.height is None:
         return request, []
@@ -230,7 +230,7 @@ def fit_size(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[st
 
 
 def fit_length(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[str]]:
-    """`request` for a video that goes on, as it is where the engine can make so many seconds; else with as many frames
+    """`request` for a video that goes on, as it is if the engine can make so many seconds; else with as many frames
     as it can, and a warning."""
     if request.seconds is None or request.fps is None:
         return request, []
@@ -249,7 +249,7 @@ def nearest(pixels: float, allowed: Range) -> int:
 
 
 def check_defaults(settings: Settings) -> None:
-    """Raises InvalidParameter where a request that names nothing would be refused for what the operator set."""
+    """Raises InvalidParameter if a request that names nothing would be refused for what the operator set."""
     engines = (
         [find_engine(settings.engine, settings)] if settings.engine != "auto" else known_engines(settings).values()
     )
@@ -279,7 +279,7 @@ def check_limits(values: dict[str, Any], engine: Engine) -> None:
     fps, smooth_fps = values["fps"], values.get("smooth_fps")
     if smooth_fps is not None and smooth_fps <= fps:
         rates = f"more than fps and at most {SMOOTH_FPS.high:g}" if fps < SMOOTH_FPS.high else "left out"
-        message = f"smooth_fps must be {rates} where fps is {fps}; got {smooth_fps}"
+        message = f"smooth_fps must be {rates} if fps is {fps}; got {smooth_fps}"
         raise InvalidParameter(message, param="smooth_fps")
     low, high = values.get("min_guidance_scale"), values.get("max_guidance_scale")
     if low is not None and high is not None and low > high:

@@ -94,11 +94,11 @@ class Storage:
             return str(obstore.sign(self._store, "GET", key, timedelta(seconds=seconds)))
 
     def delete_task(self, task_id: str) -> None:
-        """Delete all that a task ever stored; no error where there is nothing."""
+        """Delete all that a task ever stored; no error if there is nothing."""
         self._delete(task_prefix(task_id))
 
     def delete_attempt(self, task_id: str, step_id: str, attempt: int) -> None:
-        """Delete all that one attempt stored; no error where there is nothing."""
+        """Delete all that one attempt stored; no error if there is nothing."""
         self._delete(attempt_prefix(task_id, step_id, attempt))
 
     def _delete(self, prefix: str) -> None:
@@ -111,7 +111,7 @@ class Storage:
                 shutil.rmtree(self._folder / prefix, ignore_errors=True)
 
     def delete_upload(self, task_id: str) -> bool:
-        """Delete the picture of a task that was never recorded. False, and nothing, where more than that is stored:
+        """Delete the picture of a task that was never recorded. False, and nothing, if more than that is stored:
         then there was a task, and a ledger that does not know it must not cost its results."""
         with _translated(task_id):
             keys = {found["path"] for page in self._store.list(task_prefix(task_id)) for found in page}

@@ -153,7 +153,7 @@ class Task:
 
     task_id: str
     owner: str
-    """The id of the key that made it; empty where no key was asked for."""
+    """The id of the key that made it; empty if no key was asked for."""
     status: Status
     engine: str
     params: dict[str, Any]

@@ -160,7 +160,7 @@ class Deliverer:
             return response.status_code
 
     def _result_url(self, delivery: Delivery) -> str:
-        """Only a path where PUBLIC_URL is not set. Signed anew at each try, where keys are asked for, but for a key
+        """Only a path if PUBLIC_URL is not set. Signed anew at each try, if keys are asked for, but for a key
         that was revoked."""
         path = f"/results/{delivery.task_id}"
         if delivery.owner and self.keys.is_live(delivery.owner):
@@ -178,7 +178,7 @@ class Deliverer:
 
 
 def body_of(delivery: Delivery, result_url: str) -> str:
-    """The payload as Standard Webhooks has it, or OpenAI or Replicate where their dialects were spoken."""
+    """The payload as Standard Webhooks has it, or OpenAI or Replicate if their dialects were spoken."""
     if delivery.event in VIDEO_EVENTS.values():
         event = {"id": f"evt_{delivery.delivery_id}", "object": "event", "created_at": int(delivery.created_at)}
         return json.dumps(event | {"type": delivery.event, "data": delivery.data})

@@ -68,7 +68,7 @@ class Attempt:
         self._fraction = 0.0
 
     def advance(self, done: int, total: int) -> None:
-        """`done` of `total` parts of this phase are finished. Raises Stopped where the attempt must end."""
+        """`done` of `total` parts of this phase are finished. Raises Stopped if the attempt must end."""
         self._fraction = done / total
         self.check()
 

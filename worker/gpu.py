@@ -62,14 +62,14 @@ class Gpu:
         if self.uuid is None:
             raise EngineUnavailable(
                 f"start one worker a GPU: {len(uuids)} can be seen here, and each has a worker already; "
-                "this one takes over where one falls free"
+                "this one takes over if one falls free"
             )
         if len(uuids) > 1:  # one alone is cuda:0 by whatever name it was given, that of a MIG instance too
             os.environ["CUDA_VISIBLE_DEVICES"] = f"GPU-{self.uuid}"
         log.info("gpu_held", gpu=self.uuid)
 
     def _take(self, uuid: str) -> bool:
-        """False where another process has it. The kernel unlocks the file however this process ends."""
+        """False if another process has it. The kernel unlocks the file however this process ends."""
         path = self.folder / f"{uuid}.lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -138,6 +138,6 @@ def take_steps(context: WorkerContext, queue: str) -> None:
         except StopRequested:  # told so as the loop said goodbye
             pass
         on_stop(leave)
-        if loop and loop.stopping:  # also where Redis was away as the loop said goodbye
+        if loop and loop.stopping:  # also if Redis was away as the loop said goodbye
             return
         time.sleep(RECONNECT_SECONDS)

@@ -54,7 +54,7 @@ class WorkerMetrics:
         self.unloads.labels(engine).inc()
 
     def serve(self, host: str, port: int) -> int | None:
-        """Serve /metrics on the first free port from `port` on. Returns it, or None where none was free."""
+        """Serve /metrics on the first free port from `port` on. Returns it, or None if none was free."""
         for candidate in range(port, port + PORTS_TRIED):
             try:
                 start_http_server(candidate, addr=host, registry=self.registry)

@@ -195,7 +195,7 @@ def _close(running: RunningAttempt, outcome: str, context: WorkerContext) -> Non
 
 
 def _attempt(running: RunningAttempt, context: WorkerContext, part: Callable[[], None]) -> str | None:
-    """Do a part of it. Returns the outcome's name where the attempt ended there."""
+    """Do a part of it. Returns the outcome's name if the attempt ended there."""
     claim, attempt = running.claim, running.attempt
     try:
         part()

@@ -59,7 +59,7 @@ class ServiceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         health = examine(self.services)
-        up = GaugeMetricFamily("kinora_store_up", "1 where the store answers", labels=["store"])
+        up = GaugeMetricFamily("kinora_store_up", "1 if the store answers", labels=["store"])
         for store, said in health.stores.items():
             up.add_metric([store], float(said == "ok"))
         yield up

@@ -79,7 +79,7 @@ class Prediction(BaseModel):
     version: str = Field("", description="The engine's name")
     status: Literal["starting", "processing", "succeeded", "failed", "canceled"]
     input: dict[str, Any] = Field({}, description="Every parameter that was settled, by our names")
-    output: str | None = Field(None, description="Where the MP4 is; signed where keys are asked for")
+    output: str | None = Field(None, description="Where the MP4 is; signed if keys are asked for")
     error: str | None = None
     logs: str = Field("", description="The task's warnings, and how far it is")
     metrics: dict[str, float] = {}
@@ -241,7 +241,7 @@ def create(
 async def wait_until_ended(
     request: Request, services: Services, caller: Caller, links: Links, task_id: str, seconds: float
 ) -> AsyncIterator[str]:
-    # What can be said where the ledger is away by now: what was promised is kept.
+    # What can be said if the ledger is away by now: what was promised is kept.
     begun = {"id": task_id, "status": "starting", "created_at": datetime.now(UTC), "data_removed": False}
     answer = Prediction.model_validate(located(begun, links.base, ""))
 

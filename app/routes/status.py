@@ -37,7 +37,7 @@ class CurrentStep(BaseModel):
 
 class TaskSummary(BaseModel):
     task_id: str = Field(examples=["01a1fd3450027302a9e88e163fd55fdb"])
-    owner: str = Field(description="The id of the key that made it; empty where no key was asked for")
+    owner: str = Field(description="The id of the key that made it; empty if no key was asked for")
     status: Status = Field(examples=["started"])
     engine: str = Field(examples=["svd-xt"])
     approximate: bool = Field(description="Made with `profile=fast`: near the exact clip of its seed, not the same")

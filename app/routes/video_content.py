@@ -69,7 +69,7 @@ async def make_video(
     caller: CallerDep,
     idempotency_key: RetryKey = None,
 ) -> Response:
-    """As vLLM-Omni has it: the answer is the MP4. The task is one like any other, and goes on where the client leaves,
+    """As vLLM-Omni has it: the answer is the MP4. The task is one like any other, and goes on if the client leaves,
     ten minutes are over or the service ends (409): sent again with the same `Idempotency-Key`, the request waits for
     the same task."""
     with WAITING.slot(caller.owner):
@@ -83,7 +83,7 @@ async def make_video(
 
 
 def finished_video(services: Services, caller: Caller, request: Request, task_id: str) -> Response:
-    """The video as an answer. Raises TaskGone, and NotReady with the id where it is to be asked for later."""
+    """The video as an answer. Raises TaskGone, and NotReady with the id if it is to be asked for later."""
     task = services.ledger.task(task_id)
     if not task.status.is_final:
         message = f"the task {task_id} goes on: ask for /v1/videos/{task_id}/content later"

@@ -39,7 +39,7 @@ class Video(BaseModel):
     extended_from_video_id: str | None
     error: TaskError | None
     queue_position: int | None = Field(description="1 is next; null once it has started, and in lists")
-    eta_seconds: float | None = Field(description="Until the end; null where it is not known, and in lists")
+    eta_seconds: float | None = Field(description="Until the end; null if it is not known, and in lists")
     seed: int
     warnings: list[str]
 

@@ -60,7 +60,7 @@ class Renderer(Hosted):
     """Of the time of a whole clip, which `render` takes; nearly all of the rest goes into encoding."""
 
     def with_memory_plan(self, clip: Clip) -> Clip:
-        """`clip` with what it leaves open as it will be rendered here. Raises OutOfMemory where it cannot be."""
+        """`clip` with what it leaves open as it will be rendered here. Raises OutOfMemory if it cannot be."""
         return clip
 
     def with_smaller_plan(self, clip: Clip, settled: Clip, phase: str | None) -> Clip | None:

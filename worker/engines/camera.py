@@ -26,7 +26,7 @@ from worker.media.yuv import planes
 Floats = NDArray[np.float64]
 
 CLOSEST = 0.8  # a zoom ends at 4/5 of the widest view, so 1.25 times nearer
-PAN_TRAVEL = 0.2  # of the view: what a pan covers at least; the camera comes nearer where the picture spares less
+PAN_TRAVEL = 0.2  # of the view: what a pan covers at least; the camera comes nearer if the picture spares less
 PAN_STEP = 0.025  # of the view: what a pan over a long picture covers a frame on average; faster ones judder
 ORBIT_RADIUS = 0.05  # of the widest view
 ORBIT_NEAR, ORBIT_FAR = 0.82, 0.88  # of the widest view; far leaves room for the radius on both sides
@@ -168,7 +168,7 @@ def pan(direction: tuple[int, int], eased: Floats, whole: Floats, view: Floats) 
 
 
 def choose(motion: str, picture: Size, frame: Size) -> str:
-    """What `auto` means: along the picture's length where it is much longer than the frame, else nearer."""
+    """What `auto` means: along the picture's length if it is much longer than the frame, else nearer."""
     if motion != "auto":
         return motion
     ratio = picture[0] / picture[1] * frame[1] / frame[0]

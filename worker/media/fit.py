@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 def cover_box(picture: Size, frame: Size) -> Box:
     """The largest box of the frame's shape in the picture's middle."""
     scale = min(picture[0] / frame[0], picture[1] / frame[1])
-    # min: where the shapes agree, rounding must not carry the box past the picture, which Pillow refuses
+    # min: if the shapes agree, rounding must not carry the box past the picture, which Pillow refuses
     width, height = min(picture[0], frame[0] * scale), min(picture[1], frame[1] * scale)
     left, top = (picture[0] - width) / 2, (picture[1] - height) / 2
     return left, top, left + width, top + height

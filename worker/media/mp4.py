@@ -26,7 +26,7 @@ X264 = {
     # Without blocks of 8×8 in what is predicted from other frames: 12 to 36 % less work, 0 to 8 % larger, 0.1 dB at
     # most.
     "partitions": "i8x8,i4x4",
-    # By itself x264 takes what the processor does fastest, also where that rounds otherwise; and what it takes on one
+    # By itself x264 takes what the processor does fastest, also if that rounds otherwise; and what it takes on one
     # with AVX-512 (its macroblock tree) reads memory that nobody wrote: small clips came out otherwise each time.
     "x264-params": "cpu-independent=1",
 }

@@ -14,7 +14,7 @@ from worker.media.yuv import shown
 
 
 def frames_of(path: Path, indices: Container[int] | None = None) -> Iterator[NDArray[np.uint8]]:
-    """Each frame, or each of these, as sRGB, (height, width, 3). Raises EncodingFailed where the file is no video."""
+    """Each frame, or each of these, as sRGB, (height, width, 3). Raises EncodingFailed if the file is no video."""
     try:
         with av.open(path, format="mp4") as container:
             for index, frame in enumerate(container.decode(video=0)):
@@ -25,7 +25,7 @@ def frames_of(path: Path, indices: Container[int] | None = None) -> Iterator[NDA
 
 
 def stored_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """Each frame as worker/media/yuv.py has it. Raises EncodingFailed where the file is no video."""
+    """Each frame as worker/media/yuv.py has it. Raises EncodingFailed if the file is no video."""
     try:
         with av.open(path, format="mp4") as container:
             for frame in container.decode(video=0):
@@ -35,7 +35,7 @@ def stored_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def last_frame(path: Path) -> NDArray[np.uint8]:
-    """Raises EncodingFailed where the file is no video."""
+    """Raises EncodingFailed if the file is no video."""
     try:
         with av.open(path, format="mp4") as container:
             stream = container.streams.video[0]

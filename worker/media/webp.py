@@ -16,7 +16,7 @@ METHOD, QUALITY = 0, 60
 
 
 def small_webp(frames: NDArray[np.uint8], fps: float) -> bytes:
-    """`frames`, sRGB or as worker/media/yuv.py has them, at twice their size, or less where the longer side would be
+    """`frames`, sRGB or as worker/media/yuv.py has them, at twice their size, or less if the longer side would be
     over 256 px."""
     width, height = size_of(frames[0])
     scale = min(ENLARGED, SIDE / max(height, width))

@@ -19,7 +19,7 @@ TRAINING = ("block_tea.", "teacher.", "caltime.")
 
 def read_ifnet(path: Path, device: str) -> tuple[IFNet, str]:
     """The net with the weights of the file, and the file's SHA-256. Raises EngineUnavailable with one line on what to
-    do, where these are not exactly the weights of RIFE 4.6; GpuLost."""
+    do, if these are not exactly the weights of RIFE 4.6; GpuLost."""
     with torch.device("meta"):  # without memory, nor time for random weights
         net = IFNet()
     try:

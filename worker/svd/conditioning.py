@@ -17,7 +17,7 @@ CLIP_SIDE = 224
 
 @dataclass(frozen=True)
 class Conditions:
-    """On the model's device. `batch` is 2 where the clip is guided, and the first of the two knows no picture."""
+    """On the model's device. `batch` is 2 if the clip is guided, and the first of the two knows no picture."""
 
     embedding: torch.Tensor
     """(batch, 1, cross_attention_dim)"""
@@ -26,7 +26,7 @@ class Conditions:
     time_ids: torch.Tensor
     """(batch, 3)"""
     guidance_scale: torch.Tensor | None
-    """(1, num_frames, 1, 1, 1), rising from the first frame to the last; None where nothing is guided."""
+    """(1, num_frames, 1, 1, 1), rising from the first frame to the last; None if nothing is guided."""
     noise: torch.Tensor
     """(1, num_frames, 4, height / 8, width / 8), of standard deviation 1."""
     seed: torch.Generator

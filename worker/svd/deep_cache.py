@@ -25,7 +25,7 @@ class Kept(nn.Module):
         self.shallow = False
         self.output: Any = None
         self.other: Any = None
-        """Of the other sample, where each has a pass of its own."""
+        """Of the other sample, if each has a pass of its own."""
 
     @property
     def resnets(self) -> Any:

@@ -50,5 +50,5 @@ def denoise(
 
 
 def seeded(step: Callable[..., Any], seed: torch.Generator) -> Callable[..., Any]:
-    """A scheduler's step, with the seed where it draws noise."""
+    """A scheduler's step, with the seed if it draws noise."""
     return partial(step, generator=seed) if "generator" in signature(step).parameters else step

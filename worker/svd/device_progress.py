@@ -15,7 +15,7 @@ class DeviceProgress:
     def __init__(self, attempt: Attempt, total: int, device: torch.device) -> None:
         self.attempt, self.total, self.on_gpu = attempt, total, device.type == "cuda"
         self.last: torch.cuda.Event | None = None
-        """Passes once the device is done with the part queued last; None where a part is done when it is queued."""
+        """Passes once the device is done with the part queued last; None if a part is done when it is queued."""
         self._queued = 0
 
     def queued(self) -> None:

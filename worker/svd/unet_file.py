@@ -13,7 +13,7 @@ from core.errors import EngineUnavailable
 
 
 def read_unet(path: str, engine: Engine, dtype: torch.dtype) -> Any:
-    """Built as the UNet of the engine's model, whose own weights are not looked at. Raises EngineUnavailable where the
+    """Built as the UNet of the engine's model, whose own weights are not looked at. Raises EngineUnavailable if the
     file has not exactly the weights that such a UNet has."""
     config = UNetSpatioTemporalConditionModel.load_config(engine.model, subfolder="unet", revision=engine.revision)
     with torch.device("meta"):  # without memory, nor time for random weights

@@ -63,7 +63,7 @@ def load(model: str, revision: str | None, dtype: "torch.dtype", variant: str | 
 
 
 def check_folder(model: str, parts: list[str]) -> None:
-    """Raises EngineUnavailable where `model` is a folder without safetensors of one of the `parts`, or neither a folder
+    """Raises EngineUnavailable if `model` is a folder without safetensors of one of the `parts`, or neither a folder
     nor a hub's name."""
     folder = Path(model)
     if not folder.is_dir():
@@ -76,7 +76,7 @@ def check_folder(model: str, parts: list[str]) -> None:
 
 
 def check_index(folder: Path, model: str) -> None:
-    """Raises EngineUnavailable where model_index.json names other classes: to load one is to run its code."""
+    """Raises EngineUnavailable if model_index.json names other classes: to load one is to run its code."""
     index = json.loads((folder / "model_index.json").read_bytes())
     for part, expected in CLASSES.items():
         named = index.get(part)

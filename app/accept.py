@@ -23,10 +23,11 @@ from core.errors import (
     TaskExists,
 )
 from core.outbound import check_outbound_url
-from core.parts import parts
+from core.plan.clip import clip_graph
+from core.plan.graph import Graph
 from core.spec import Clip, ClipRequest, fit_length, fit_size, resolve
 from core.storage import input_key
-from core.task import Bounds, Callback, Dialect, IdempotencyKey, NewStep, NewTask, Quota, Worker, new_id
+from core.task import Bounds, Callback, Dialect, IdempotencyKey, NewTask, Quota, Worker, new_id
 
 log = structlog.get_logger(__name__)
 
@@ -78,9 +79,9 @@ def accept(
             given = gather()
             if sizing and given.size:
                 clip, unused = resolve(sizing.choose_size(given.size), engine, services.settings)
-            steps = steps_of(clip, engine, smoothing_queue(engine, workers, services.settings), services.settings)
+            graph = clip_graph(clip, engine, smoothing_queue(engine, workers, services.settings), services.settings)
             task = replace(
-                new_task(caller.owner, clip, steps, [*warnings, *changed, *unused]),
+                new_task(caller.owner, clip, graph, [*warnings, *changed, *unused]),
                 input_sha256=given.sha256,
                 stored_bytes=given.stored_bytes,
                 callback=callback,
@@ -127,7 +128,7 @@ def limits(settings: Settings) -> tuple[Bounds, Quota]:
     return Bounds(settings.max_waiting, settings.max_waiting_per_queue), quota
 
 
-def new_task(owner: str, clip: Clip, steps: list[NewStep], warnings: list[str]) -> NewTask:
+def new_task(owner: str, clip: Clip, graph: Graph, warnings: list[str]) -> NewTask:
     task_id = new_id()
     return NewTask(
         task_id=task_id,
@@ -137,31 +138,8 @@ def new_task(owner: str, clip: Clip, steps: list[NewStep], warnings: list[str]) 
         input_key=input_key(task_id),
         input_sha256="",
         warnings=warnings,
-        steps=steps,
+        steps=graph.new_steps(),
     )
-
-
-def steps_of(clip: Clip, engine: Engine, smoothing: str, settings: Settings) -> list[NewStep]:
-    """A clip of one part or of several, joined; smoothed in the queue `smoothing` if that was asked for; joined to
-    what it continues. Each step needs the one before it, a join all that it joins."""
-    made: list[NewStep] = []
-    for part in parts(clip, engine, settings):
-        needs = (len(made) - 1,) if made else ()
-        made.append(NewStep("clip", engine.queue, part.model_dump(), needs, size=part.size, work=part.work))
-    to_join = tuple(range(len(made)))
-    if clip.smooth_fps:
-        if len(to_join) > 1:
-            made.append(join(clip.model_copy(update={"continues": None}), engine, to_join))
-        size, work, last = clip.smoothed_size, clip.smoothed_work, len(made) - 1
-        made.append(NewStep("smooth", smoothing, clip.model_dump(), (last,), size=size, work=work))
-        to_join = (last + 1,)
-    if len(to_join) > 1 or clip.continues is not None:
-        made.append(join(clip, engine, to_join))
-    return made
-
-
-def join(clip: Clip, engine: Engine, to_join: tuple[int, ...]) -> NewStep:
-    return NewStep("join", engine.queue, clip.model_dump(), to_join, size=clip.joined_size, work=clip.joined_work)
 
 
 def smoothing_queue(engine: Engine, workers: list[Worker], settings: Settings) -> str:

@@ -12,16 +12,17 @@ from typing import Any
 
 import httpx2
 
-from app.accept import join, steps_of
 from chaos.service import Service
 from core.config import Settings
 from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.engines import known_engines
 from core.errors import KinoraError
 from core.ledger import Ledger
+from core.plan.clip import clip_graph, join_parts
+from core.plan.graph import Graph, PlannedStep
 from core.spec import Clip
 from core.storage import Storage, input_key
-from core.task import Callback, NewStep, NewTask, Status, new_id
+from core.task import Callback, NewTask, Status, new_id
 from harness.pictures import SAMPLES
 from harness.receiver import Receiver
 
@@ -180,14 +181,15 @@ def graph(task_id: str, callback_url: str) -> NewTask:
     engine = known_engines(settings)["preview"]
     fields = {"engine": "preview", "width": 64, "height": 64, "num_frames": 2, "smooth_fps": 14, "seed": 1}
     clip = Clip.model_validate(engine.defaults | fields)
-    steps: list[NewStep] = []
-    for _ in range(CLIPS_IN_A_GRAPH):
-        begun = len(steps)
-        for step in steps_of(clip, engine, "cpu", settings):
-            steps.append(replace(step, needs=tuple(begun + needed for needed in step.needs)))
-    smoothed = tuple(number for number, step in enumerate(steps) if step.verb == "smooth")
-    steps.append(join(clip, engine, smoothed))
-    steps.append(join(clip, engine, (len(steps) - 1,)))
+    steps: list[PlannedStep] = []
+    for number in range(CLIPS_IN_A_GRAPH):
+        for step in clip_graph(clip, engine, "cpu", settings).steps:
+            needs = tuple(f"{number} {name}" for name in step.needs)
+            steps.append(replace(step, name=f"{number} {step.name}", needs=needs))
+    whole = clip.model_copy(update={"smooth_fps": None})
+    smoothed = tuple(step.name for step in steps if step.params.kind == "smooth")
+    steps.append(join_parts(whole, engine, smoothed))
+    steps.append(replace(join_parts(whole, engine, (steps[-1].name,)), name="last"))
     return NewTask(
         task_id=task_id,
         owner="",
@@ -196,6 +198,6 @@ def graph(task_id: str, callback_url: str) -> NewTask:
         input_key=input_key(task_id),
         input_sha256="",
         warnings=[],
-        steps=steps,
+        steps=Graph(tuple(steps), "last").new_steps(),
         callback=Callback(callback_url, list(FINAL_EVENTS)),
     )

@@ -57,36 +57,17 @@ class ClipRequest(BaseModel):
     quality: Annotated[int | None, Field(description="x264's crf: 1 is the best, 51 the worst")] = None
 
 
-class Part(BaseModel):
-    """One of the parts in which a long clip is made (core/parts.py)."""
+class ClipSettings(BaseModel):
+    """What an engine renders; None for what it has no use for."""
 
     model_config = ConfigDict(frozen=True)
 
-    number: int
-    """From 0."""
-    of: int
-    num_frames: int
-    """That it adds to the video."""
-
-    @property
-    def is_last(self) -> bool:
-        return self.number == self.of - 1
-
-
-class Clip(BaseModel):
-    """A clip with every parameter settled; None if the engine has no such parameter."""
-
-    model_config = ConfigDict(frozen=True)
-
-    engine: str
     width: int
     height: int
     num_frames: int
     fps: int
     seed: int
     fit: str
-    quality: int
-    smooth_fps: int | None = None
     prompt: str | None = None
     num_inference_steps: int | None = None
     motion_bucket_id: int | None = None
@@ -98,11 +79,33 @@ class Clip(BaseModel):
     motion: str | None = None
     memory_plan: str | None = None
     """By which plan of worker/svd/memory.py; open until a worker has it."""
+
+    @property
+    def size(self) -> str:
+        """Clips of one size take about as long to make."""
+        steps = f" in {self.num_inference_steps} steps" if self.num_inference_steps else ""
+        fast = " fast" if self.profile == "fast" else ""
+        return f"{self.width}x{self.height}x{self.num_frames}{steps}{fast}"
+
+    @property
+    def work(self) -> float:
+        """Pixels to compute: what the time of clips of different sizes compares by."""
+        share = FAST_WORK if self.profile == "fast" else 1
+        return float(share * self.width * self.height * self.num_frames * (self.num_inference_steps or 1))
+
+
+class Clip(ClipSettings):
+    """A clip with every parameter filled in: what a task of one clip makes."""
+
+    engine: str
+    quality: int
+    smooth_fps: int | None = None
     continues: int | None = None
     """How many frames come before it: those of the video whose last frame is its first."""
 
-    part: Part | None = None
-    """Of a longer clip; `num_frames` are then those of the part."""
+    @property
+    def settings(self) -> ClipSettings:
+        return ClipSettings(**self.model_dump(include=set(ClipSettings.model_fields)))
 
     @property
     def plays_fps(self) -> int:
@@ -125,13 +128,6 @@ class Clip(BaseModel):
         return self.frames_in_all / self.plays_fps
 
     @property
-    def size(self) -> str:
-        """Clips of one size take about as long to make."""
-        steps = f" in {self.num_inference_steps} steps" if self.num_inference_steps else ""
-        fast = " fast" if self.profile == "fast" else ""
-        return f"{self.width}x{self.height}x{self.num_frames}{steps}{fast}"
-
-    @property
     def smoothed_size(self) -> str:
         """The same for smoothing it."""
         return f"{self.width}x{self.height}x{self.num_frames} to {self.frames_played}"
@@ -151,12 +147,6 @@ class Clip(BaseModel):
         """What joining takes, in the same unit: a fifth of what the preview engine takes for as many frames (0.65 s
         for 50 of 1024×576, where making 25 took 1.7)."""
         return self.width * self.height * self.frames_in_all / 5
-
-    @property
-    def work(self) -> float:
-        """Pixels to compute: what the time of clips of different sizes compares by."""
-        share = FAST_WORK if self.profile == "fast" else 1
-        return float(share * self.width * self.height * self.num_frames * (self.num_inference_steps or 1))
 
 
 def resolve(

@@ -15,8 +15,8 @@ from core.engines import find_engine
 from core.errors import ArtifactNotFound, InputMissing
 from core.ledger import Ledger
 from core.picture import read_picture
+from core.plan.steps import PARAMS, RenderClip
 from core.scratch import scratch_folder
-from core.spec import Clip
 from core.storage import Storage
 from core.task import Task
 from worker.attempt import Attempt
@@ -35,7 +35,7 @@ class Pictures:
         """Of which task. It may never be asked for: another worker may be faster."""
         self._lock = threading.Lock()
 
-    def get(self, task: Task, clip: Clip, attempt: Attempt) -> Image.Image:
+    def get(self, task: Task, params: RenderClip, attempt: Attempt) -> Image.Image:
         """Raises what reading and decoding raise."""
         with self._lock:
             ahead = self._ahead if self._ahead and self._ahead[0] == task.task_id else None
@@ -43,7 +43,7 @@ class Pictures:
         if ahead:
             with suppress(Exception):  # what failed there is tried again here, and told
                 return ahead[1].result()
-        return self._decode(clip, read_input(task, attempt, self.storage))
+        return self._decode(params, read_input(task, attempt, self.storage))
 
     @contextmanager
     def reading_ahead(self, ledger: Ledger, queue: str) -> Iterator[None]:
@@ -64,13 +64,14 @@ class Pictures:
                 if found and found[0].step_id != looked_at:
                     step, task = found
                     looked_at = step.step_id
-                    if not step.position:  # a later part of a long clip has its picture from the one before
-                        self._read_ahead(task, Clip.model_validate(step.params), ended.is_set)
+                    params = PARAMS.validate_python(step.params)
+                    if isinstance(params, RenderClip) and params.begins_with != "part":
+                        self._read_ahead(task, params, ended.is_set)
             except Exception as error:
                 log.debug("not_read_ahead", reason=type(error).__name__)
             ended.wait(LOOK_SECONDS)
 
-    def _read_ahead(self, task: Task, clip: Clip, is_late: Callable[[], bool]) -> None:
+    def _read_ahead(self, task: Task, params: RenderClip, is_late: Callable[[], bool]) -> None:
         if self._ahead and self._ahead[0] == task.task_id:
             return
         data, picture = self.storage.read(task.input_key), Future[Image.Image]()
@@ -79,19 +80,19 @@ class Pictures:
                 return
             self._ahead = task.task_id, picture
         try:
-            picture.set_result(self._decode(clip, data))
+            picture.set_result(self._decode(params, data))
         except Exception as error:
             picture.set_exception(error)
             raise
 
-    def _decode(self, clip: Clip, data: bytes) -> Image.Image:
-        picture = self._read(clip, data)
-        if find_engine(clip.engine, self.settings).fits_pictures:
-            return fit_picture(picture, clip.width, clip.height, clip.fit)
+    def _decode(self, params: RenderClip, data: bytes) -> Image.Image:
+        picture, wanted = self._read(params, data), params.settings
+        if find_engine(params.engine, self.settings).fits_pictures:
+            return fit_picture(picture, wanted.width, wanted.height, wanted.fit)
         return picture
 
-    def _read(self, clip: Clip, data: bytes) -> Image.Image:
-        if not clip.continues:
+    def _read(self, params: RenderClip, data: bytes) -> Image.Image:
+        if params.begins_with == "picture":
             return read_picture(data, self.settings.max_image_megapixels)
         with scratch_folder("continue") as folder:
             video = Path(folder / "before.mp4")

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import PIL
 
-from core.spec import Clip
+from core.spec import ClipSettings
 from core.task import Claim, Step
 from worker.attempt import Attempt
 from worker.engines.base import Renderer
@@ -17,19 +17,25 @@ from worker.media.mp4 import encoder
 
 
 def write_receipt(
-    renderer: Renderer, versions: dict[str, str], clip: Clip, attempt: Attempt, input_sha256: str, video: bytes
+    renderer: Renderer,
+    versions: dict[str, str],
+    settings: ClipSettings,
+    crf: int,
+    attempt: Attempt,
+    input_sha256: str,
+    video: bytes,
 ) -> dict[str, Any]:
     """`versions` are the renderer's, as they were when it rendered."""
-    approximation = renderer.engine.approximation if clip.profile == "fast" else None
+    approximation = renderer.engine.approximation if settings.profile == "fast" else None
     libraries = {"python": platform.python_version(), "pillow": PIL.__version__, "numpy": np.__version__}
     libraries |= {"av": av.__version__} | versions
     return {
         "engine": renderer.engine.name,
         "model": renderer.engine.model,
         "revision": renderer.engine.revision,
-        "parameters": clip.model_dump(exclude_none=True, exclude={"engine", "memory_plan"}),
+        "parameters": settings.model_dump(exclude_none=True, exclude={"memory_plan"}) | {"quality": crf},
         "approximation": approximation and asdict(approximation),
-        "seed": clip.seed,
+        "seed": settings.seed,
         "device": renderer.device,
         "libraries": libraries,
         "encoder": encoder(),
@@ -39,16 +45,19 @@ def write_receipt(
         "seconds": {name: round(seconds, 4) for name, seconds in attempt.seconds.items()},
         **({"threads": renderer.threads} if renderer.threads else {}),
         **({"kernels": renderer.kernels} if renderer.kernels else {}),
-        **({"memory_plan": clip.memory_plan} if clip.memory_plan else {}),
+        **({"memory_plan": settings.memory_plan} if settings.memory_plan else {}),
         **({"unet": asdict(renderer.engine.unet)} if renderer.engine.unet else {}),
     }
 
 
-def extend_receipt(made: Step, claim: Claim, attempt: Attempt, video: bytes) -> dict[str, Any]:
-    """The receipt of what this attempt made of another step's video: that step's, with what is new."""
+def extend_receipt(
+    made: Step, claim: Claim, attempt: Attempt, video: bytes, parameters: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the receipt of what this attempt made of another step's video: that step's, with what is new."""
     before = made.receipt or {}
     seconds = {f"{claim.step.verb}_{name}": round(spent, 4) for name, spent in attempt.seconds.items()}
     return before | {
+        "parameters": before.get("parameters", {}) | parameters,
         f"{made.verb}_sha256": before.get("output_sha256"),
         "output_sha256": hashlib.sha256(video).hexdigest(),
         "output_bytes": len(video),

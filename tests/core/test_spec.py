@@ -104,9 +104,9 @@ def test_a_smoothed_clip_plays_from_its_first_frame_to_its_last(
 @pytest.mark.parametrize(
     ("asked", "allowed"),
     [
-        ({"smooth_fps": 7}, "more than fps and at most 30 where fps is 7; got 7"),
-        ({"smooth_fps": 12, "fps": 24}, "more than fps and at most 30 where fps is 24; got 12"),
-        ({"smooth_fps": 30, "fps": 30}, "left out where fps is 30; got 30"),
+        ({"smooth_fps": 7}, "more than fps and at most 30 if fps is 7; got 7"),
+        ({"smooth_fps": 12, "fps": 24}, "more than fps and at most 30 if fps is 24; got 12"),
+        ({"smooth_fps": 30, "fps": 30}, "left out if fps is 30; got 30"),
     ],
 )
 def test_smooth_motion_needs_more_frames_a_second_than_are_rendered(asked: dict[str, int], allowed: str) -> None:

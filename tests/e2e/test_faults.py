@@ -18,12 +18,15 @@ import sqlalchemy as sa
 from chaos.faults import catch, caught, set_trap
 from chaos.points import POINTS
 from chaos.service import WORKERS, Service
+from core.config import Settings
 from core.endpoints import FINAL_EVENTS
+from core.engines import find_engine
 from core.ledger import Ledger
+from core.plan.clip import clip_graph
 from core.spec import Clip
 from core.storage import Storage
 from core.tables import attempts, events, steps
-from core.task import FINAL, Callback, NewStep, NewTask, new_id
+from core.task import FINAL, Callback, NewTask, new_id
 from harness.pictures import SAMPLES
 from harness.receiver import Receiver, receiving
 from harness.servers import PostgresServer, RedisServer, wait_until
@@ -157,7 +160,7 @@ def test_cancel_is_final_at_whatever_moment_and_though_the_worker_is_dead(
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_worker_that_dies_with_one_clip_in_its_tail_and_the_next_begun_loses_both_to_others(
+def test_a_worker_that_dies_while_it_finalizes_with_the_next_begun_loses_both_to_others(
     service: Service, ledger: Ledger, receiver: Receiver, how: signal.Signals
 ) -> None:
     stopped = logs(service).count("outcome=stopped")
@@ -201,10 +204,11 @@ def test_smoothing_goes_on_elsewhere_where_a_worker_dies_in_it(
     """The clip is not made again. The preview engine's, whose tasks have no such step unless one is put there."""
     task_id = new_id()
     clip = Clip(engine="preview", width=320, height=180, num_frames=9, fps=7, seed=1, fit="cover", quality=18)
-    params = clip.model_copy(update={"smooth_fps": 30}).model_dump()
-    steps = [NewStep("clip", "cpu", params), NewStep("smooth", "cpu", params, needs=(0,))]
+    clip = clip.model_copy(update={"smooth_fps": 30})
+    settings = Settings(_env_file=None)
+    steps = clip_graph(clip, find_engine("preview", settings), "cpu", settings).new_steps()
     told = Callback(receiver.url, list(FINAL_EVENTS))
-    task = NewTask(task_id, "", "preview", params, f"tasks/{task_id}/input", "0" * 64, [], steps, told)
+    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps, told)
     Storage(f"file://{service.folder}/data/storage").put(task.input_key, CAT.read_bytes())
     trap = set_trap(POINT["step finished, next not woken"], signal.SIGKILL, service)
     ledger.create(task)

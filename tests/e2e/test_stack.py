@@ -131,7 +131,7 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_takes_too_long(stack: Sta
     assert attempts_of(stack, task_id) == ["given_back", "finished"]
 
 
-def in_its_tail_with_the_next_begun(stack: Stack, grace: str) -> list[str]:
+def finalizing_with_the_next_begun(stack: Stack, grace: str) -> list[str]:
     """Two tasks that one worker works on at once: the second waits until the first is finalized."""
     stack.kill("worker-cpu", signal.SIGTERM)
     stack.start_worker("worker-cpu", "--overlap", SHUTDOWN_GRACE=grace)
@@ -143,14 +143,14 @@ def in_its_tail_with_the_next_begun(stack: Stack, grace: str) -> list[str]:
 
 
 def test_a_worker_that_is_told_to_stop_finishes_both_that_it_works_on(stack: Stack) -> None:
-    tasks = in_its_tail_with_the_next_begun(stack, grace="60")
+    tasks = finalizing_with_the_next_begun(stack, grace="60")
     assert stack.kill("worker-cpu", signal.SIGTERM, then=stack.gate.open) == 0
     assert [stack.status(task_id)["status"] for task_id in tasks] == ["finished"] * 2
     assert attempts_of(stack, *tasks) == ["finished"] * 2
 
 
 def test_a_worker_that_is_told_to_stop_gives_both_back_that_it_works_on(stack: Stack) -> None:
-    tasks = in_its_tail_with_the_next_begun(stack, grace="0.1")
+    tasks = finalizing_with_the_next_begun(stack, grace="0.1")
     assert stack.kill("worker-cpu", signal.SIGTERM) == 0
     stack.gate.open()
     stack.start_worker()

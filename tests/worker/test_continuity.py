@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from core.parts import OVERLAP
-from core.spec import Part
+from core.plan.parts import OVERLAP
 from worker.media.continuity import ContinuityState, append_part, as_png, colours_of, from_png, match_colours
 
 Bytes = NDArray[np.uint8]
@@ -17,13 +16,9 @@ def frames(count: int = 12, offset: float = 0.0, contrast: float = 1.0) -> Bytes
     return (128 + offset + contrast * noise).round().clip(0, 255).astype(np.uint8)
 
 
-def part(number: int, of: int, num_frames: int) -> Part:
-    return Part(number=number, of=of, num_frames=num_frames)
-
-
 def test_a_pass_hands_on_the_frames_that_the_next_one_makes_too() -> None:
     made = frames()
-    first, state = append_part(made, part(0, 2, 12 - OVERLAP), None)
+    first, state = append_part(made, 12 - OVERLAP, None, goes_on=True)
     assert state is not None
     assert np.array_equal(first, made[: 12 - OVERLAP])
     assert np.array_equal(state.frames, made[12 - OVERLAP :])
@@ -32,7 +27,7 @@ def test_a_pass_hands_on_the_frames_that_the_next_one_makes_too() -> None:
 
 def test_the_next_pass_begins_with_the_frame_it_goes_on_from_and_fades_in() -> None:
     before = ContinuityState(np.full((OVERLAP, 48, 64, 3), 100, np.uint8), colours_of(frames()))
-    made, after = append_part(frames(), part(1, 2, 9), before)
+    made, after = append_part(frames(), 9, before, goes_on=False)
     assert after is None
     assert made.shape[0] == 9
     assert np.array_equal(made[0], before.frames[0])
@@ -49,7 +44,7 @@ def test_colours_that_drift_from_pass_to_pass_are_held() -> None:
     for number in range(6):
         free += 5
         made = frames(offset=(state.colours.mean[0] if state else mean) - mean + 5 * bool(number), contrast=1.05)
-        kept, state = append_part(made, part(number, 7, 7), state)
+        kept, state = append_part(made, 7, state, goes_on=True)
         light.append(colours_of(kept[OVERLAP:]))
     assert free - mean == 30
     assert max(abs(np.array(each.mean) - light[0].mean).max() for each in light) < 1

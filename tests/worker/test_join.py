@@ -13,8 +13,9 @@ from PIL import Image
 
 from chaos.load import graph
 from core.errors import EncodingFailed
+from core.plan.clip import clip_graph
 from core.spec import Clip
-from core.task import NewStep, NewTask, Status, Task, new_id
+from core.task import NewTask, Status, Task, new_id
 from harness.pictures import SAMPLES
 from tests.worker.test_mp4 import moving
 from tests.worker.test_runner import do
@@ -89,10 +90,10 @@ def test_a_spritesheet_shows_the_first_frame_the_last_and_what_lies_between(coun
 
 def extension(context: WorkerContext, before: bytes, frames_before: int) -> Task:
     clip = Clip(engine="preview", width=256, height=144, num_frames=6, fps=7, seed=1, fit="cover", quality=18)
-    params = clip.model_copy(update={"continues": frames_before, "motion": "zoom_in"}).model_dump()
+    clip = clip.model_copy(update={"continues": frames_before, "motion": "zoom_in"})
     task_id = new_id()
-    steps = [NewStep("clip", "cpu", params), NewStep("join", "cpu", params, needs=(0,))]
-    task = NewTask(task_id, "", "preview", params, f"tasks/{task_id}/input", "0" * 64, [], steps)
+    steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
+    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
     context.storage.put(task.input_key, before)
     ready = context.ledger.create(task)
     while ready:  # as wake-ups would

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.accept import steps_of
 from core.errors import StorageUnavailable
-from core.spec import Clip
+from core.plan.clip import clip_graph
+from core.spec import Clip, ClipSettings
 from core.task import NewTask, Status, Task, new_id
 from harness.pictures import SAMPLES
 from tests.worker.test_runner import do
@@ -34,7 +34,7 @@ class Model:
         self.made: list[Frames] = []
         self.fails_at: int | None = None
 
-    def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
+    def render(self, picture: Image.Image, clip: ClipSettings, attempt: Attempt) -> Frames:
         with attempt.phase("render"):
             if len(self.made) == self.fails_at:
                 self.fails_at = None
@@ -59,7 +59,7 @@ def make(context: WorkerContext, num_frames: int = 26, before: Path | None = Non
     wanted |= {"continues": before and len(list(frames_of(before)))} | changes
     clip = Clip.model_validate(engine.defaults | wanted)
     task_id = new_id()
-    steps = steps_of(clip, engine, "cpu", context.settings)
+    steps = clip_graph(clip, engine, "cpu", context.settings).new_steps()
     task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
     context.storage.put(task.input_key, (before or SAMPLES / "cat.jpg").read_bytes())
     ready = context.ledger.create(task)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -16,9 +17,11 @@ import structlog
 from PIL import Image
 
 from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, OutOfMemory, StorageUnavailable
-from core.spec import Clip, ClipRequest, Part, resolve
+from core.plan.clip import clip_graph
+from core.plan.steps import RenderClip
+from core.spec import Clip, ClipRequest, resolve
 from core.tables import tasks
-from core.task import NewStep, NewTask, Status, Task, new_id
+from core.task import NewTask, Status, Task, new_id
 from harness.servers import wait_until
 from worker.attempt import Attempt, Stopped
 from worker.engines.base import Hosted
@@ -44,7 +47,7 @@ def enqueue(context: WorkerContext, data: bytes | None, **changes: object) -> tu
     clip, _ = resolve(request, context.engine_host.default_engine, context.settings)
     clip = clip.model_copy(update=changes)
     task_id = new_id()
-    steps = [NewStep("clip", "cpu", clip.model_dump())]
+    steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
     task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
     if data is not None:
         context.storage.put(task.input_key, data)
@@ -287,7 +290,8 @@ def test_a_task_that_has_begun_goes_on_before_another_one_begins(context: Worker
     clip, _ = resolve(
         ClipRequest(width=64, height=64, num_frames=2, seed=1), context.engine_host.default_engine, context.settings
     )
-    steps = [NewStep("clip", "cpu", clip.model_dump()), NewStep("smooth", "cpu", clip.model_dump(), needs=(0,))]
+    clip = clip.model_copy(update={"smooth_fps": 30})
+    steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
     context.storage.put(f"tasks/{task_id}/input", picture())
     task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
     ((first, _),) = context.ledger.create(task)
@@ -384,7 +388,7 @@ def test_a_storage_that_is_away_when_something_is_to_be_deleted_harms_nothing(
 
 
 @contextmanager
-def in_its_tail(
+def while_finalizing(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch, **changes: object
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """A step that is being finalized until it is let go, beside others as on a GPU: its task, and how to let it go."""
@@ -410,7 +414,7 @@ def test_the_next_clip_renders_while_the_one_before_is_stored(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendered, seen = preview_of(context).render, []
-    with in_its_tail(context, monkeypatch) as (first, let_go):
+    with while_finalizing(context, monkeypatch) as (first, let_go):
 
         def render(*given: object) -> object:
             seen.append(context.ledger.task(first).status)
@@ -428,7 +432,7 @@ def test_the_next_clip_renders_while_the_one_before_is_stored(
 def test_a_clip_waits_with_its_frames_for_the_tail_before_it_and_can_be_canceled_there(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with in_its_tail(context, monkeypatch) as (first, _):
+    with while_finalizing(context, monkeypatch) as (first, _):
         task_id, step_id = enqueue(context, picture())
         check, kept = context.finalizer.wait, []
 
@@ -451,7 +455,7 @@ def test_a_clip_waits_with_its_frames_for_the_tail_before_it_and_can_be_canceled
 def test_what_a_finalize_stage_meets_ends_its_own_task_only(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with in_its_tail(context, monkeypatch) as (first, let_go):
+    with while_finalizing(context, monkeypatch) as (first, let_go):
         monkeypatch.setattr("worker.steps.clip.write_receipt", renders(EngineFailed("no receipt")))
         task_id, step_id = enqueue(context, picture())
         let_go()
@@ -473,7 +477,7 @@ def test_a_tail_and_a_front_are_both_handed_over_and_the_first_comes_first_again
         release_steps(context)
         return rendered(*given)
 
-    with in_its_tail(context, monkeypatch) as (first, _):
+    with while_finalizing(context, monkeypatch) as (first, _):
         monkeypatch.setattr(preview_of(context), "render", told_to_stop)
         task_id, step_id = enqueue(context, picture())
         (_, (first_step,)) = context.ledger.task_with_steps(first)
@@ -486,9 +490,9 @@ def test_a_tail_and_a_front_are_both_handed_over_and_the_first_comes_first_again
         assert context.ledger.task(task).status == Status.FINISHED
 
 
-@pytest.mark.parametrize("part", [None, Part(number=0, of=2, num_frames=5)])
+@pytest.mark.parametrize("part", [{}, {"adds": 5, "continuity": True}])
 def test_the_frames_are_let_go_before_the_storage_is_waited_for(
-    context: WorkerContext, part: Part | None, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, part: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = []
 
@@ -498,7 +502,9 @@ def test_the_frames_are_let_go_before_the_storage_is_waited_for(
         return made
 
     monkeypatch.setattr(preview_of(context), "render", render)
-    with in_its_tail(context, monkeypatch, num_frames=10, part=part):
+    validate = RenderClip.model_validate
+    monkeypatch.setattr(RenderClip, "model_validate", lambda given: validate(given).model_copy(update=part))
+    with while_finalizing(context, monkeypatch, num_frames=10):
         wait_until(lambda: frames[0]() is None, what="the end of the frames")
     assert len(frames) == 1
 
@@ -508,7 +514,7 @@ def test_each_line_of_the_log_names_the_task_that_it_is_about(
 ) -> None:
     with (
         structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines,
-        in_its_tail(context, monkeypatch) as (first, let_go),
+        while_finalizing(context, monkeypatch) as (first, let_go),
     ):
         let_go()
         second = run(context).task_id

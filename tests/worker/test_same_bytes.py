@@ -18,8 +18,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.parts import OVERLAP
-from core.spec import Clip, Part
+from core.plan.parts import OVERLAP
+from core.spec import Clip
 from harness.pictures import SAMPLES
 from tests.worker.test_mp4 import moving
 from worker.attempt import Attempt
@@ -107,9 +107,8 @@ def previewed(width: int, height: int) -> bytes:
 
 
 def sewn(frames: Frames) -> bytes:
-    part = Part(number=1, of=3, num_frames=len(frames) - OVERLAP)
     before = ContinuityState(frames[:OVERLAP][::-1] // 2, colours_of(frames // 2))
-    made, after = append_part(frames.copy(), part, before)
+    made, after = append_part(frames.copy(), len(frames) - OVERLAP, before, goes_on=True)
     assert after
     return made.tobytes() + as_png(after.frames)
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from core.plan.clip import clip_graph
 from core.spec import Clip
-from core.task import NewStep, NewTask, Status, Task, new_id
+from core.task import NewTask, Status, Task, new_id
 from harness.pictures import SAMPLES
 from tests.worker.test_join import mp4
 from tests.worker.test_mp4 import moving
@@ -180,11 +181,9 @@ def begin(context: WorkerContext, continues: int | None = None, **asked: int) ->
     """A clip of 6 frames, 7 a second, to be smoothed to 30; the way to join it to what it continues besides."""
     clip = Clip(engine="preview", width=256, height=144, num_frames=6, fps=7, seed=1, fit="cover", quality=18)
     clip = clip.model_copy(update={"motion": "zoom_in", "smooth_fps": 30, "continues": continues} | asked)
-    params, task_id = clip.model_dump(), new_id()
-    steps = [NewStep("clip", "cpu", params), NewStep("smooth", "cpu", params, needs=(0,))]
-    if continues:
-        steps.append(NewStep("join", "cpu", params, needs=(1,)))
-    task = NewTask(task_id, "", "preview", params, f"tasks/{task_id}/input", "0" * 64, [], steps)
+    task_id = new_id()
+    steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
+    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
     context.ledger.create(task)
     return context.ledger.task(task_id)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.config import Settings
 from core.engines import Engine
-from core.spec import Clip
+from core.spec import ClipSettings
 from worker.attempt import Attempt
 from worker.engines.gpu_memory import GpuMemory
 
@@ -59,17 +59,17 @@ class Renderer(Hosted):
     share: ClassVar[float] = 0.9
     """Of the time of a whole clip, which `render` takes; nearly all of the rest goes into encoding."""
 
-    def with_memory_plan(self, clip: Clip) -> Clip:
+    def with_memory_plan(self, clip: ClipSettings) -> ClipSettings:
         """`clip` with what it leaves open as it will be rendered here. Raises OutOfMemory if it cannot be."""
         return clip
 
-    def with_smaller_plan(self, clip: Clip, settled: Clip, phase: str | None) -> Clip | None:
+    def with_smaller_plan(self, clip: ClipSettings, settled: ClipSettings, phase: str | None) -> ClipSettings | None:
         """Return `clip` settled otherwise than as `settled`, for which memory ran out in `phase`, and remember that.
         None if there is no way that needs less."""
         return None
 
     @abstractmethod
-    def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
+    def render(self, picture: Image.Image, clip: ClipSettings, attempt: Attempt) -> Frames:
         """`picture` is RGB, upright, of any size. Returns (clip.num_frames, clip.height, clip.width, 3) in sRGB, or
         (clip.num_frames, clip.height * 3 / 2, clip.width) as worker/media/yuv.py has it.
 

@@ -16,7 +16,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.spec import Clip
+from core.spec import ClipSettings
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
 from worker.media.fit import Size, cover_box, fit_picture, resample
@@ -52,7 +52,7 @@ class Camera(Renderer):
     def load(self) -> None:
         self.device = "cpu"
 
-    def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
+    def render(self, picture: Image.Image, clip: ClipSettings, attempt: Attempt) -> Frames:
         with attempt.phase("render"):
             stage, path = prepare(picture, clip)
             return shoot(stage, path, clip, attempt)
@@ -61,7 +61,7 @@ class Camera(Renderer):
         return {"pillow": PIL.__version__, "numpy": np.__version__, "av": av.__version__}
 
 
-def prepare(picture: Image.Image, clip: Clip) -> tuple[Image.Image, Floats]:
+def prepare(picture: Image.Image, clip: ClipSettings) -> tuple[Image.Image, Floats]:
     """The part of the picture that the camera will see, at the density it needs, and the path over that part.
 
     Along an axis on which the camera keeps still, it has the frame's own pixels: each frame is then cut in one pass.
@@ -84,7 +84,7 @@ def prepare(picture: Image.Image, clip: Clip) -> tuple[Image.Image, Floats]:
     return stage, (path - np.tile(start, 2)) * np.tile(size / (end - start), 2)
 
 
-def shoot(stage: Image.Image, path: Floats, clip: Clip, attempt: Attempt) -> Frames:
+def shoot(stage: Image.Image, path: Floats, clip: ClipSettings, attempt: Attempt) -> Frames:
     """Sample the stage along the path. Pillow works without the GIL, so threads use all cores.
 
     Each plane by itself: in 4:2:0 there is half as much to sample as in RGB, and nothing to convert afterwards.

@@ -16,8 +16,8 @@ from PIL import Image
 from core.config import Settings
 from core.engines import Engine
 from core.errors import EngineUnavailable, GpuLost, OutOfMemory
-from core.parts import parts
-from core.spec import Clip, ClipRequest, resolve
+from core.plan.parts import parts
+from core.spec import ClipRequest, ClipSettings, resolve
 from worker.attempt import Attempt
 from worker.causes import first_line
 from worker.engines.base import Frames, Renderer
@@ -141,10 +141,10 @@ class Svd(Renderer):
         if self.device == "cuda":
             self.gpu_memory.total = total_bytes()
 
-    def _usual_clip(self) -> Clip:
+    def _usual_clip(self) -> ClipSettings:
         """What a request gets that says nothing else, or of a longer one a part."""
         clip, _ = resolve(ClipRequest(engine=self.engine.name, seed=0), self.engine, self.settings)
-        return parts(clip, self.engine, self.settings)[0]
+        return parts(clip, self.engine, self.settings)[0].settings
 
     def _compile(self, changes: "list[SpeedUp]") -> None:
         """By rendering the default clip. If that cannot be, every clip is rendered without."""
@@ -169,13 +169,13 @@ class Svd(Renderer):
             uncompile(self.pipeline)
         compile_no_more()
 
-    def _compiled_clip(self) -> Clip | None:
+    def _compiled_clip(self) -> ClipSettings | None:
         """The default clip by the first plan that it fits once it is compiled."""
         from worker.svd.memory import Compiled, fitting_compiled, needed, plan_of
 
         usual, name = self._usual_clip(), self.engine.name
         if self.gpu_memory.total is None:
-            clip: Clip | None = self.with_memory_plan(usual)
+            clip: ClipSettings | None = self.with_memory_plan(usual)
             clip = clip if clip and plan_of(clip).is_whole else None
         else:
             ran_out = self.gpu_memory.ran_out(name)
@@ -185,7 +185,7 @@ class Svd(Renderer):
         self.compiled = Compiled(clip) if clip else None
         return clip
 
-    def _fit(self, with_memory_plan: Callable[[], Clip | None], *changes: dict[str, Any]) -> None:
+    def _fit(self, with_memory_plan: Callable[[], ClipSettings | None], *changes: dict[str, Any]) -> None:
         """Render the default clip with each of `changes`, as `with_memory_plan` has it; if memory runs out, as it has
         it next, until it has nothing."""
         while clip := with_memory_plan():
@@ -200,10 +200,10 @@ class Svd(Renderer):
             else:
                 return
 
-    def _try_out(self, clip: Clip, attempt: Attempt) -> None:
+    def _try_out(self, clip: ClipSettings, attempt: Attempt) -> None:
         self.render(Image.new("RGB", (clip.width, clip.height), "gray"), clip, attempt)
 
-    def _remember(self, clip: Clip, phase: str) -> None:
+    def _remember(self, clip: ClipSettings, phase: str) -> None:
         """That memory ran out in a phase of `clip`, settled; or if other engines were there, unload those instead."""
         from worker.svd.memory import needed_by_phase
 
@@ -227,7 +227,7 @@ class Svd(Renderer):
         pipeline = self._pipeline  # another thread may ask while this engine leaves
         return bytes_on_gpu(pipeline) if pipeline else 0
 
-    def with_memory_plan(self, clip: Clip) -> Clip:
+    def with_memory_plan(self, clip: ClipSettings) -> ClipSettings:
         from worker.svd.memory import needed
 
         settled = self._fitting(clip)
@@ -235,7 +235,7 @@ class Svd(Renderer):
             self.gpu_memory.make_room(self.engine.name, needed(settled, self.weights, self.compiled))
         return settled
 
-    def _fitting(self, clip: Clip) -> Clip:
+    def _fitting(self, clip: ClipSettings) -> ClipSettings:
         """`clip` settled as it is made once this engine has the GPU to itself. Raises OutOfMemory."""
         from worker.svd.memory import ON_CPU, fitting, with_memory_plan
 
@@ -246,7 +246,7 @@ class Svd(Renderer):
         ran_out = self.gpu_memory.ran_out(self.engine.name)
         return fitting(clip, self.gpu_memory.total, self.weights, self.compiled, ran_out)
 
-    def with_smaller_plan(self, clip: Clip, settled: Clip, phase: str | None) -> Clip | None:
+    def with_smaller_plan(self, clip: ClipSettings, settled: ClipSettings, phase: str | None) -> ClipSettings | None:
         if self.gpu_memory.total is None or phase not in self.phases:
             return None
         self._remember(settled, phase)
@@ -258,7 +258,7 @@ class Svd(Renderer):
                     return None
             clip = clip.model_copy(update={"decode_chunk_size": (clip.decode_chunk_size or 0) // 2})
 
-    def render(self, picture: Image.Image, clip: Clip, attempt: Attempt) -> Frames:
+    def render(self, picture: Image.Image, clip: ClipSettings, attempt: Attempt) -> Frames:
         """Raises Stopped, OutOfMemory, EngineFailed: after each of them the next clip is right. Raises GpuLost."""
         from worker.gpu_faults import told_apart
         from worker.svd.frames import make_frames
@@ -295,7 +295,7 @@ class Svd(Renderer):
         torch.cuda.empty_cache()
 
 
-def what_fits(clip: Clip, phase: str | None) -> str:
+def what_fits(clip: ClipSettings, phase: str | None) -> str:
     chunk = clip.decode_chunk_size
     less = "a smaller decode_chunk_size" if phase == "decode" and chunk != 1 else "a smaller size or fewer num_frames"
     return (

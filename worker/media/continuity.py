@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.parts import OVERLAP
-from core.spec import Part
+from core.plan.parts import OVERLAP
 
 Bytes = NDArray[np.uint8]
 
@@ -35,14 +34,16 @@ class ContinuityState(NamedTuple):
     """Of the first part of all."""
 
 
-def append_part(frames: Bytes, part: Part, before: ContinuityState | None) -> tuple[Bytes, ContinuityState | None]:
-    """What this part adds to the video, and how it ends; None: it is the last one."""
+def append_part(
+    frames: Bytes, adds: int, before: ContinuityState | None, goes_on: bool
+) -> tuple[Bytes, ContinuityState | None]:
+    """Return the frames, `adds` of them, that a part adds to the video, and how it ends if it `goes_on`."""
     colours = before.colours if before else colours_of(frames)
     if before:
         frames = match_colours(frames, colours)
         crossfade(frames, before.frames)
-    after = None if part.is_last else ContinuityState(frames[part.num_frames :], colours)
-    return frames[: part.num_frames], after
+    after = ContinuityState(frames[adds:], colours) if goes_on else None
+    return frames[:adds], after
 
 
 def colours_of(frames: Bytes) -> Colours:

@@ -1,10 +1,10 @@
-"""The verb `smooth`: a task's clip again, with more frames a second."""
+"""The step kind `smooth`: the clip of an earlier step again, with more frames a second."""
 
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
+from core.plan.steps import SmoothClip
 from core.scratch import scratch_folder
-from core.spec import Clip
 from core.storage import Storage
 from core.task import Claim
 from worker.attempt import Attempt
@@ -28,25 +28,26 @@ def smooth_clip(claim: Claim, attempt: Attempt, storage: Storage, engine_host: E
     rife = cast("Rife", engine_host.get(motion)) if motion else None
     if not rife:
         yield  # at once: no engine is needed for any of it
-    clip, (made,) = Clip.model_validate(claim.step.params), claim.needs
+    params, (made,) = SmoothClip.model_validate(claim.step.params), claim.needs
     attempt.shares = {"load": 0.02, "smooth": 0.96, "store": 0.02}
-    count = clip.frames_played - bool(clip.continues)
     with attempt.phase("load"):
         rendered = read_made(made, "video", attempt, storage)
     with attempt.phase("smooth"), scratch_folder("smooth") as folder:
         before, after = folder / "clip.mp4", folder / "video.mp4"
         before.write_bytes(rendered)
         find_motion = rife.motion if rife else None
-        with closing(smoothed(stored_frames(before), clip.fps, clip.plays_fps, find_motion)) as frames:
-            if clip.continues:
-                next(frames)  # it is the last one of the video that goes on
-            size = clip.width, clip.height
-            encode_each(frames, size, clip.plays_fps, clip.quality, after, lambda done: attempt.advance(done, count))
+        with closing(smoothed(stored_frames(before), params.fps, params.smooth_fps, find_motion)) as frames:
+            if params.drop_first:
+                next(frames)
+            size, count = (params.width, params.height), params.num_frames
+            encode_each(frames, size, params.smooth_fps, params.crf, after, lambda done: attempt.advance(done, count))
         files = files_of(after, count)
     if rife:
         yield  # not before: the GPU has no memory, nor time, for the next clip beside it
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
     smoothing = rife.receipt() if rife else flow_receipt()
-    receipt = extend_receipt(made, claim, attempt, files["video.mp4"])
+    receipt = extend_receipt(
+        made, claim, attempt, files["video.mp4"], {"smooth_fps": params.smooth_fps, "quality": params.crf}
+    )
     return artifacts, receipt | {"encoder": encoder(), "smoothing": smoothing}

@@ -9,7 +9,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from core.spec import Clip
+from core.spec import ClipSettings
 
 CLIP_SIDE = 224
 """Pixels; diffusers' pipeline has it fixed too, whatever the image encoder's configuration says."""
@@ -42,7 +42,7 @@ def keep_encoder_in_float32(pipeline: Any) -> None:
             part.to(torch.float32)
 
 
-def read_conditions(pipeline: Any, picture: Image.Image, clip: Clip) -> Conditions:
+def read_conditions(pipeline: Any, picture: Image.Image, clip: ClipSettings) -> Conditions:
     """`picture` has the clip's size. Draws from the seed in diffusers' order, on the CPU: the same noise everywhere."""
     device, seed = pipeline.image_encoder.device, torch.Generator("cpu").manual_seed(clip.seed)
     guided = is_guided(clip)
@@ -63,7 +63,7 @@ def read_conditions(pipeline: Any, picture: Image.Image, clip: Clip) -> Conditio
     )
 
 
-def is_guided(clip: Clip) -> bool:
+def is_guided(clip: ClipSettings) -> bool:
     return (clip.max_guidance_scale or 0) > 1
 
 
@@ -95,6 +95,6 @@ def with_unguided(known: torch.Tensor, guided: bool) -> torch.Tensor:
     return torch.cat([torch.zeros_like(known), known]) if guided else known
 
 
-def rising(clip: Clip, like: torch.Tensor) -> torch.Tensor:
+def rising(clip: ClipSettings, like: torch.Tensor) -> torch.Tensor:
     low, high = clip.min_guidance_scale or 0, clip.max_guidance_scale or 0
     return torch.linspace(low, high, clip.num_frames).to(like).view(1, -1, 1, 1, 1)

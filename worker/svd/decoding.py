@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import EngineFailed
-from core.spec import Clip
+from core.spec import ClipSettings
 from worker.attempt import Attempt
 from worker.svd.device_progress import DeviceProgress, wait_for
 
 
-def decode(pipeline: Any, latents: torch.Tensor, clip: Clip, attempt: Attempt) -> NDArray[np.uint8]:
+def decode(pipeline: Any, latents: torch.Tensor, clip: ClipSettings, attempt: Attempt) -> NDArray[np.uint8]:
     """Frames (num_frames, height, width, 3). Raises Stopped; EngineFailed if a model gave no numbers.
 
     The decoder sees the frames of one chunk at a time, so where chunks begin changes the picture a little.
@@ -41,7 +41,7 @@ def too_narrow(model: Any) -> str:
 
 
 def decode_all(
-    pipeline: Any, latents: torch.Tensor, clip: Clip, chunk_size: int, attempt: Attempt
+    pipeline: Any, latents: torch.Tensor, clip: ClipSettings, chunk_size: int, attempt: Attempt
 ) -> tuple[NDArray[np.uint8], bool]:
     """The frames, and whether all of them are numbers."""
     vae, on_gpu = pipeline.vae, latents.device.type == "cuda"

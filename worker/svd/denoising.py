@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from core.engines import Approximation
-from core.spec import Clip
+from core.spec import ClipSettings
 from worker.attempt import Attempt
 from worker.svd.conditioning import Conditions
 from worker.svd.deep_cache import forget_features
@@ -20,7 +20,7 @@ from worker.svd.prediction import Exact, Fast
 def denoise(
     pipeline: Any,
     known: Conditions,
-    clip: Clip,
+    clip: ClipSettings,
     attempt: Attempt,
     approximation: Approximation | None = None,
     apart: bool = False,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.engines import Approximation
-from core.spec import Clip
+from core.spec import ClipSettings
 from worker.attempt import Attempt
 from worker.media.fit import fit_picture
 from worker.svd.conditioning import read_conditions
@@ -23,7 +23,7 @@ from worker.svd.placing import place
 def make_frames(
     pipeline: Any,
     picture: Image.Image,
-    clip: Clip,
+    clip: ClipSettings,
     attempt: Attempt,
     approximation: Approximation | None = None,
     device: str = "cpu",

@@ -13,7 +13,7 @@ from math import ceil
 import torch
 
 from core.errors import OutOfMemory
-from core.spec import Clip
+from core.spec import ClipSettings
 from worker.svd.conditioning import is_guided
 
 GB = 2**30
@@ -73,26 +73,26 @@ expandable segments have next to none: tests/long/test_memory_holes.py."""
 class Compiled:
     """For which clips there are compiled programs: `clip`, and those that look alike to the UNet or to the decoder."""
 
-    clip: Clip
+    clip: ClipSettings
     """Settled."""
 
-    def has_unet(self, clip: Clip) -> bool:
+    def has_unet(self, clip: ClipSettings) -> bool:
         mine = self.clip
         same = (clip.width, clip.height, clip.num_frames) == (mine.width, mine.height, mine.num_frames)
         return same and is_guided(clip) == is_guided(mine) and plan_of(clip).is_whole
 
-    def has_decoder(self, clip: Clip) -> bool:
+    def has_decoder(self, clip: ClipSettings) -> bool:
         mine = self.clip
         return (clip.width, clip.height) == (mine.width, mine.height) and chunks(clip) <= chunks(mine)
 
 
 def fitting(
-    clip: Clip,
+    clip: ClipSettings,
     budget: int,
     weights: Mapping[str, int],
     compiled: Compiled | None = None,
     ran_out: Mapping[str, int] | None = None,
-) -> Clip:
+) -> ClipSettings:
     """Return `clip` settled by the first plan that it fits.
 
     `budget` is the GPU's bytes without any weights, `weights` the bytes of those of each phase, `ran_out` those that
@@ -105,8 +105,8 @@ def fitting(
 
 
 def fitting_compiled(
-    clip: Clip, budget: int, weights: Mapping[str, int], ran_out: Mapping[str, int] | None = None
-) -> Clip | None:
+    clip: ClipSettings, budget: int, weights: Mapping[str, int], ran_out: Mapping[str, int] | None = None
+) -> ClipSettings | None:
     """Return `clip` settled by the first whole plan that it fits once it is compiled; None if it fits none."""
     for settled in ways(clip):
         if plan_of(settled).is_whole and fits(settled, budget, weights, Compiled(settled), ran_out):
@@ -114,12 +114,12 @@ def fitting_compiled(
     return None
 
 
-def ways(clip: Clip) -> Iterator[Clip]:
+def ways(clip: ClipSettings) -> Iterator[ClipSettings]:
     return (with_memory_plan(clip, name) for name in PLANS)
 
 
 def fits(
-    clip: Clip,
+    clip: ClipSettings,
     budget: int,
     weights: Mapping[str, int],
     compiled: Compiled | None = None,
@@ -129,34 +129,34 @@ def fits(
     return all(bytes_ <= budget and bytes_ < (ran_out or {}).get(phase, bytes_ + 1) for phase, bytes_ in phases.items())
 
 
-def with_memory_plan(clip: Clip, name: str) -> Clip:
+def with_memory_plan(clip: ClipSettings, name: str) -> ClipSettings:
     chunk = clip.decode_chunk_size or decoded_at_once(PLANS[name], clip)
     return clip.model_copy(update={"memory_plan": name, "decode_chunk_size": chunk})
 
 
-def decoded_at_once(plan: Plan, clip: Clip) -> int:
+def decoded_at_once(plan: Plan, clip: ClipSettings) -> int:
     """Chunks as even as can be: the decoder looks from frame to frame, and sees none beyond its chunk."""
     of_this_size = plan.decode_chunk_size * NATIVE_PIXELS // (clip.width * clip.height)
     most = max(1, min(plan.decode_chunk_size, of_this_size))
     return ceil(clip.num_frames / ceil(clip.num_frames / most))
 
 
-def at_once(clip: Clip) -> int:
+def at_once(clip: ClipSettings) -> int:
     """Return how many frames of `clip`, settled, are decoded at once."""
     return min(clip.num_frames, clip.decode_chunk_size or clip.num_frames)
 
 
-def chunks(clip: Clip) -> set[int]:
+def chunks(clip: ClipSettings) -> set[int]:
     """Return the sizes of the chunks in which the frames of `clip`, settled, are decoded."""
     return {at_once(clip), clip.num_frames % at_once(clip) or at_once(clip)}
 
 
-def needed(clip: Clip, weights: Mapping[str, int], compiled: Compiled | None = None) -> int:
+def needed(clip: ClipSettings, weights: Mapping[str, int], compiled: Compiled | None = None) -> int:
     """Return the bytes of the GPU's memory that `clip`, settled, needs in all."""
     return max(needed_by_phase(clip, weights, compiled).values())
 
 
-def needed_by_phase(clip: Clip, weights: Mapping[str, int], compiled: Compiled | None = None) -> dict[str, int]:
+def needed_by_phase(clip: ClipSettings, weights: Mapping[str, int], compiled: Compiled | None = None) -> dict[str, int]:
     offloads = plan_of(clip).offloads
     return {
         phase: round((weights[phase] if offloads else sum(weights.values())) + UNSEEN * worked_on)
@@ -164,7 +164,7 @@ def needed_by_phase(clip: Clip, weights: Mapping[str, int], compiled: Compiled |
     }
 
 
-def work_of(clip: Clip, compiled: Compiled | None = None) -> dict[str, int]:
+def work_of(clip: ClipSettings, compiled: Compiled | None = None) -> dict[str, int]:
     """Return the bytes at the peak of each phase, without weights, as counted."""
     plan, pixels, guided = plan_of(clip), clip.width * clip.height, is_guided(clip)
     samples = 2 if guided and not plan.apart else 1
@@ -179,12 +179,14 @@ def work_of(clip: Clip, compiled: Compiled | None = None) -> dict[str, int]:
     }
 
 
-def plan_of(clip: Clip) -> Plan:
+def plan_of(clip: ClipSettings) -> Plan:
     """Return the plan of `clip`, settled."""
     return PLANS[clip.memory_plan or ON_CPU]
 
 
-def what_fits(clip: Clip, budget: int, weights: Mapping[str, int], ran_out: Mapping[str, int] | None = None) -> str:
+def what_fits(
+    clip: ClipSettings, budget: int, weights: Mapping[str, int], ran_out: Mapping[str, int] | None = None
+) -> str:
     """Say what to ask for in place of `clip`, which does not fit."""
     least = min(needed(settled, weights) for settled in ways(clip))
     chunk = f", {clip.decode_chunk_size} decoded at once," if clip.decode_chunk_size else ""
@@ -195,7 +197,7 @@ def what_fits(clip: Clip, budget: int, weights: Mapping[str, int], ran_out: Mapp
     )
 
 
-def less(clip: Clip, budget: int, weights: Mapping[str, int], ran_out: Mapping[str, int] | None = None) -> str:
+def less(clip: ClipSettings, budget: int, weights: Mapping[str, int], ran_out: Mapping[str, int] | None = None) -> str:
     fewer = {"decode_chunk_size": range((clip.decode_chunk_size or 1) - 1, 0, -1)}
     fewer |= {"num_frames": range(clip.num_frames - 1, 1, -1)}
     for name, values in fewer.items():

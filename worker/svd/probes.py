@@ -19,7 +19,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.errors import GpuLost
-from core.spec import Clip
+from core.spec import ClipSettings
 from worker.causes import first_line
 from worker.gpu_faults import Fault, fault_of, give_back
 from worker.svd.attention import KERNELS, Shape, pinned_in
@@ -123,7 +123,7 @@ def agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool(apart <= AGREES * expected.abs().max().item())  # nor does anything agree that is no number
 
 
-def choose_ways(pipeline: Any, clip: Clip, probes: Probes, device: str) -> Choices:
+def choose_ways(pipeline: Any, clip: ClipSettings, probes: Probes, device: str) -> Choices:
     """Let `pipeline` run by the ways that are fastest for `clip`, settled; `pipeline` must have rendered a clip of two
     frames of 64×64, guided if `clip` is. Returns what was chosen."""
     chosen: Choices = {}
@@ -160,7 +160,7 @@ def convolving(layer: TemporalConvolution, size: tuple[int, int, int, int], devi
     return {name: lambda name=name: WAYS[name](seen(), weight, bias) for name in order}  # type: ignore[misc]
 
 
-def choose_kernels(unet: torch.nn.Module, clip: Clip, probes: Probes, device: str) -> Choices:
+def choose_kernels(unet: torch.nn.Module, clip: ClipSettings, probes: Probes, device: str) -> Choices:
     chosen: Choices = {}
     seen = [(processor, processor.seen) for processor in pinned_in(unet) if processor.seen]
     # Of two frames: as many samples as the small clip had at once, by whichever plan it was made.
@@ -178,12 +178,12 @@ def choose_kernels(unet: torch.nn.Module, clip: Clip, probes: Probes, device: st
     return chosen
 
 
-def samples_at_once(clip: Clip) -> int:
+def samples_at_once(clip: ClipSettings) -> int:
     """Return how many samples of `clip`, settled, the UNet sees in one pass."""
     return 2 if is_guided(clip) and not plan_of(clip).apart else 1
 
 
-def at_size(seen: Shape, along_frames: bool, clip: Clip) -> Shape:
+def at_size(seen: Shape, along_frames: bool, clip: ClipSettings) -> Shape:
     """Return the shape that attention has for `clip`, settled, if one sample of two frames of 64×64 had `seen`."""
     sequences, heads, tokens, channels = seen
     sequences *= samples_at_once(clip)

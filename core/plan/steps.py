@@ -1,0 +1,68 @@
+"""Typed steps: what a worker needs to know to do one. No step looks at another to guess what it is for."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from core.spec import ClipSettings
+
+
+class StepParams(BaseModel):
+    """The parameters of a step; `kind` says of which."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RenderClip(StepParams):
+    """Makes a clip, or a part of one, with an engine."""
+
+    kind: Literal["clip"] = "clip"
+    engine: str
+    settings: ClipSettings
+    begins_with: Literal["picture", "last_frame", "part"] = "picture"
+    """The task's picture; the last frame of the task's video; the end of the part that this step needs."""
+    adds: int | None = None
+    """Frames that a part adds to the clip; None: the step makes all of it."""
+    continuity: bool = False
+    """Keep what the next part goes on from."""
+    drop_first: bool = False
+    """The first frame is the last one of the video that goes on."""
+    crf: int
+    """x264's constant rate factor, 1 (best) to 51."""
+    shows: bool = True
+    """Make a thumbnail and a spritesheet: no later step makes them."""
+
+
+class SmoothClip(StepParams):
+    """Makes the clip of the step that it needs again, with more frames a second."""
+
+    kind: Literal["smooth"] = "smooth"
+    width: int
+    height: int
+    fps: int
+    """Of the clip that there is."""
+    smooth_fps: int
+    num_frames: int
+    """That it makes."""
+    drop_first: bool = False
+    """As in RenderClip."""
+    crf: int
+
+
+class JoinClips(StepParams):
+    """Joins the clips of the steps that it needs, in order."""
+
+    kind: Literal["join"] = "join"
+    after_input: bool = False
+    """The task's video comes first."""
+    crf: int
+    """Of what must be encoded anew."""
+    shows: bool = True
+    """As in RenderClip."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """What the receipt says of the joined clip, beyond what it says of the first one."""
+
+
+Params = RenderClip | SmoothClip | JoinClips
+PARAMS: TypeAdapter[Params] = TypeAdapter(Annotated[Params, Field(discriminator="kind")])
+"""Reads the parameters of a step of any kind."""

@@ -1,0 +1,124 @@
+"""Databases of earlier versions: what stands in them goes on."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command, config
+
+from core import database
+from core.config import Settings
+from core.engines import find_engine
+from core.ledger import Ledger
+from core.plan.clip import clip_graph
+from core.plan.steps import PARAMS
+from core.spec import Clip, ClipRequest, resolve
+
+SETTINGS = Settings(_env_file=None)
+TASK_ID = "a" * 32
+ENGINE = find_engine("svd-xt", SETTINGS)
+
+
+def migrate_to(url: str, revision: str) -> sa.Engine:
+    """Return the database at `url` with the tables of a released version."""
+    engine = database.connect(url)
+    with database.writing(engine) as connection:
+        settings = config.Config()
+        settings.set_main_option("script_location", str(database.MIGRATIONS))
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, revision)
+    return engine
+
+
+def insert(connection: sa.Connection, table: str, **values: Any) -> None:
+    found = sa.Table(table, sa.MetaData(), autoload_with=connection)
+    connection.execute(found.insert().values(values))
+
+
+def add_task(engine: sa.Engine, clip: Clip, status: str = "queued") -> None:
+    """Record `clip` as version 0009 did: each step holds all of it."""
+    with engine.begin() as connection:
+        insert(
+            connection,
+            "tasks",
+            task_id=TASK_ID,
+            status="queued",
+            engine=clip.engine,
+            params=clip.model_dump(exclude_none=True),
+            input_key="tasks/t/input",
+            input_sha256="0" * 64,
+            warnings=[],
+            artifacts={},
+            created_at=0.0,
+        )
+        planned = clip_graph(clip, ENGINE, "cpu", SETTINGS).steps
+        ids = {step.name: f"{position:032}" for position, step in enumerate(planned)}
+        renders = [step for step in planned if step.params.kind == "clip"]
+        for position, step in enumerate(planned):
+            held = clip.model_dump() | {"part": None}
+            if step in renders and len(renders) > 1:
+                held |= step.params.settings.model_dump()  # type: ignore[union-attr]
+                held["part"] = {"number": renders.index(step), "of": len(renders), "num_frames": step.params.adds}  # type: ignore[union-attr]
+            if step.name == "join-parts" and clip.smooth_fps:
+                held["continues"] = None
+            insert(
+                connection,
+                "steps",
+                step_id=ids[step.name],
+                task_id=TASK_ID,
+                position=position,
+                verb=step.params.kind,
+                queue=step.queue,
+                status=status,
+                attempt=0,
+                params=held,
+                waits_for=len(step.needs),
+                progress=0,
+                queued_at=0.0,
+                not_before=0.0,
+                artifacts={},
+            )
+            for name in step.needs:
+                insert(connection, "needs", step_id=ids[step.name], needed_id=ids[name])
+
+
+@pytest.mark.parametrize("status", ["queued", "started"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"fps": 7, "smooth_fps": 30},
+        {"continues": 100},
+        {"continues": 100, "fps": 7, "smooth_fps": 30},
+        {"num_frames": 60},
+        {"num_frames": 60, "continues": 100},
+        {"num_frames": 60, "fps": 7, "smooth_fps": 30, "continues": 100},
+    ],
+)
+def test_steps_that_held_a_whole_clip_know_what_they_do(
+    empty_database_url: str, changes: dict[str, int], status: str
+) -> None:
+    clip, _ = resolve(ClipRequest(seed=7), ENGINE, SETTINGS)
+    clip = clip.model_copy(update=changes)
+    engine = migrate_to(empty_database_url, "0009")
+    add_task(engine, clip, status)
+    engine.dispose()
+    ledger = Ledger(empty_database_url)
+    ledger.migrate()
+    _, steps = ledger.task_with_steps(TASK_ID)
+    ledger.close()
+    assert [PARAMS.validate_python(step.params) for step in steps] == [
+        step.params for step in clip_graph(clip, ENGINE, "cpu", SETTINGS).steps
+    ]
+
+
+def test_steps_that_are_done_stay_as_they_were(empty_database_url: str) -> None:
+    clip, _ = resolve(ClipRequest(seed=7), ENGINE, SETTINGS)
+    engine = migrate_to(empty_database_url, "0009")
+    add_task(engine, clip, "finished")
+    engine.dispose()
+    ledger = Ledger(empty_database_url)
+    ledger.migrate()
+    _, (step,) = ledger.task_with_steps(TASK_ID)
+    ledger.close()
+    assert step.params == clip.model_dump() | {"part": None}

@@ -61,7 +61,7 @@ def fill(ledger: Ledger, count: int) -> None:
         common = {"status": Status.FINISHED, "artifacts": {}, "started_at": now(), "finished_at": now()}
         task = common | {"engine": "preview", "params": {}, "input_key": "k", "input_sha256": "0" * 64}
         task |= {"warnings": [], "created_at": now(), "receipt": {}}
-        step = common | {"position": 0, "verb": "clip", "queue": "cpu", "attempt": 1, "params": {}, "waits_for": 0}
+        step = common | {"position": 0, "kind": "clip", "queue": "cpu", "attempt": 1, "params": {}, "waits_for": 0}
         step |= {"progress": 100, "queued_at": now(), "not_before": now()}
         attempt = {"attempt": 1, "worker_id": "w", "started_at": now(), "ended_at": now(), "outcome": "finished"}
         with ledger.database.begin() as tx:

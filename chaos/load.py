@@ -174,7 +174,7 @@ class Load:
 
 
 def graph(task_id: str, callback_url: str) -> NewTask:
-    """Fan-out, fan-in and a chain, each step as its verb understands it: clips that the service would make and smooth
+    """Fan-out, fan-in and a chain, each step as its kind understands it: clips that the service would make and smooth
     like this, all joined by the 29th step, and a last one. Parts of a long clip are not among them: the preview engine
     makes its frames as the encoder has them, which no seam can blend."""
     settings = Settings(_env_file=None)

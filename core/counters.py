@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from core.tables import tallies
+from core.tables import counters
 
 COUNTER = ""  # a counter's `bound`
 SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -33,9 +33,9 @@ class Duration:
 
 
 def _upsert(insert: Any) -> Any:
-    statement = insert(tallies)
-    raised = {name: tallies.c[name] + statement.excluded[name] for name in ("count", "total")}
-    return statement.on_conflict_do_update(index_elements=list(tallies.primary_key), set_=raised)
+    statement = insert(counters)
+    raised = {name: counters.c[name] + statement.excluded[name] for name in ("count", "total")}
+    return statement.on_conflict_do_update(index_elements=list(counters.primary_key), set_=raised)
 
 
 UPSERT = {"postgresql": _upsert(postgresql.insert), "sqlite": _upsert(sqlite.insert)}
@@ -75,15 +75,15 @@ class Histogram:
 
 def read_counters(connection: sa.Connection) -> dict[tuple[str, str], int]:
     """Every counter by (name, engine)."""
-    columns = sa.select(tallies.c.name, tallies.c.engine, tallies.c.count)
-    rows = connection.execute(columns.where(tallies.c.bound == COUNTER))
+    columns = sa.select(counters.c.name, counters.c.engine, counters.c.count)
+    rows = connection.execute(columns.where(counters.c.bound == COUNTER))
     return {(name, engine): count for name, engine, count in rows}
 
 
 def read_histograms(connection: sa.Connection) -> dict[tuple[str, str], Histogram]:
     """Every histogram by (name, engine)."""
     found: dict[tuple[str, str], Histogram] = {}
-    for name, engine, bound, count, total in connection.execute(sa.select(tallies).where(tallies.c.bound != COUNTER)):
+    for name, engine, bound, count, total in connection.execute(sa.select(counters).where(counters.c.bound != COUNTER)):
         before = found.get((name, engine), Histogram(dict.fromkeys(BOUNDS, 0), 0.0))
         found[name, engine] = Histogram(before.counts | {bound: count}, before.total + total)
     return found

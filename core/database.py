@@ -11,7 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-from core.errors import LedgerUnavailable
+from core.errors import LedgerTooNew, LedgerUnavailable
+from core.tables import ledger
 
 BUSY_TIMEOUT_MS = 10_000
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -104,9 +105,13 @@ def first_line(error: Exception) -> str:
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the schema up to date. Safe to call from several processes at once: one works, the others wait."""
+    """Bring the schema up to date. Safe to call from several processes at once: one works, the others wait.
+
+    Raises LedgerTooNew.
+    """
     with reading(engine) as connection:
-        if version(connection) == newest_version():
+        check_reader(connection)
+        if (version(connection) or "") >= newest_version():
             return
     from alembic import command, config  # takes a tenth of a process's start, which mostly finds nothing to do
 
@@ -116,6 +121,16 @@ def migrate(engine: sa.Engine) -> None:
         settings.set_main_option("script_location", str(MIGRATIONS))
         settings.attributes["connection"] = connection
         command.upgrade(settings, "head")
+
+
+def check_reader(connection: sa.Connection) -> None:
+    """Raises LedgerTooNew if this code is older than what the ledger asks of its readers. One that is newer than this
+    code, but says that this code may read it, is fine."""
+    if not sa.inspect(connection).has_table(ledger.name):
+        return
+    lowest = connection.scalar(sa.select(ledger.c.lowest_reader))
+    if lowest and lowest > newest_version():
+        raise LedgerTooNew(f"the ledger is of version {lowest}, and this program knows {newest_version()}: update it")
 
 
 def version(connection: sa.Connection) -> str | None:

@@ -1,4 +1,4 @@
-"""How long steps take here, as measured: a moving mean for each engine, verb and size. What ETAs are made of."""
+"""How long steps take here, as measured: a moving mean for each engine, kind and size. What ETAs are made of."""
 
 import statistics
 from dataclasses import dataclass
@@ -7,26 +7,27 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from core.tables import speeds
+from core.tables import step_durations
 from core.task import Step
 
 # The first few count alike; from then on each new one moves the mean by this share, so that it follows changes.
 NEWEST_SHARE = 0.2
-MOST_SIZES = 200  # of one engine and verb
+MOST_SIZES = 200  # of one engine and kind
 
 
 def _upsert(insert: Any) -> Any:
-    statement = insert(speeds)
-    count = speeds.c.count + 1
+    statement = insert(step_durations)
+    count = step_durations.c.count + 1
     share = sa.case((count < 1 / NEWEST_SHARE, 1.0 / count), else_=NEWEST_SHARE)
     means = {
-        name: speeds.c[name] + share * (statement.excluded[name] - speeds.c[name]) for name in ("seconds", "front")
+        name: step_durations.c[name] + share * (statement.excluded[name] - step_durations.c[name])
+        for name in ("seconds", "render_seconds")
     }
     raised = {"count": count, "work": statement.excluded.work} | means
-    return statement.on_conflict_do_update(index_elements=list(speeds.primary_key), set_=raised)
+    return statement.on_conflict_do_update(index_elements=list(step_durations.primary_key), set_=raised)
 
 
-ALL = sa.select(speeds)
+ALL = sa.select(step_durations)
 UPSERT = {"postgresql": _upsert(postgresql.insert), "sqlite": _upsert(sqlite.insert)}
 
 
@@ -35,7 +36,7 @@ class StepProfile:
     """What a step's time depends on. `work` says how a size that was never measured compares with those that were."""
 
     engine: str
-    verb: str
+    kind: str
     size: str
     work: float
 
@@ -54,7 +55,7 @@ class StepDuration:
 
 
 def profile_of(step: Step, engine: str) -> StepProfile:
-    return StepProfile(engine, step.verb, step.size, step.work)
+    return StepProfile(engine, step.kind, step.size, step.work)
 
 
 def record_duration(
@@ -64,20 +65,21 @@ def record_duration(
     seconds = max(0.0, seconds)  # a clock may have been set back
     render = seconds if render is None else min(render, seconds)
     connection.execute(
-        UPSERT[connection.dialect.name], vars(profile) | {"seconds": seconds, "front": render, "count": 1}
+        UPSERT[connection.dialect.name], vars(profile) | {"seconds": seconds, "render_seconds": render, "count": 1}
     )
 
 
 def delete_rare(connection: sa.Connection) -> None:
     """Keep the sizes that are asked for most; callers could invent any number."""
+    columns = step_durations.c
     place = sa.func.row_number().over(
-        partition_by=[speeds.c.engine, speeds.c.verb], order_by=[speeds.c.count.desc(), speeds.c.size]
+        partition_by=[columns.engine, columns.kind], order_by=[columns.count.desc(), columns.size]
     )
-    ranked = sa.select(speeds.c.engine, speeds.c.verb, speeds.c.size, place.label("place")).subquery()
-    rare = sa.select(ranked.c.engine, ranked.c.verb, ranked.c.size).where(ranked.c.place > MOST_SIZES)
-    for engine, verb, size in connection.execute(rare).all():
-        its = sa.and_(speeds.c.engine == engine, speeds.c.verb == verb, speeds.c.size == size)
-        connection.execute(speeds.delete().where(its))
+    ranked = sa.select(columns.engine, columns.kind, columns.size, place.label("place")).subquery()
+    rare = sa.select(ranked.c.engine, ranked.c.kind, ranked.c.size).where(ranked.c.place > MOST_SIZES)
+    for engine, kind, size in connection.execute(rare).all():
+        its = sa.and_(columns.engine == engine, columns.kind == kind, columns.size == size)
+        connection.execute(step_durations.delete().where(its))
 
 
 LinearFit = tuple[float, float]
@@ -91,7 +93,8 @@ class StepDurations:
         self._rows = connection.execute(ALL).all()
         self._fits_of: dict[tuple[str, str], tuple[LinearFit, LinearFit] | None] = {}
         self._exact = {
-            (row.engine, row.verb, row.size): StepDuration(row.front, row.seconds - row.front) for row in self._rows
+            (row.engine, row.kind, row.size): StepDuration(row.render_seconds, row.seconds - row.render_seconds)
+            for row in self._rows
         }
 
     def __len__(self) -> int:
@@ -99,19 +102,19 @@ class StepDurations:
 
     def of(self, profile: StepProfile) -> StepDuration | None:
         """Return what was measured for this size, else what other sizes say by their work; None if there are none."""
-        exact = self._exact.get((profile.engine, profile.verb, profile.size))
+        exact = self._exact.get((profile.engine, profile.kind, profile.size))
         if exact is not None:
             return exact
-        if (profile.engine, profile.verb) not in self._fits_of:
-            self._fits_of[profile.engine, profile.verb] = self._fits(profile.engine, profile.verb)
-        fits = self._fits_of[profile.engine, profile.verb]
+        if (profile.engine, profile.kind) not in self._fits_of:
+            self._fits_of[profile.engine, profile.kind] = self._fits(profile.engine, profile.kind)
+        fits = self._fits_of[profile.engine, profile.kind]
         return fits and StepDuration(*(max(0.0, same + slope * profile.work) for same, slope in fits))
 
-    def _fits(self, engine: str, verb: str) -> tuple[LinearFit, LinearFit] | None:
+    def _fits(self, engine: str, kind: str) -> tuple[LinearFit, LinearFit] | None:
         """Return the fits of the render and of the finalize stages."""
-        alike = [row for row in self._rows if (row.engine, row.verb) == (engine, verb) and row.work > 0]
+        alike = [row for row in self._rows if (row.engine, row.kind) == (engine, kind) and row.work > 0]
         work = [float(row.work) for row in alike]
-        renders, finalizes = [row.front for row in alike], [row.seconds - row.front for row in alike]
+        renders, finalizes = [row.render_seconds for row in alike], [row.seconds - row.render_seconds for row in alike]
         return (fit_line(work, renders), fit_line(work, finalizes)) if alike else None
 
 

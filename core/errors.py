@@ -245,6 +245,10 @@ class LedgerUnavailable(Unavailable):
     code = "ledger_unavailable"
 
 
+class LedgerTooNew(Exception):
+    """Raised at start, or while a program runs: its code is too old for the ledger. No caller is told of it."""
+
+
 class StorageUnavailable(Unavailable):
     """the storage does not answer"""
 

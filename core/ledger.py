@@ -99,7 +99,7 @@ class Ledger(Reader):
                     "step_id": ids[position],
                     "task_id": task_id,
                     "position": position,
-                    "verb": step.verb,
+                    "kind": step.kind,
                     "queue": step.queue,
                     "params": step.params,
                     "waits_for": len(waits_for),

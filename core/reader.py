@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from core import quotas
 from core.counters import Histogram, read_counters, read_histograms
-from core.database import connect, reading
+from core.database import check_reader, connect, reading
 from core.durations import StepDurations, StepProfile
 from core.errors import IdempotencyMismatch, TaskNotFound
 from core.snapshots import Snapshot, read_snapshots
@@ -39,7 +39,7 @@ STEPS = sa.select(steps).where(steps.c.task_id == sa.bindparam("task_id")).order
 WORKERS = sa.select(workers, (workers.c.seen_at > now() - ALIVE_SECONDS).label("alive")).order_by(
     workers.c.queue, workers.c.started_at
 )
-PROFILE = (tasks.c.engine, steps.c.verb, steps.c.size, steps.c.work)
+PROFILE = (tasks.c.engine, steps.c.kind, steps.c.size, steps.c.work)
 READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
 EARLIER = sa.alias(steps)
 FOLLOWS = sa.exists().where(
@@ -129,6 +129,11 @@ class Reader:
         with reading(self.database) as connection:
             connection.execute(sa.select(sa.func.count()).select_from(workers))
 
+    def check_version(self) -> None:
+        """Raises LedgerTooNew if a newer version of Kinora has changed the ledger so that this one must not read it."""
+        with reading(self.database) as connection:
+            check_reader(connection)
+
     def task(self, task_id: str, owner: str | None = None) -> Task:
         """Raises TaskNotFound."""
         with reading(self.database) as connection:
@@ -204,12 +209,12 @@ class Reader:
         with reading(self.database) as connection:
             return StepDurations(connection)
 
-    def first_waiting(self, queue: str, verb: str) -> tuple[Step, Task] | None:
-        """The step that will likely be claimed next, if it is of that verb."""
+    def first_waiting(self, queue: str, kind: str) -> tuple[Step, Task] | None:
+        """The step that will likely be claimed next, if it is of that kind."""
         query = sa.select(steps).where(steps.c.queue == queue, READY, DUE)
         with reading(self.database) as connection:
             row = connection.execute(query.order_by(steps.c.queued_at, steps.c.step_id).limit(1)).one_or_none()
-            return (step_from(row), self._task(connection, row.task_id)) if row and row.verb == verb else None
+            return (step_from(row), self._task(connection, row.task_id)) if row and row.kind == kind else None
 
     def first_of_engines(self, engines: Collection[str], than: str, seconds: float) -> str | None:
         """Return the step that may go before the step `than`, which waits for another engine than `engines`: the first

@@ -1,22 +1,54 @@
-"""What every process does first: wait for the ledger and bring its tables up to date."""
+"""What every process does first: wait for the ledger, bring its tables up to date, and stop once it is too old for
+them."""
 
+import os
+import signal
+import sys
 import threading
 
 import structlog
 
-from core.errors import LedgerUnavailable
+from core.errors import LedgerTooNew, LedgerUnavailable
 from core.ledger import Ledger
+
+VERSION_SECONDS = 2.0
+EXIT_TOO_OLD = 78  # EX_CONFIG
 
 log = structlog.get_logger(__name__)
 
 
 def wait_for_ledger(ledger: Ledger, ended: threading.Event) -> None:
-    """Containers start in any order: a database that is not up yet is worth waiting for, until `ended` is set."""
+    """Wait until the ledger can be used, or `ended` is set: containers start in any order.
+
+    Ends the process with one line if its code is too old for the ledger, now or later.
+    """
     while not ended.is_set():
         try:
             ledger.migrate()
         except LedgerUnavailable as error:
             log.warning("ledger_awaited", reason=error.message)
             ended.wait(1.0)
+        except LedgerTooNew as error:
+            say(error)
+            os._exit(EXIT_TOO_OLD)  # this may be any thread, and nothing has begun
         else:
+            threading.Thread(target=stop_when_too_old, args=[ledger, ended], name="version", daemon=True).start()
             return
+
+
+def stop_when_too_old(ledger: Ledger, ended: threading.Event) -> None:
+    """Ask this process to stop in order once the ledger is too new for it."""
+    while not ended.wait(VERSION_SECONDS):
+        try:
+            ledger.check_version()
+        except LedgerUnavailable:
+            continue
+        except LedgerTooNew as error:
+            say(error)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+
+
+def say(error: LedgerTooNew) -> None:
+    sys.stderr.write(f"kinora: {error}\n")
+    sys.stderr.flush()

@@ -88,7 +88,7 @@ steps = Table(
     Column("step_id", String(32), primary_key=True),
     Column("task_id", ForeignKey("tasks.task_id", ondelete="CASCADE"), nullable=False),
     Column("position", Integer, nullable=False),
-    Column("verb", String(32), nullable=False),
+    Column("kind", String(32), nullable=False),
     Column("queue", String(32), nullable=False),
     Column("status", String(8), nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -244,8 +244,8 @@ deliveries = Table(
 )
 
 # What /metrics counts. A row is one counter, or one bucket of a histogram (`bound` is its upper edge).
-tallies = Table(
-    "tallies",
+counters = Table(
+    "counters",
     metadata,
     Column("name", String(64), primary_key=True),
     Column("engine", String(64), primary_key=True),
@@ -254,15 +254,18 @@ tallies = Table(
     Column("total", Double, nullable=False),
 )
 
-# The mean seconds of a step, as measured; `front` are those of them in the render stage.
-speeds = Table(
-    "speeds",
+# The mean seconds of a step, as measured, and how many of them are the render stage's.
+step_durations = Table(
+    "step_durations",
     metadata,
     Column("engine", String(64), primary_key=True),
-    Column("verb", String(32), primary_key=True),
+    Column("kind", String(32), primary_key=True),
     Column("size", String(64), primary_key=True),
     Column("work", Double, nullable=False),
     Column("count", Integer, nullable=False),
     Column("seconds", Double, nullable=False),
-    Column("front", Double, nullable=False, server_default="0"),
+    Column("render_seconds", Double, nullable=False, server_default="0"),
 )
+
+# One row: code whose newest migration is older than this revision must not read the ledger.
+ledger = Table("ledger", metadata, Column("lowest_reader", String(32), nullable=False))

@@ -64,7 +64,7 @@ class NewStep:
     """A step to record. `needs` holds the positions of earlier steps in the same task whose artifacts it uses;
     steps of one `size` take about as long, and those of another in proportion to their `work`."""
 
-    verb: str
+    kind: str
     queue: str
     params: dict[str, Any] = field(default_factory=dict)
     needs: tuple[int, ...] = ()
@@ -185,7 +185,7 @@ class Step:
     step_id: str
     task_id: str
     position: int
-    verb: str
+    kind: str
     queue: str
     status: Status
     attempt: int

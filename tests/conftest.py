@@ -102,7 +102,8 @@ def create_database(postgres_url: str, name: str) -> str:
 def empty_tables(url: str) -> None:
     """Of whoever may still be connected, too: nobody is left to hold a lock."""
     engine = sa.create_engine(url)
-    to_empty = [table.name for table in metadata.sorted_tables if table is not link_secrets]  # migrating has filled it
+    filled = {link_secrets.name, "ledger"}  # by migrating
+    to_empty = [table.name for table in metadata.sorted_tables if table.name not in filled]
     with engine.begin() as connection:
         connection.execute(
             sa.text(
@@ -186,5 +187,5 @@ def new_task(engine: str = "preview", steps: list[NewStep] | None = None, callba
         input_key="tasks/x/input",
         input_sha256="0" * 64,
         warnings=[],
-        steps=steps or [NewStep(verb="clip", queue="cpu")],
+        steps=steps or [NewStep(kind="clip", queue="cpu")],
     )

@@ -55,10 +55,10 @@ def extend_receipt(
 ) -> dict[str, Any]:
     """Return the receipt of what this attempt made of another step's video: that step's, with what is new."""
     before = made.receipt or {}
-    seconds = {f"{claim.step.verb}_{name}": round(spent, 4) for name, spent in attempt.seconds.items()}
+    seconds = {f"{claim.step.kind}_{name}": round(spent, 4) for name, spent in attempt.seconds.items()}
     return before | {
         "parameters": before.get("parameters", {}) | parameters,
-        f"{made.verb}_sha256": before.get("output_sha256"),
+        f"{made.kind}_sha256": before.get("output_sha256"),
         "output_sha256": hashlib.sha256(video).hexdigest(),
         "output_bytes": len(video),
         "seconds": before.get("seconds", {}) | seconds,

@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 LOADED_FIRST_SECONDS = 30.0
 
-VERBS = {"clip": make_clip, "smooth": smooth_clip, "join": join_clips}
+STEP_KINDS = {"clip": make_clip, "smooth": smooth_clip, "join": join_clips}
 
 
 @dataclass(eq=False)
@@ -110,13 +110,13 @@ def _of_loaded_engine(step_id: str, context: WorkerContext) -> str | None:
 
 def _work(running: RunningAttempt, context: WorkerContext) -> None:
     claim, attempt = running.claim, running.attempt
-    log.info("attempt_started", verb=claim.step.verb, engine=claim.task.engine, waited=round(claim.waited, 3))
+    log.info("attempt_started", kind=claim.step.kind, engine=claim.task.engine, waited=round(claim.waited, 3))
     with ExitStack() as held:  # until the attempt's own end, in whichever thread that is
         held.enter_context(_counted(running, context))
         held.enter_context(Lease(context.ledger, claim, attempt, context.settings.lease_seconds))
         held.enter_context(Watchdog(attempt, context.settings.step_time_limit))
         held.enter_context(PreviewPublisher(LivePreviews(context.queue.redis), claim.task.task_id, attempt))
-        work = VERBS[claim.step.verb](claim, attempt, context.storage, context.engine_host, context.pictures)
+        work = STEP_KINDS[claim.step.kind](claim, attempt, context.storage, context.engine_host, context.pictures)
         outcome = _attempt(running, context, partial(_render_stage, running, work, context))
         if outcome:
             _close(running, outcome, context)

@@ -160,7 +160,7 @@ def task_event(snapshot: Snapshot, links: Links) -> TaskEvent:
         progress=snapshot.progress,
         step=running
         and CurrentStep(
-            verb=running.verb,
+            verb=running.kind,
             phase=running.phase,
             number=running.position + 1,
             of=snapshot.steps,

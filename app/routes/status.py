@@ -113,7 +113,7 @@ def task_status(services: Services, links: Links, task: Task, steps: list[Step])
         progress=progress_of(steps),
         step=running
         and CurrentStep(
-            verb=running.verb,
+            verb=running.kind,
             phase=running.phase,
             number=running.position + 1,
             of=len(steps),

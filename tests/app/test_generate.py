@@ -194,7 +194,7 @@ def test_motion_is_smoothed_by_whom_it_costs_least(
     for name in workers:
         services.ledger.report_worker(worker_that_says(name, name, {"gpu": "svd-xt", "cpu": "preview"}[name], None))
     task, (clip, smooth) = services.ledger.task_with_steps(upload(client, engine="svd-xt", smooth_fps=30))
-    assert (clip.verb, clip.queue, smooth.verb, smooth.queue) == ("clip", "gpu", "smooth", queue)
+    assert (clip.kind, clip.queue, smooth.kind, smooth.queue) == ("clip", "gpu", "smooth", queue)
     assert task.params["smooth_fps"] == 30
     assert smooth.waits_for == 1
     assert (smooth.size, 0 < smooth.work < clip.work) == ("1024x576x25 to 103", True)
@@ -210,7 +210,7 @@ def test_with_rife_motion_is_smoothed_where_the_engine_runs(settings: Settings) 
 
 def test_who_asks_for_no_smooth_motion_gets_one_step_as_before(client: TestClient, services: Services) -> None:
     task, (clip,) = services.ledger.task_with_steps(upload(client, engine="svd-xt"))
-    assert (clip.verb, "smooth_fps" in task.params) == ("clip", False)
+    assert (clip.kind, "smooth_fps" in task.params) == ("clip", False)
 
 
 def repeat(client: TestClient, key: str, data: bytes = CAT, **fields: object):

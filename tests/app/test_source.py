@@ -250,7 +250,7 @@ def test_an_extension_is_two_steps_over_the_video_before(services: Services, mad
     extended_id = again(services, Extension(services.ledger.task(made)), seconds=4)
     task, (clip, join) = services.ledger.task_with_steps(extended_id)
     assert (task.extended_from, task.remixed_from, task.input_sha256) == (made, None, "f" * 64)
-    assert (clip.verb, join.verb, clip.queue, join.queue) == ("clip", "join", "cpu", "cpu")
+    assert (clip.kind, join.kind, clip.queue, join.queue) == ("clip", "join", "cpu", "cpu")
     settled = Clip.model_validate(task.params)
     assert (settled.continues, settled.num_frames, settled.fps, settled.motion) == (9, 13, 3, "orbit")
     assert settled.seconds_in_all == pytest.approx((9 + 12) / 3)
@@ -277,7 +277,7 @@ def test_an_extension_of_a_smooth_video_is_smooth_and_its_frames_count_as_they_p
         finish_with(services, taken)
     extended_id = again(services, Extension(services.ledger.task(task_id)), seconds=1)
     task, (clip, smooth, join) = services.ledger.task_with_steps(extended_id)
-    assert (clip.verb, smooth.verb, join.verb) == ("clip", "smooth", "join")
+    assert (clip.kind, smooth.kind, join.kind) == ("clip", "smooth", "join")
     settled = Clip.model_validate(task.params)
     played_before = 13 * 30 // 7 + 1
     assert (settled.continues, settled.num_frames, settled.smooth_fps) == (played_before, 8, 30)

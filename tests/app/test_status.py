@@ -86,7 +86,7 @@ def test_the_eta_counts_every_part_of_a_long_clip_ahead(client: TestClient, serv
         assert taken is not None
         services.ledger.finish(replace(taken, started_at=taken.started_at - 10), {}, {}, {})
     _, steps = services.ledger.task_with_steps(upload(client, engine="svd-xt", num_frames=65, fps=30))
-    assert [step.verb for step in steps] == ["clip", "clip", "clip", "join"]
+    assert [step.kind for step in steps] == ["clip", "clip", "clip", "join"]
     last = upload(client, engine="svd-xt")
     for position in (5, 4):
         body = client.get(f"/status/{last}").json()

@@ -303,7 +303,7 @@ def test_an_extension_tells_the_length_of_the_whole(client: TestClient, services
     longer = client.post("/v1/videos/extensions", json={"video": {"id": first}, "seconds": "4", "prompt": "on"}).json()
     assert (longer["extended_from_video_id"], longer["seconds"], longer["prompt"]) == (first, "8", "on")
     _, steps = services.ledger.task_with_steps(longer["id"])
-    assert [step.verb for step in steps] == ["clip", "join"]
+    assert [step.kind for step in steps] == ["clip", "join"]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def fill(stack: Stack, like: list[str], count: int) -> None:
             input_key=task.input_key,
             input_sha256=task.input_sha256,
             warnings=[],
-            steps=[NewStep(verb="clip", queue="none")],
+            steps=[NewStep(kind="clip", queue="none")],
         )
         ((step_id, _),) = ledger.create(new)
         claim = ledger.claim(step_id, "w", 60)

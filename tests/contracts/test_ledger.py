@@ -337,7 +337,7 @@ def test_the_front_and_the_tail_of_a_step_are_remembered_apart(ledger: Ledger) -
 
 def test_the_step_that_waits_first_is_known_where_it_is_of_that_verb(ledger: Ledger) -> None:
     assert ledger.first_waiting("cpu", "clip") is None
-    tasks = [new_task(steps=[NewStep(verb, "cpu")]) for verb in ("clip", "join")]
+    tasks = [new_task(steps=[NewStep(kind, "cpu")]) for kind in ("clip", "join")]
     (first, _), (second, _) = [ledger.create(task)[0] for task in tasks]
     step, task = ledger.first_waiting("cpu", "clip")
     assert (step.step_id, task.task_id) == (first, tasks[0].task_id)
@@ -591,7 +591,7 @@ def test_each_migration_keeps_the_rows_of_the_tables_before_it(empty_database_ur
     task, (step,) = ledger.task_with_steps(task_id)
     assert (task.owner, task.callback_url, task.callback_events, task.dialect) == ("", None, [], "kinora")
     assert (step.size, step.work, step.receipt) == ("", 0.0, None)
-    duration = ledger.step_durations().of(StepProfile(task.engine, step.verb, "1" * 32, 1.0))
+    duration = ledger.step_durations().of(StepProfile(task.engine, step.kind, "1" * 32, 1.0))
     assert duration is not None
     assert (duration.render, duration.finalize) == (1.0, 0.0), "a step kept its worker's engine all the time"
     assert [key.stored_bytes for key in ledger.keys.all()] == [0]

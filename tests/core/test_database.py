@@ -49,18 +49,3 @@ def test_a_schema_that_is_up_to_date_is_left_alone_without_a_lock(tmp_path: Path
     with database.reading(engine) as connection:
         assert database.version(connection) == database.newest_version()
     engine.dispose()
-
-
-def test_a_schema_that_is_behind_is_brought_up_to_date(tmp_path: Path) -> None:
-    engine = database.connect(f"sqlite:///{tmp_path}/kinora.db")
-    with database.reading(engine) as connection:
-        assert database.version(connection) is None
-    database.migrate(engine)
-    with database.writing(engine) as connection:
-        connection.execute(sa.text("ALTER TABLE speeds DROP COLUMN front"))
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0008'"))
-    database.migrate(engine)
-    with database.reading(engine) as connection:
-        assert connection.scalar(sa.text("SELECT count(front) FROM speeds")) == 0
-        assert database.version(connection) == database.newest_version()
-    engine.dispose()

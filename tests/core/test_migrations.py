@@ -8,7 +8,9 @@ from alembic import command, config
 
 from core import database
 from core.config import Settings
+from core.durations import StepDuration, StepProfile
 from core.engines import find_engine
+from core.errors import LedgerTooNew
 from core.ledger import Ledger
 from core.plan.clip import clip_graph
 from core.plan.steps import PARAMS
@@ -122,3 +124,52 @@ def test_steps_that_are_done_stay_as_they_were(empty_database_url: str) -> None:
     _, (step,) = ledger.task_with_steps(TASK_ID)
     ledger.close()
     assert step.params == clip.model_dump() | {"part": None}
+
+
+def test_a_database_without_tables_gets_all_of_them(empty_database_url: str) -> None:
+    engine = database.connect(empty_database_url)
+    with database.reading(engine) as connection:
+        assert database.version(connection) is None
+    database.migrate(engine)
+    with database.reading(engine) as connection:
+        assert database.version(connection) == database.newest_version()
+    engine.dispose()
+
+
+def test_measured_durations_and_counters_stay(empty_database_url: str) -> None:
+    engine = migrate_to(empty_database_url, "0009")
+    with engine.begin() as connection:
+        insert(
+            connection,
+            "speeds",
+            **{"engine": "svd", "verb": "clip", "size": "s", "work": 1.0, "count": 3, "seconds": 9.0, "front": 7.0},
+        )
+        insert(connection, "tallies", name="tasks_created", engine="svd", bound="", count=4, total=0.0)
+    engine.dispose()
+    ledger = Ledger(empty_database_url)
+    ledger.migrate()
+    assert ledger.step_durations().of(StepProfile("svd", "clip", "s", 1.0)) == StepDuration(7.0, 2.0)
+    assert ledger.counters() == {("tasks_created", "svd"): 4}
+    ledger.close()
+
+
+def set_version(engine: sa.Engine, version: str, lowest_reader: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"UPDATE alembic_version SET version_num = '{version}'"))
+        connection.execute(sa.text(f"UPDATE ledger SET lowest_reader = '{lowest_reader}'"))
+
+
+def test_an_older_program_reads_a_newer_ledger_only_if_the_ledger_lets_it(database_url: str) -> None:
+    ledger, newest = Ledger(database_url), database.newest_version()
+    try:
+        set_version(ledger.database, "9998", newest)
+        ledger.migrate()
+        ledger.check_version()
+        assert ledger.tasks(limit=1) == []
+        set_version(ledger.database, "9999", "9999")
+        for refused in (ledger.migrate, ledger.check_version):
+            with pytest.raises(LedgerTooNew, match=f"of version 9999, and this program knows {newest}: update it"):
+                refused()
+    finally:
+        set_version(ledger.database, newest, newest)
+        ledger.close()

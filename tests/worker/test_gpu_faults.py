@@ -194,7 +194,7 @@ class Card:
             self.monkeypatch.setattr(frames, name, failing(phase, lambda *_, name=name: made[name]))
 
     def render(self, **changes: Any) -> tuple[Clip, list[str]]:
-        """The clip as it was made in the end, as the verb `clip` goes about it."""
+        """The clip as it was made in the end, as the step kind `clip` goes about it."""
         from worker.steps.clip import _render
 
         clip = self.engine._usual_clip().model_copy(update={"num_inference_steps": 1} | changes)

@@ -145,7 +145,7 @@ def test_an_extension_of_what_is_no_video_fails_and_says_so(context: WorkerConte
     assert (task.status, task.error.code) == (Status.FAILED, "encoding_failed")
 
 
-def test_every_step_of_the_graphs_of_chaos_is_one_that_its_verb_understands(context: WorkerContext) -> None:
+def test_every_step_of_the_graphs_of_chaos_is_one_that_its_kind_understands(context: WorkerContext) -> None:
     new = graph(new_id(), "http://127.0.0.1:9/")
     context.storage.put(new.input_key, (SAMPLES / "cat.jpg").read_bytes())
     ready, done = context.ledger.create(new), 0

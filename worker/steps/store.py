@@ -37,4 +37,4 @@ def read_made(made: Step, name: str, attempt: Attempt, storage: Storage) -> byte
     try:
         return attempt.keep_trying(lambda: storage.read(made.artifacts[name]))
     except ArtifactNotFound as error:
-        raise InputMissing(f"what the step {made.verb} made is no longer in the storage") from error
+        raise InputMissing(f"what the step {made.kind} made is no longer in the storage") from error

@@ -139,6 +139,7 @@ def new_task(owner: str, clip: Clip, graph: Graph, warnings: list[str]) -> NewTa
         input_sha256="",
         warnings=warnings,
         steps=graph.new_steps(),
+        result_step=graph.result_step,
     )
 
 

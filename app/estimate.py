@@ -25,7 +25,7 @@ def estimate_task(services: Services, task: Task, steps: list[Step]) -> Estimate
     if task.status.is_final or not left:
         return UNKNOWN
     ledger, durations, step = services.ledger, services.ledger.step_durations(), left[0]
-    own = [duration for duration in (durations.of(profile_of(step, task.engine)) for step in left) if duration]
+    own = [duration for duration in (durations.of(profile_of(step)) for step in left) if duration]
     waits = step.status != Status.STARTED
     ahead = ledger.ahead_of(step) if waits else []
     position = len(ahead) + 1 if waits else None

@@ -28,10 +28,9 @@ WANTED = sa.select(endpoints.c.endpoint_id, endpoints.c.url, endpoints.c.events)
     endpoints.c.owner == sa.bindparam("owner"), endpoints.c.disabled_at.is_(None)
 )
 # As core/task.progress_of has it.
-WEIGHT = steps.c.work + 1
-PROGRESS = sa.select(sa.func.sum(steps.c.progress * WEIGHT) / sa.func.sum(WEIGHT)).where(
-    steps.c.task_id == sa.bindparam("task_id")
-)
+PROGRESS = sa.select(
+    sa.func.sum(steps.c.progress * steps.c.weight) / sa.func.sum(steps.c.weight + steps.c.reserved_weight)
+).where(steps.c.task_id == sa.bindparam("task_id"))
 # What OpenAI's dialect calls an event; of the others it tells nothing.
 VIDEO_EVENTS = {
     CallbackEvent.FINISHED: VideoEvent.COMPLETED,

@@ -36,6 +36,7 @@ class StepProfile:
     """What a step's time depends on. `work` says how a size that was never measured compares with those that were."""
 
     engine: str
+    """Empty if the step needs none."""
     kind: str
     size: str
     work: float
@@ -54,8 +55,8 @@ class StepDuration:
         return self.render + self.finalize
 
 
-def profile_of(step: Step, engine: str) -> StepProfile:
-    return StepProfile(engine, step.kind, step.size, step.work)
+def profile_of(step: Step) -> StepProfile:
+    return StepProfile(step.engine or "", step.kind, step.size, step.work)
 
 
 def record_duration(

@@ -2,6 +2,7 @@
 moves of one task never cross, and whatever must happen with a move (event, counter) happens inside it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -67,7 +68,8 @@ class Ledger(Reader):
         QuotaExceeded if its owner has used up `quota`, and QueueFull if one more would be over `bounds`.
         """
         with writing(self.database) as tx:
-            values = {name: value for name, value in vars(task).items() if name not in ("steps", "callback")}
+            left_out = ("steps", "callback", "result_step")
+            values = {name: value for name, value in vars(task).items() if name not in left_out}
             values["callback_url"] = task.callback and task.callback.url
             values["callback_events"] = task.callback.events if task.callback else []
             tx.execute(statements.INSERT_TASK, values)
@@ -79,39 +81,39 @@ class Ledger(Reader):
             if bounds:
                 one_at_a_time(tx, BOUNDS_LOCK)
                 quotas.check_bounds(tx, {step.queue for step in task.steps if not step.needs}, bounds)
-            ready = self._add_steps(tx, task.task_id, task.steps, [])
+            ready = self._add_steps(tx, task.task_id, task.steps, task.result_step)
             tx.execute(statements.INSERT_EVENT, {"task_id": task.task_id, "kind": Status.QUEUED})
             counters.count(tx, Count("tasks_created", task.engine))
         return ready
 
     def _add_steps(
-        self, tx: sa.Connection, task_id: str, new: Sequence[NewStep], earlier: list[str]
+        self, tx: sa.Connection, task_id: str, new: Sequence[NewStep], result_step: str | None
     ) -> list[ReadyStep]:
-        """Record steps behind the task's `earlier` ones (their ids by position). Returns those that may start."""
-        ids = earlier + [new_id() for _ in new]
-        done = set(tx.execute(statements.FINISHED_STEPS, {"task_id": task_id}).scalars()) if earlier else set()
+        """Record steps behind those that the task has. The one named `result_step`, or the last one if that is empty,
+        makes the task's result; None: whichever did so far. Returns those that may start."""
+        earlier = tx.execute(statements.NAMED_STEPS, {"task_id": task_id}).all()
+        ids = {step.name: step.step_id for step in earlier}
+        done = {step.step_id for step in earlier if step.status == Status.FINISHED}
         rows, edges, ready = [], [], []
         for position, step in enumerate(new, start=len(earlier)):
-            waits_for = [ids[needed] for needed in step.needs if ids[needed] not in done]
-            edges += [{"step_id": ids[position], "needed_id": ids[needed]} for needed in step.needs]
-            rows.append(
-                {
-                    "step_id": ids[position],
-                    "task_id": task_id,
-                    "position": position,
-                    "kind": step.kind,
-                    "queue": step.queue,
-                    "params": step.params,
-                    "waits_for": len(waits_for),
-                    "size": step.size,
-                    "work": step.work,
-                }
-            )
-            if not waits_for:
-                ready.append(ReadyStep(ids[position], step.queue))
+            needed = [ids[name] for name in step.needs]
+            name, step_id = step.name or str(position), new_id()
+            if name in ids:
+                raise ValueError(f"two steps of a task are called {name}")
+            ids[name] = step_id
+            edges += [{"step_id": step_id, "needed_id": each} for each in needed]
+            row = {name: value for name, value in vars(step).items() if name != "needs"}
+            weight = step.work + 1 if step.weight is None else step.weight
+            own = {"step_id": step_id, "task_id": task_id, "position": position, "name": name, "weight": weight}
+            rows.append(row | own | {"waits_for": sum(each not in done for each in needed)})
+            if not rows[-1]["waits_for"]:
+                ready.append(ReadyStep(step_id, step.queue))
         tx.execute(statements.INSERT_STEP, rows)
         if edges:
             tx.execute(needs.insert(), edges)
+        if result_step is not None:
+            made_by = ids[result_step] if result_step else rows[-1]["step_id"]
+            tx.execute(tasks.update().where(tasks.c.task_id == task_id).values(result_step=made_by))
         return ready
 
     def _use_key(self, tx: sa.Connection, key: IdempotencyKey, task_id: str) -> None:
@@ -154,7 +156,7 @@ class Ledger(Reader):
 
     def renew(self, claim: Claim, lease_seconds: float, progress: int, phase: str | None) -> bool:
         """Say that the attempt lives, and how far it is. False: canceled or taken over, the attempt must end."""
-        task_id, renewal = claim.task.task_id, {"lease_seconds": lease_seconds, "progress": progress, "phase": phase}
+        task_id, renewal = claim.task.task_id, {"lease_seconds": lease_seconds, "so_far": progress, "in_phase": phase}
         with writing(self.database) as tx:
             before = deliveries.progress_of(tx, task_id) if claim.tells_progress else 0
             if not tx.execute(statements.RENEW, _mine(claim) | renewal).rowcount:
@@ -171,12 +173,14 @@ class Ledger(Reader):
         phases: dict[str, float],
         warnings: Sequence[str] = (),
         more: Sequence[NewStep] = (),
+        result_step: str | None = None,
         stored_bytes: int = 0,
         render_seconds: float | None = None,
         waited_seconds: float = 0.0,
     ) -> list[ReadyStep] | None:
         """Record what the attempt made (name → storage key) and its size, the seconds of each phase, what a user
-        should know, and the steps that turned out to be needed; their `needs` count from the task's first step.
+        should know, and the steps that turned out to be needed: these share the weight that was reserved for them, and
+        `result_step` is the name of the one that makes the task's result, None: the one that was to make it before.
         `render_seconds` are those until its worker's engine was free again, None: all; then it `waited_seconds` for
         another step.
 
@@ -186,11 +190,18 @@ class Ledger(Reader):
         with writing(self.database) as tx:
             task = self._lock_task_of(tx, claim.step.step_id)
             if task is None or not self._end_step(
-                tx, claim, Status.FINISHED, "finished", progress=100, artifacts=artifacts, receipt=receipt
+                tx,
+                claim,
+                Status.FINISHED,
+                "finished",
+                progress=100,
+                artifacts=artifacts,
+                receipt=receipt,
+                reserved_weight=0.0,
             ):
                 return None
             seconds = self._now(tx) - claim.started_at - waited_seconds
-            durations.record_duration(tx, durations.profile_of(claim.step, task.engine), seconds, render_seconds)
+            durations.record_duration(tx, durations.profile_of(claim.step), seconds, render_seconds)
             counters.count(
                 tx, *(Duration(f"phase_seconds:{name}", task.engine, seconds) for name, seconds in phases.items())
             )
@@ -200,23 +211,18 @@ class Ledger(Reader):
                 quotas.add_stored_bytes(tx, task.owner, stored_bytes)
             ready = self._release_dependants(tx, claim.step.step_id)
             if more:
-                earlier = list(tx.execute(statements.STEP_IDS, {"task_id": task.task_id}).scalars())
-                ready += self._add_steps(tx, task.task_id, more, earlier)
-            said = [*task.warnings, *warnings]
+                ready += self._add_steps(tx, task.task_id, sharing(claim.step.reserved_weight, more), result_step)
             if warnings:
+                said = [*task.warnings, *warnings]
                 tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(warnings=said))
-            if tx.execute(statements.OPEN_STEPS, {"task_id": task.task_id}).scalar_one() == 0:
-                self._end_task(tx, task, Status.FINISHED, artifacts=artifacts, receipt=receipt, warnings=said)
+            self._end_task_if_done(tx, task)
             return ready
 
     def fail(self, claim: Claim, error: ErrorInfo) -> bool:
-        """End the step and its task with `error`. False if the attempt was no longer the newest."""
+        """End the step with `error`, and if it is essential its task. False if the attempt was no longer the newest."""
         with writing(self.database) as tx:
             task = self._lock_task_of(tx, claim.step.step_id)
-            if task is None or not self._end_step(tx, claim, Status.FAILED, "failed", error=error):
-                return False
-            self._fail_task(tx, task, error)
-            return True
+            return task is not None and self._fail_step(tx, task, claim, "failed", error)
 
     def lose(self, claim: Claim, error: ErrorInfo, max_attempts: int) -> bool:
         """This attempt cannot go on but another may: as if its lease had run out, at once and with the reason."""
@@ -268,10 +274,7 @@ class Ledger(Reader):
             pause = RETRY_PAUSES[min(lost_before, len(RETRY_PAUSES) - 1)]
             return self._end_step(tx, claim, Status.QUEUED, "lost", error=error, not_before=now() + pause)
         error = ErrorInfo(EXHAUSTED.code, f"{EXHAUSTED.message}; the last: {error.message}") if error else EXHAUSTED
-        ended = self._end_step(tx, claim, Status.FAILED, "lost", error=error)
-        if ended:
-            self._fail_task(tx, claim.task, error)
-        return ended
+        return self._fail_step(tx, claim.task, claim, "lost", error)
 
     def mark_expired(self, task_id: str) -> None:
         """What the task stored is deleted. Nothing changes if that was said before, or the task has not ended."""
@@ -346,9 +349,11 @@ class Ledger(Reader):
         **values: Any,
     ) -> bool:
         if status == Status.QUEUED:
-            values = {"not_before": now(), "progress": 0, "phase": None} | values  # it keeps its place in the queue
+            values = {"not_before": now(), "phase": None} | values  # it keeps its place in the queue
         else:
             values |= {"finished_at": now()}
+        if status == Status.FAILED and error:
+            values |= {"error_code": error.code, "error_message": error.message}
         update = steps.update().where(statements.IS_MINE)
         ended_step = update.values(status=status, lease_until=None, worker_id=None, **values)
         if not tx.execute(ended_step, _mine(claim)).rowcount:
@@ -361,10 +366,38 @@ class Ledger(Reader):
         released = tx.execute(statements.RELEASE_DEPENDANTS, {"of_step": step_id})
         return [ReadyStep(row.step_id, row.queue) for row in released if row.waits_for == 0]
 
-    def _fail_task(self, tx: sa.Connection, task: Task, error: ErrorInfo) -> None:
-        # One failed step ends the task: what else of it waits or runs is of no use any more.
-        self._close_steps(tx, task.task_id, Status.CANCELED)
-        self._end_task(tx, task, Status.FAILED, error_code=error.code, error_message=error.message)
+    def _fail_step(self, tx: sa.Connection, task: Task, claim: Claim, outcome: str, error: ErrorInfo) -> bool:
+        """End a step that failed for good. An essential one ends its task: what else of it waits or runs is of no use
+        any more. Of another one only what needs it is canceled."""
+        if not self._end_step(tx, claim, Status.FAILED, outcome, error=error):
+            return False
+        if claim.step.essential:
+            self._close_steps(tx, task.task_id, Status.CANCELED)
+        else:
+            self._cancel_dependants(tx, claim.step.step_id)
+        self._end_task_if_done(tx, task)
+        return True
+
+    def _cancel_dependants(self, tx: sa.Connection, step_id: str) -> None:
+        """Cancel all that needs the step, directly or not. None of them can have started."""
+        dependants = sa.select(needs.c.step_id).where(needs.c.needed_id == step_id).cte(recursive=True)
+        dependants = dependants.union(
+            sa.select(needs.c.step_id).join(dependants, needs.c.needed_id == dependants.c.step_id)
+        )
+        useless = sa.and_(steps.c.step_id.in_(sa.select(dependants.c.step_id)), steps.c.status == Status.QUEUED)
+        tx.execute(steps.update().where(useless).values(status=Status.CANCELED, finished_at=now()))
+
+    def _end_task_if_done(self, tx: sa.Connection, task: Task) -> None:
+        """End the task if none of its steps is left to do: with the result of its result step, or with what failed."""
+        if tx.execute(statements.OPEN_STEPS, {"task_id": task.task_id}).scalar_one():
+            return
+        failed = tx.execute(statements.FAILED_STEPS, {"task_id": task.task_id}).all()
+        if failed:
+            error = error_of(failed)
+            self._end_task(tx, task, Status.FAILED, error_code=error.code, error_message=error.message)
+        else:
+            result = tx.execute(statements.RESULT, {"task_id": task.task_id}).one()
+            self._end_task(tx, task, Status.FINISHED, artifacts=result.artifacts, receipt=result.receipt)
 
     def _close_steps(self, tx: sa.Connection, task_id: str, status: Status) -> None:
         still_open = sa.and_(steps.c.task_id == task_id, steps.c.status.in_(sources(status)))
@@ -402,3 +435,25 @@ class Ledger(Reader):
 def _mine(claim: Claim) -> dict[str, Any]:
     """The fence's parameters: IS_MINE is true only while this attempt is the newest and nobody ended it."""
     return {"of_step": claim.step.step_id, "of_attempt": claim.step.attempt}
+
+
+def sharing(reserved_weight: float, new: Sequence[NewStep]) -> list[NewStep]:
+    """Return the steps with weights that share what was reserved for them, so that the task's progress stays where it
+    is. Raises ValueError if nothing was."""
+    if reserved_weight <= 0:
+        raise ValueError("a step that adds others must have reserved weight for them")
+    weights = [step.work + 1 if step.weight is None else step.weight for step in new]
+    share = reserved_weight / ((sum(weights) + sum(step.reserved_weight for step in new)) or 1.0)
+    return [
+        replace(step, weight=share * weight, reserved_weight=share * step.reserved_weight)
+        for step, weight in zip(new, weights, strict=True)
+    ]
+
+
+def error_of(failed: Sequence[Any]) -> ErrorInfo:
+    """Return what ended a task in which these steps failed, in their order: the first one's code, and what each
+    said."""
+    first, *others = failed
+    if not others:
+        return ErrorInfo(first.error_code, first.error_message)
+    return ErrorInfo(first.error_code, "; ".join(f"{step.name}: {step.error_message}" for step in failed))

@@ -39,7 +39,7 @@ STEPS = sa.select(steps).where(steps.c.task_id == sa.bindparam("task_id")).order
 WORKERS = sa.select(workers, (workers.c.seen_at > now() - ALIVE_SECONDS).label("alive")).order_by(
     workers.c.queue, workers.c.started_at
 )
-PROFILE = (tasks.c.engine, steps.c.kind, steps.c.size, steps.c.work)
+PROFILE = (sa.func.coalesce(steps.c.engine, ""), steps.c.kind, steps.c.size, steps.c.work)
 READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
 EARLIER = sa.alias(steps)
 FOLLOWS = sa.exists().where(
@@ -49,7 +49,6 @@ FOLLOWS = sa.exists().where(
 )
 AHEAD = (
     sa.select(*PROFILE)
-    .join(steps, steps.c.task_id == tasks.c.task_id)
     .where(steps.c.queue == sa.bindparam("queue"), steps.c.status == Status.QUEUED)
     .where(
         sa.tuple_(steps.c.queued_at, steps.c.step_id)
@@ -60,7 +59,6 @@ AHEAD = (
 )
 RUNNING = (
     sa.select(steps.c.step_id, steps.c.worker_id, now() - steps.c.started_at, *PROFILE)
-    .join(steps, steps.c.task_id == tasks.c.task_id)
     .where(steps.c.status == Status.STARTED, steps.c.queue == sa.bindparam("queue"))
     .order_by(steps.c.started_at)
 )
@@ -76,14 +74,17 @@ class Running(NamedTuple):
 
 
 def task_from(row: sa.Row[Any]) -> Task:
-    error = ErrorInfo(row.error_code, row.error_message) if row.error_code else None
     fields = {name: getattr(row, name) for name in Task.__dataclass_fields__ if name not in ("error", "status")}
-    return Task(**fields, status=Status(row.status), error=error)
+    return Task(**fields, status=Status(row.status), error=error_from(row))
 
 
 def step_from(row: sa.Row[Any]) -> Step:
-    fields = {name: getattr(row, name) for name in Step.__dataclass_fields__ if name != "status"}
-    return Step(**fields, status=Status(row.status))
+    fields = {name: getattr(row, name) for name in Step.__dataclass_fields__ if name not in ("error", "status")}
+    return Step(**fields, status=Status(row.status), error=error_from(row))
+
+
+def error_from(row: sa.Row[Any]) -> ErrorInfo | None:
+    return ErrorInfo(row.error_code, row.error_message) if row.error_code else None
 
 
 def page_of_tasks(
@@ -219,16 +220,12 @@ class Reader:
     def first_of_engines(self, engines: Collection[str], than: str, seconds: float) -> str | None:
         """Return the step that may go before the step `than`, which waits for another engine than `engines`: the first
         of its queue that waits for one of them. None if there is none, or if `than` has waited for `seconds`."""
-        asked = steps.join(tasks, tasks.c.task_id == steps.c.task_id)
-        mine = (
-            sa.select(steps.c.queue)
-            .select_from(asked)
-            .where(steps.c.step_id == than, READY, tasks.c.engine.not_in(engines), steps.c.not_before > now() - seconds)
+        mine = sa.select(steps.c.queue).where(
+            steps.c.step_id == than, READY, steps.c.engine.not_in(engines), steps.c.not_before > now() - seconds
         )
         query = (
             sa.select(steps.c.step_id)
-            .select_from(asked)
-            .where(steps.c.queue == mine.scalar_subquery(), READY, DUE, tasks.c.engine.in_(engines))
+            .where(steps.c.queue == mine.scalar_subquery(), READY, DUE, steps.c.engine.in_(engines))
             .order_by(steps.c.queued_at, steps.c.step_id)
             .limit(1)
         )

@@ -14,7 +14,8 @@ SNAPSHOTS: sa.Select[Any] = (
         *(tasks.c.task_id, tasks.c.owner, tasks.c.status, tasks.c.error_code, tasks.c.error_message),
         tasks.c.expired_at,
         *(events.c.event_id, events.c.kind),
-        *(steps.c.position, steps.c.kind, steps.c.progress, steps.c.work, steps.c.phase, steps.c.attempt),
+        *(steps.c.position, steps.c.kind.label("step_kind"), steps.c.progress, steps.c.phase, steps.c.attempt),
+        *(steps.c.weight, steps.c.reserved_weight),
         steps.c.status.label("step_status"),
     )
     .join(events, events.c.task_id == tasks.c.task_id)
@@ -77,7 +78,7 @@ def snapshot_from(rows: list[sa.Row[Any]]) -> Snapshot:
         error=ErrorInfo(task.error_code, task.error_message) if task.error_code else None,
         has_result=status == Status.FINISHED and not task.expired_at,
         progress=progress_of(cast(list[Step], of_first_event)),  # which have what it wants of them
-        running=running and RunningStep(running.kind, running.phase, running.position, running.attempt),
+        running=running and RunningStep(running.step_kind, running.phase, running.position, running.attempt),
         steps=len(of_first_event),
         moves=tuple(Move(row.event_id, Status(row.kind)) for row in rows if row.position == task.position),
     )

@@ -41,12 +41,21 @@ CLAIM = (
         worker_id=WORKER,
         started_at=now(),
         lease_until=now() + LEASE,
-        progress=0,
         phase=None,
     )
     .returning(steps)
 )
-RENEW = steps.update().where(IS_MINE).values(lease_until=now() + LEASE)
+# What one attempt had done stands until another has done more, so that nobody sees a task fall back.
+SO_FAR: sa.BindParameter[int] = sa.bindparam("so_far")
+RENEW = (
+    steps.update()
+    .where(IS_MINE)
+    .values(
+        lease_until=now() + LEASE,
+        progress=sa.case((steps.c.progress < SO_FAR, SO_FAR), else_=steps.c.progress),
+        phase=sa.bindparam("in_phase"),
+    )
+)
 END_ATTEMPT = attempts.update().where(attempts.c.step_id == STEP, attempts.c.attempt == ATTEMPT)
 RELEASE_DEPENDANTS = (
     steps.update()
@@ -60,8 +69,17 @@ NEEDED_STEPS = (
     .where(needs.c.step_id == STEP)
     .order_by(steps.c.position)
 )
-STEP_IDS = sa.select(steps.c.step_id).where(steps.c.task_id == sa.bindparam("task_id")).order_by(steps.c.position)
-FINISHED_STEPS = STEP_IDS.where(steps.c.status == Status.FINISHED)
+NAMED_STEPS = sa.select(steps.c.step_id, steps.c.name, steps.c.status).where(steps.c.task_id == sa.bindparam("task_id"))
+FAILED_STEPS = (
+    sa.select(steps.c.name, steps.c.error_code, steps.c.error_message)
+    .where(steps.c.task_id == sa.bindparam("task_id"), steps.c.status == Status.FAILED)
+    .order_by(steps.c.position)
+)
+RESULT = (
+    sa.select(steps.c.artifacts, steps.c.receipt)
+    .join(tasks, tasks.c.result_step == steps.c.step_id)
+    .where(tasks.c.task_id == sa.bindparam("task_id"))
+)
 LOST_ATTEMPTS = (
     sa.select(sa.func.count()).select_from(attempts).where(attempts.c.step_id == STEP, attempts.c.outcome == "lost")
 )
@@ -73,5 +91,5 @@ WAITING_STEPS = (
 OPEN_STEPS = (
     sa.select(sa.func.count())
     .select_from(steps)
-    .where(steps.c.task_id == sa.bindparam("task_id"), steps.c.status != Status.FINISHED)
+    .where(steps.c.task_id == sa.bindparam("task_id"), steps.c.status.in_([Status.QUEUED, Status.STARTED]))
 )

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    true,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -73,6 +74,7 @@ tasks = Table(
     Column("remixed_from", String(32)),  # no foreign keys: what a task was made from may be gone
     Column("extended_from", String(32)),
     Column("deleted_at", Double),
+    Column("result_step", String(32)),  # no foreign key: the two tables would need each other
     # The ids sort by time, so one index gives a page of any status, newest first.
     Index(None, "status", "task_id"),
     Index(None, "expired_at", "finished_at"),
@@ -106,7 +108,15 @@ steps = Table(
     Column("size", String(64), nullable=False, server_default=""),
     Column("work", Double, nullable=False, server_default="0"),
     Column("receipt", JSON),
+    Column("name", String(64), nullable=False, server_default=""),
+    Column("weight", Double, nullable=False, server_default="1"),
+    Column("reserved_weight", Double, nullable=False, server_default="0"),
+    Column("engine", String(64)),
+    Column("essential", Boolean, nullable=False, server_default=true()),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
     Index(None, "task_id", "position", unique=True),
+    Index(None, "task_id", "name", unique=True),
     Index(None, "queue", "status", "queued_at"),
     Index(None, "status", "lease_until"),
 )

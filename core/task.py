@@ -61,15 +61,27 @@ def id_seconds(task_id: str) -> float:
 
 @dataclass(frozen=True)
 class NewStep:
-    """A step to record. `needs` holds the positions of earlier steps in the same task whose artifacts it uses;
-    steps of one `size` take about as long, and those of another in proportion to their `work`."""
+    """A step to record."""
 
     kind: str
     queue: str
     params: dict[str, Any] = field(default_factory=dict)
-    needs: tuple[int, ...] = ()
+    needs: tuple[str, ...] = ()
+    """The names of earlier steps of the task whose artifacts it uses, in order."""
     size: str = ""
+    """Steps of one kind and size take about as long."""
     work: float = 0.0
+    """What the time of steps of different sizes compares by."""
+    name: str = ""
+    """Its own in the task; if empty, its position."""
+    engine: str | None = None
+    """That it needs; None: it needs none."""
+    weight: float | None = None
+    """Its share in the task's progress, beside those of the other steps; None: by its work."""
+    reserved_weight: float = 0.0
+    """The share that is kept for the steps that it adds once it has planned them."""
+    essential: bool = True
+    """Its failure ends the task at once; if not, whatever does not need it goes on."""
 
 
 class ReadyStep(NamedTuple):
@@ -139,6 +151,8 @@ class NewTask:
     dialect: Dialect = Dialect.KINORA
     remixed_from: str | None = None
     extended_from: str | None = None
+    result_step: str = ""
+    """The name of the step whose artifacts and receipt are the task's; if empty, the last one."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +190,8 @@ class Task:
     """The task whose video this one continues."""
     deleted_at: float | None
     """When its owner deleted it, and not only time."""
+    result_step: str
+    """The id of the step whose artifacts and receipt are the task's."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +215,12 @@ class Step:
     size: str
     work: float
     receipt: dict[str, Any] | None
+    name: str
+    engine: str | None
+    weight: float
+    reserved_weight: float
+    essential: bool
+    error: ErrorInfo | None
 
 
 def to_iso(seconds: float | None) -> str | None:
@@ -207,9 +229,10 @@ def to_iso(seconds: float | None) -> str | None:
 
 
 def progress_of(steps: Sequence[Step]) -> int:
-    """0 to 100, over all steps of a task: each counts by its work."""
-    done = sum(step.progress * (step.work + 1) for step in steps)
-    return whole_percent(done / sum(step.work + 1 for step in steps))
+    """Return 0 to 100, over all steps of a task: each counts by its weight, and so do those that are yet to be
+    planned."""
+    done = sum(step.progress * step.weight for step in steps)
+    return whole_percent(done / sum(step.weight + step.reserved_weight for step in steps))
 
 
 def whole_percent(percent: float) -> int:

@@ -85,11 +85,11 @@ def answered(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
 
 def pretend_public(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     """PUBLIC counts as public, and `port` as one of the web. All else is judged as ever."""
-    from core import destination
+    from core import outbound
 
-    judge = destination.is_public
-    monkeypatch.setattr(destination, "is_public", lambda address: str(address) == PUBLIC or judge(address))
-    monkeypatch.setattr(destination, "PORTS", destination.PORTS | {"": port})
+    judge = outbound.is_public
+    monkeypatch.setattr(outbound, "is_public", lambda address: str(address) == PUBLIC or judge(address))
+    monkeypatch.setattr(outbound, "PORTS", outbound.PORTS | {"": port})
 
 
 class Resolver:

@@ -187,5 +187,5 @@ def new_task(engine: str = "preview", steps: list[NewStep] | None = None, callba
         input_key="tasks/x/input",
         input_sha256="0" * 64,
         warnings=[],
-        steps=steps or [NewStep(kind="clip", queue="cpu")],
+        steps=steps or [NewStep(kind="clip", queue="cpu", engine=engine)],
     )

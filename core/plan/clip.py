@@ -50,7 +50,8 @@ def render_steps(clip: Clip, engine: Engine, settings: Settings) -> list[Planned
         )
         needs = (steps[-1].name,) if steps else ()
         name = "clip" if is_whole else f"clip-{number + 1}"
-        steps.append(PlannedStep(name, params, engine.queue, needs, part.settings.size, part.settings.work))
+        size, work = part.settings.size, part.settings.work
+        steps.append(PlannedStep(name, params, engine.queue, needs, size, work, engine=clip.engine))
     return steps
 
 

@@ -17,7 +17,9 @@ class PlannedStep:
     size: str = ""
     """Steps of one kind and size take about as long."""
     work: float = 0.0
-    """What the time of steps of different sizes compares by; also its weight in the task's progress."""
+    """What the time of steps of different sizes compares by, and their weight in the task's progress."""
+    engine: str | None = None
+    """That it needs; None: it needs none."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,16 @@ class Graph:
 
     def new_steps(self) -> list[NewStep]:
         """Return the steps as the ledger records them."""
-        positions = {step.name: position for position, step in enumerate(self.steps)}
         return [
             NewStep(
                 step.params.kind,
                 step.queue,
                 step.params.model_dump(exclude_none=True),
-                tuple(positions[name] for name in step.needs),
+                step.needs,
                 step.size,
                 step.work,
+                name=step.name,
+                engine=step.engine,
             )
             for step in self.steps
         ]

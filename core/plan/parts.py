@@ -30,9 +30,9 @@ def parts(clip: Clip, engine: Engine, settings: Settings) -> list[Part]:
     adds = frames_at_once - OVERLAP
     count = 1 + -(-(clip.num_frames - frames_at_once) // adds)
     lengths = [adds] * (count - 1) + [clip.num_frames - adds * (count - 1)]
-    # Each has a seed of its own, else what moved would move the same way again.
-    seeds = [(clip.seed + number) % int(SEED.high + 1) for number in range(count)]
-    return [
-        Part(clip.settings.model_copy(update={"num_frames": frames_at_once, "seed": seed}), length)
-        for seed, length in zip(seeds, lengths, strict=True)
-    ]
+    seed = clip.seed
+    found = []
+    for length in lengths:
+        found.append(Part(clip.settings.model_copy(update={"num_frames": frames_at_once, "seed": seed}), length))
+        seed = (seed + 1) % int(SEED.high + 1)  # else what moved would move the same way again
+    return found

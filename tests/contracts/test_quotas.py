@@ -121,7 +121,7 @@ def test_what_would_be_refused_is_known_before_and_nothing_else_is(
 def test_a_step_whose_turn_has_not_come_takes_no_place(ledger: Ledger, owner: str) -> None:
     """Nor does the queue that it will come to refuse the task."""
     bounds = Bounds(1000, 2)
-    both = [NewStep("clip", "gpu", {}), NewStep("smooth", "cpu", {}, needs=(0,))]
+    both = [NewStep("clip", "gpu", {}), NewStep("smooth", "cpu", {}, needs=("0",))]
     for _ in range(2):
         ledger.create(replace(task_of(owner), steps=both), None, bounds)
     for _ in range(2):

@@ -7,7 +7,7 @@ from tests.conftest import new_task
 
 
 def test_a_snapshot_says_of_several_tasks_what_their_status_says(ledger: Ledger) -> None:
-    both = [NewStep("clip", "cpu", work=3.0), NewStep("join", "cpu", needs=(0,))]
+    both = [NewStep("clip", "cpu", work=3.0), NewStep("join", "cpu", needs=("0",))]
     waiting, running = new_task(), new_task(steps=both)
     ledger.create(waiting)
     ((first, _),) = ledger.create(running)
@@ -25,7 +25,7 @@ def test_a_snapshot_says_of_several_tasks_what_their_status_says(ledger: Ledger)
 
 
 def test_a_snapshot_has_every_move_of_its_task_in_order(ledger: Ledger) -> None:
-    task, other = new_task(steps=[NewStep("clip", "cpu"), NewStep("join", "cpu", needs=(0,))]), new_task()
+    task, other = new_task(steps=[NewStep("clip", "cpu"), NewStep("join", "cpu", needs=("0",))]), new_task()
     ((first, _),) = ledger.create(task)
     ledger.create(other)
     for step in (first, None):

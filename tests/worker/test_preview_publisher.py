@@ -10,7 +10,7 @@ from core.live_previews import LivePreviews
 from core.queue import StepQueue
 from harness.proxy import proxy_to
 from harness.servers import RedisServer, wait_until
-from worker import screening
+from worker import preview_publisher
 from worker.attempt import Attempt
 from worker.preview_publisher import PreviewPublisher
 
@@ -24,8 +24,8 @@ def previews(settings: Settings) -> Iterator[LivePreviews]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screening, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(screening, "PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(preview_publisher, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(preview_publisher, "PAUSE_SECONDS", 0.02)
 
 
 def number_of(previews: LivePreviews) -> int:
@@ -36,7 +36,7 @@ def ended(screening: PreviewPublisher) -> Callable[[], bool]:
     return lambda: not screening._thread.is_alive()
 
 
-def test_what_is_shown_can_be_had_while_the_attempt_runs_and_not_after(
+def test_what_is_offered_can_be_had_while_the_attempt_runs_and_not_after(
     previews: LivePreviews, redis_server: RedisServer
 ) -> None:
     attempt = Attempt()
@@ -87,7 +87,7 @@ def test_a_preview_that_cannot_be_made_costs_only_itself(previews: LivePreviews)
     attempt = Attempt()
     with PreviewPublisher(previews, "t", attempt):
         attempt.offer_preview(lambda: bytes(1 // 0))
-        wait_until(lambda: not attempt._shown)
+        wait_until(lambda: not attempt._offered)
         attempt.offer_preview(lambda: b"good")
         wait_until(lambda: number_of(previews) == 1)
         shown = previews.get("t")

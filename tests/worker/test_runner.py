@@ -20,7 +20,7 @@ from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, O
 from core.plan.clip import clip_graph
 from core.plan.steps import RenderClip
 from core.spec import Clip, ClipRequest, resolve
-from core.tables import tasks
+from core.tables import steps
 from core.task import NewTask, Status, Task, new_id
 from harness.servers import wait_until
 from worker.attempt import Attempt, Stopped
@@ -588,10 +588,11 @@ def test_a_picture_is_fitted_where_it_is_read_if_its_engine_wants_it_so(context:
     """On a GPU that is beside the clip before."""
     data = BytesIO()
     Image.new("RGB", (640, 480), "teal").save(data, "PNG")
-    clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), context.engine_host.find("svd-xt"), context.settings)
-    assert context.pictures._decode(clip, data.getvalue()).size == (128, 64)
-    clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), context.engine_host.find("preview"), context.settings)
-    assert context.pictures._decode(clip, data.getvalue()).size == (640, 480)
+    for engine, size in (("svd-xt", (128, 64)), ("preview", (640, 480))):
+        found = context.engine_host.find(engine)
+        clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), found, context.settings)
+        params = RenderClip(engine=engine, settings=clip.settings, crf=18)
+        assert context.pictures._decode(params, data.getvalue()).size == size
 
 
 @pytest.mark.parametrize("data", [None, b"no picture at all"])
@@ -692,7 +693,7 @@ def test_on_a_gpu_steps_of_a_loaded_engine_go_first_for_a_bounded_time(
     monkeypatch.setattr(EngineHost, "device", "cuda")
     other, later, last = (enqueue(context, picture()) for _ in range(3))
     with context.ledger.database.begin() as connection:
-        connection.execute(tasks.update().where(tasks.c.task_id == other[0]).values(engine="svd-xt"))
+        connection.execute(steps.update().where(steps.c.task_id == other[0]).values(engine="svd-xt"))
     for task_id, _ in (later, last):
         do(other[1], context)
         assert context.ledger.task(task_id).status == Status.FINISHED
@@ -709,7 +710,7 @@ def test_a_step_that_has_waited_long_enough_goes_before_those_of_a_loaded_engine
     monkeypatch.setattr("worker.runner.LOADED_FIRST_SECONDS", 0.0)
     other, later = enqueue(context, picture()), enqueue(context, picture())
     with context.ledger.database.begin() as connection:
-        connection.execute(tasks.update().where(tasks.c.task_id == other[0]).values(engine="svd-xt"))
+        connection.execute(steps.update().where(steps.c.task_id == other[0]).values(engine="svd-xt"))
     do(other[1], context)
     assert context.ledger.task(other[0]).status == Status.FINISHED
     assert context.ledger.task(later[0]).status == Status.QUEUED

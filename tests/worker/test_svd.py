@@ -498,7 +498,7 @@ class Shown(Attempt):
         super().__init__(Svd.phases)
         self.pictures: list[Image.Image] = []
 
-    def show(self, make: Callable[[], bytes]) -> None:
+    def offer_preview(self, make: Callable[[], bytes]) -> None:
         self.pictures.append(Image.open(BytesIO(make())))
 
 

@@ -1,0 +1,193 @@
+"""Tasks that fan out, join, plan themselves, and whose steps may fail alone."""
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from core.ledger import Ledger
+from core.task import Claim, ErrorInfo, NewStep, NewTask, Status, progress_of
+from tests.conftest import expire_leases, new_task
+
+BROKEN = ErrorInfo("engine_failed", "it broke")
+
+
+def step(name: str, *needs: str, **more: Any) -> NewStep:
+    return NewStep("clip", "cpu", name=name, needs=needs, **more)
+
+
+def create(ledger: Ledger, *steps: NewStep, result_step: str = "") -> NewTask:
+    task = replace(new_task(steps=list(steps)), result_step=result_step)
+    ledger.create(task)
+    return task
+
+
+def claim(ledger: Ledger, task: NewTask, name: str, lease: float = 60) -> Claim:
+    _, steps = ledger.task_with_steps(task.task_id)
+    (step_id,) = (step.step_id for step in steps if step.name == name)
+    return ledger.claim(step_id, "w", lease) or pytest.fail(f"{name} cannot be claimed")
+
+
+def finish(ledger: Ledger, task: NewTask, name: str, **more: Any) -> None:
+    claimed = claim(ledger, task, name)
+    assert ledger.finish(claimed, {"video": f"of {name}"}, {"made": name}, {}, **more) is not None
+
+
+def statuses(ledger: Ledger, task: NewTask) -> dict[str, str]:
+    return {step.name: str(step.status) for step in ledger.task_with_steps(task.task_id)[1]}
+
+
+@pytest.mark.parametrize("order", [("film", "subtitles"), ("subtitles", "film")])
+def test_a_task_with_two_last_steps_ends_with_what_its_result_step_made(ledger: Ledger, order: tuple[str, str]) -> None:
+    task = create(ledger, step("clip"), step("film", "clip"), step("subtitles", "clip"), result_step="film")
+    for name in ("clip", *order):
+        assert ledger.task(task.task_id).status != Status.FINISHED
+        finish(ledger, task, name)
+    ended = ledger.task(task.task_id)
+    assert (ended.status, ended.artifacts, ended.receipt) == (Status.FINISHED, {"video": "of film"}, {"made": "film"})
+
+
+def test_steps_of_a_task_have_names_of_their_own(ledger: Ledger) -> None:
+    with pytest.raises(ValueError, match="two steps of a task are called clip"):
+        create(ledger, step("clip"), step("clip"))
+    with pytest.raises(KeyError):
+        create(ledger, step("clip", "nothing"))
+    assert ledger.tasks(limit=9) == [], "nor is anything left of it"
+
+
+# Planned by a step
+
+PLANNED = [step("shot-1", "plan"), step("shot-2", "plan"), step("film", "shot-1", "shot-2")]
+
+
+def test_what_a_step_plans_is_added_once_with_its_finish(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    task = create(ledger, step("plan", reserved_weight=99.0))
+    killed_before = claim(ledger, task, "plan", lease=-1)
+    assert statuses(ledger, task) == {"plan": "started"}
+    expire_leases(ledger)
+    heir = claim(ledger, task, "plan", lease=-1)
+    assert ledger.finish(heir, {}, {}, {}, more=PLANNED, result_step="film") is not None
+    expire_leases(ledger)  # killed after: the ledger has it
+    for late in (killed_before, heir):
+        assert ledger.finish(late, {}, {}, {}, more=PLANNED, result_step="film") is None
+    assert statuses(ledger, task) == {"plan": "finished"} | dict.fromkeys(("shot-1", "shot-2", "film"), "queued")
+    for name in ("shot-1", "shot-2", "film"):
+        finish(ledger, task, name)
+    assert ledger.task(task.task_id).receipt == {"made": "film"}
+
+
+def test_the_result_stays_with_the_step_that_was_to_make_it(ledger: Ledger) -> None:
+    task = create(ledger, step("plan", reserved_weight=9.0), step("film", "plan"), result_step="film")
+    finish(ledger, task, "plan", more=[step("extra", "plan")])
+    finish(ledger, task, "film")
+    assert ledger.task(task.task_id).status == Status.STARTED
+    finish(ledger, task, "extra")
+    assert ledger.task(task.task_id).receipt == {"made": "film"}
+
+
+def test_a_step_that_reserved_nothing_adds_nothing(ledger: Ledger) -> None:
+    task = create(ledger, step("plan"))
+    with pytest.raises(ValueError, match="must have reserved weight"):
+        ledger.finish(claim(ledger, task, "plan"), {}, {}, {}, more=PLANNED)
+    assert statuses(ledger, task) == {"plan": "started"}
+
+
+@st.composite
+def graphs(draw: st.DrawFn, prefix: str = "", depth: int = 0) -> list[tuple[NewStep, list[Any]]]:
+    """Steps, each with those that it will add."""
+    found: list[tuple[NewStep, list[Any]]] = []
+    for number in range(draw(st.integers(1, 3))):
+        names = [each.name for each, _ in found]
+        needs = tuple(draw(st.lists(st.sampled_from(names), unique=True, max_size=2))) if names else ()
+        name = f"{prefix}{number}"
+        more = draw(graphs(f"{name}-", depth + 1)) if depth < 2 and draw(st.booleans()) else []
+        weight, reserved = draw(st.floats(0.1, 100)), draw(st.floats(0.1, 100)) if more else 0.0
+        found.append((step(name, *needs, weight=weight, reserved_weight=reserved), more))
+    return found
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(graphs(), st.integers(0, 2**32))
+def test_progress_never_falls(ledger: Ledger, graph: list[tuple[NewStep, list[Any]]], seed: int) -> None:
+    """Whatever is planned, in whatever order steps run, are lost, and go on."""
+    chance = Random(seed)
+    plans = {each.name: more for each, more in graph}
+    task = create(ledger, *(each for each, _ in graph))
+    seen = [0]
+
+    def look() -> None:
+        _, found = ledger.task_with_steps(task.task_id)
+        seen.append(progress_of(found))
+        assert seen[-1] >= seen[-2]
+        assert ledger.snapshots([task.task_id])[task.task_id].progress == seen[-1]
+
+    while not ledger.task(task.task_id).status.is_final:
+        _, found = ledger.task_with_steps(task.task_id)
+        chosen = chance.choice([each for each in found if each.status == Status.QUEUED and not each.waits_for])
+        claimed = ledger.claim(chosen.step_id, "w", 60)
+        assert claimed is not None
+        for progress in sorted(chance.sample(range(100), 2)):
+            ledger.renew(claimed, 60, progress, "render")
+            look()
+        if chance.random() < 0.3:
+            assert ledger.give_back(claimed)
+        else:
+            more = plans[chosen.name]
+            plans |= {each.name: then for each, then in more}
+            assert ledger.finish(claimed, {}, {}, {}, more=[each for each, _ in more]) is not None
+        look()
+    assert (ledger.task(task.task_id).status, seen[-1]) == (Status.FINISHED, 100)
+
+
+# Steps that fail alone
+
+
+def film(ledger: Ledger) -> NewTask:
+    shots = [step(f"shot-{number}", essential=False) for number in (1, 2, 3)]
+    fits = [step(f"fit-{number}", f"shot-{number}", essential=False) for number in (1, 2, 3)]
+    return create(ledger, *shots, *fits, step("film", "fit-1", "fit-2", "fit-3"))
+
+
+def test_a_shot_that_fails_lets_the_others_finish(ledger: Ledger) -> None:
+    task = film(ledger)
+    running = claim(ledger, task, "shot-3")
+    assert ledger.fail(claim(ledger, task, "shot-2"), BROKEN)
+    assert statuses(ledger, task) == {
+        **{"shot-1": "queued", "shot-2": "failed", "shot-3": "started"},
+        **{"fit-1": "queued", "fit-2": "canceled", "fit-3": "queued", "film": "canceled"},
+    }
+    assert ledger.task(task.task_id).status == Status.STARTED
+    assert ledger.finish(running, {}, {}, {}) is not None
+    for name in ("shot-1", "fit-1", "fit-3"):
+        assert ledger.task(task.task_id).status == Status.STARTED
+        finish(ledger, task, name)
+    ended = ledger.task(task.task_id)
+    assert (ended.status, ended.error) == (Status.FAILED, BROKEN)
+    _, steps = ledger.task_with_steps(task.task_id)
+    assert {each.name: each.error for each in steps if each.error} == {"shot-2": BROKEN}
+
+
+def test_a_task_of_which_several_shots_failed_says_each_error(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    task = film(ledger)
+    assert ledger.lose(claim(ledger, task, "shot-3"), ErrorInfo("gpu_lost", "it is gone"), max_attempts=1)
+    assert ledger.fail(claim(ledger, task, "shot-1"), BROKEN)
+    finish(ledger, task, "shot-2")
+    finish(ledger, task, "fit-2")
+    ended = ledger.task(task.task_id)
+    last = "every attempt died before it could finish; the last: it is gone"
+    assert ended.status == Status.FAILED
+    assert ended.error == ErrorInfo("engine_failed", f"shot-1: it broke; shot-3: {last}")
+
+
+def test_an_essential_step_that_fails_ends_its_task_at_once(ledger: Ledger) -> None:
+    task = create(ledger, step("music"), step("shot", essential=False), step("film", "music", "shot"))
+    running = claim(ledger, task, "shot")
+    assert ledger.fail(claim(ledger, task, "music"), BROKEN)
+    assert (ledger.task(task.task_id).status, ledger.task(task.task_id).error) == (Status.FAILED, BROKEN)
+    assert ledger.finish(running, {}, {}, {}) is None
+    assert statuses(ledger, task) == {"music": "failed", "shot": "canceled", "film": "canceled"}

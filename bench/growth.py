@@ -62,7 +62,7 @@ def fill(ledger: Ledger, count: int) -> None:
         task = common | {"engine": "preview", "params": {}, "input_key": "k", "input_sha256": "0" * 64}
         task |= {"warnings": [], "created_at": now(), "receipt": {}}
         step = common | {"position": 0, "kind": "clip", "queue": "cpu", "attempt": 1, "params": {}, "waits_for": 0}
-        step |= {"progress": 100, "queued_at": now(), "not_before": now()}
+        step |= {"progress": 100, "queued_at": now(), "ready_at": now()}
         attempt = {"attempt": 1, "worker_id": "w", "started_at": now(), "ended_at": now(), "outcome": "finished"}
         with ledger.database.begin() as tx:
             tx.execute(tasks.insert().values(task), [{"task_id": task_id} for task_id, _ in ids])

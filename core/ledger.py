@@ -27,6 +27,7 @@ from core.task import (
     NewTask,
     Quota,
     ReadyStep,
+    Rest,
     Status,
     Task,
     Worker,
@@ -34,7 +35,7 @@ from core.task import (
     sources,
 )
 
-# Seconds a step rests after its first, second, … lost attempt; statements.MAX_BACKOFF_SECONDS is beyond them all.
+# Seconds a step rests after its first, second, … lost attempt.
 RETRY_PAUSES = (1.0, 5.0, 30.0)
 WORKER_FORGOTTEN_SECONDS = 24 * 3600.0
 KEY_SECONDS = 24 * 3600.0
@@ -145,7 +146,7 @@ class Ledger(Reader):
                 return None
             begun = {"step_id": step_id, "attempt": row.attempt, "worker_id": worker_id, "started_at": row.started_at}
             tx.execute(statements.INSERT_ATTEMPT, begun)
-            waited = max(0.0, row.started_at - row.not_before)
+            waited = max(0.0, row.started_at - row.ready_at)
             if task.status == Status.QUEUED:
                 task = self._move_task(tx, task, Status.STARTED, started_at=row.started_at)
                 counters.count(tx, Duration("task_waiting_seconds", task.engine, waited))
@@ -224,17 +225,34 @@ class Ledger(Reader):
             task = self._lock_task_of(tx, claim.step.step_id)
             return task is not None and self._fail_step(tx, task, claim, "failed", error)
 
-    def lose(self, claim: Claim, error: ErrorInfo, max_attempts: int) -> bool:
-        """This attempt cannot go on but another may: as if its lease had run out, at once and with the reason."""
+    def lose(self, claim: Claim, error: ErrorInfo, max_attempts: int, rest_seconds: float = 0.0) -> bool:
+        """End an attempt that cannot go on, for another to begin after a growing pause, and after `rest_seconds` at
+        least; without one left the step fails. False if the attempt was no longer the newest."""
         with writing(self.database) as tx:
             task = self._lock_task_of(tx, claim.step.step_id)
-            return task is not None and self._end_lost_attempt(tx, claim, max_attempts, error)
+            return task is not None and self._end_lost_attempt(tx, claim, max_attempts, error, rest_seconds)
 
-    def give_back(self, claim: Claim) -> bool:
-        """Queue the step again at once, without using up an attempt."""
+    def give_back(self, claim: Claim, rest_seconds: float = 0.0) -> bool:
+        """Queue the step again, without using up an attempt, to be claimed once it has rested."""
         with writing(self.database) as tx:
             self._lock_task_of(tx, claim.step.step_id)
-            return self._end_step(tx, claim, Status.QUEUED, "given_back")
+            return self._end_step(tx, claim, Status.QUEUED, "given_back", rest_seconds=rest_seconds)
+
+    # --- a rest ---
+
+    def end_rest(self, rest: Rest) -> None:
+        """Let the step be claimed. Nothing changes if this rest is over."""
+        self._change_rest(rest, rest_seconds=0.0, rested_at=None, ready_at=now())
+
+    def note_rest(self, rest: Rest, seconds: float) -> None:
+        """Record that no more than `seconds` of the rest are left."""
+        self._change_rest(rest, rest_seconds=seconds, rested_at=now())
+
+    def _change_rest(self, rest: Rest, **values: Any) -> None:
+        its = sa.and_(steps.c.step_id == rest.step_id, steps.c.attempt == rest.attempt, steps.c.status == Status.QUEUED)
+        left = values["rest_seconds"]
+        with writing(self.database) as tx:
+            tx.execute(steps.update().where(its, steps.c.rest_seconds > left).values(**values))
 
     # --- from outside ---
 
@@ -266,13 +284,21 @@ class Ledger(Reader):
                 return False
             return self._end_lost_attempt(tx, Claim(step_from(row), task, row.started_at, 0.0), max_attempts, None)
 
-    def _end_lost_attempt(self, tx: sa.Connection, claim: Claim, max_attempts: int, error: ErrorInfo | None) -> bool:
+    def _end_lost_attempt(
+        self,
+        tx: sa.Connection,
+        claim: Claim,
+        max_attempts: int,
+        error: ErrorInfo | None,
+        rest_seconds: float = 0.0,
+    ) -> bool:
         """Queue the step for another attempt after a growing pause; without one left, its task fails."""
         step_id = claim.step.step_id
         lost_before = tx.execute(statements.LOST_ATTEMPTS, {"of_step": step_id}).scalar_one()
         if lost_before + 1 < max_attempts:
             pause = RETRY_PAUSES[min(lost_before, len(RETRY_PAUSES) - 1)]
-            return self._end_step(tx, claim, Status.QUEUED, "lost", error=error, not_before=now() + pause)
+            rest = max(pause, rest_seconds)
+            return self._end_step(tx, claim, Status.QUEUED, "lost", error=error, rest_seconds=rest)
         error = ErrorInfo(EXHAUSTED.code, f"{EXHAUSTED.message}; the last: {error.message}") if error else EXHAUSTED
         return self._fail_step(tx, claim.task, claim, "lost", error)
 
@@ -349,7 +375,7 @@ class Ledger(Reader):
         **values: Any,
     ) -> bool:
         if status == Status.QUEUED:
-            values = {"not_before": now(), "phase": None} | values  # it keeps its place in the queue
+            values = {"ready_at": now(), "rested_at": now(), "phase": None} | values  # it keeps its place in the queue
         else:
             values |= {"finished_at": now()}
         if status == Status.FAILED and error:

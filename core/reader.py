@@ -12,7 +12,7 @@ from core.database import check_reader, connect, reading
 from core.durations import StepDurations, StepProfile
 from core.errors import IdempotencyMismatch, TaskNotFound
 from core.snapshots import Snapshot, read_snapshots
-from core.statements import CLOCK_WAS_SET_BACK, DUE
+from core.statements import DUE
 from core.tables import attempts, idempotency_keys, keepers, now, steps, tasks, workers
 from core.task import (
     Bounds,
@@ -22,6 +22,7 @@ from core.task import (
     IdempotencyKey,
     Quota,
     ReadyStep,
+    Rest,
     Status,
     Step,
     Task,
@@ -32,6 +33,7 @@ from core.task import (
 # Workers and keepers report every two seconds; after this many without word one counts as gone.
 ALIVE_SECONDS = 15.0
 
+SET_BACK_SECONDS = 5.0  # a step that became ready so long from now did so before its clock was set back
 WOKEN_AT_ONCE = 500  # of each queue; more would hold up the keeper's other duties
 
 TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id"))
@@ -221,7 +223,7 @@ class Reader:
         """Return the step that may go before the step `than`, which waits for another engine than `engines`: the first
         of its queue that waits for one of them. None if there is none, or if `than` has waited for `seconds`."""
         mine = sa.select(steps.c.queue).where(
-            steps.c.step_id == than, READY, steps.c.engine.not_in(engines), steps.c.not_before > now() - seconds
+            steps.c.step_id == than, READY, steps.c.engine.not_in(engines), steps.c.ready_at > now() - seconds
         )
         query = (
             sa.select(steps.c.step_id)
@@ -236,7 +238,7 @@ class Reader:
     def waiting(self) -> dict[str, tuple[int, float]]:
         """For each queue with ready steps: how many wait, and for how many seconds the oldest has."""
         query = (
-            sa.select(steps.c.queue, sa.func.count(), now() - sa.func.min(steps.c.not_before))
+            sa.select(steps.c.queue, sa.func.count(), now() - sa.func.min(steps.c.ready_at))
             .where(READY)
             .group_by(steps.c.queue)
         )
@@ -244,16 +246,25 @@ class Reader:
             return {queue: (count, max(0.0, oldest)) for queue, count, oldest in connection.execute(query)}
 
     def steps_to_wake(self, older_than: float) -> list[ReadyStep]:
-        """Each step that has been ready to run for `older_than` seconds, or has due_again after a lost attempt."""
-        due_again = sa.and_(steps.c.attempt > 0, DUE)
-        due = sa.or_(steps.c.not_before <= now() - older_than, due_again, CLOCK_WAS_SET_BACK)
-        query = sa.select(steps.c.step_id, steps.c.queue).where(READY, due).order_by(steps.c.queued_at)
+        """Return each step that has been ready to run for `older_than` seconds, or has rested after a lost attempt."""
+        clock_was_set_back = steps.c.ready_at > now() + SET_BACK_SECONDS
+        old = sa.or_(steps.c.ready_at <= now() - older_than, steps.c.attempt > 0, clock_was_set_back)
+        query = sa.select(steps.c.step_id, steps.c.queue).where(READY, DUE, old).order_by(steps.c.queued_at)
         found = []
         with reading(self.database) as connection:
             for queue in connection.execute(sa.select(steps.c.queue).where(READY).distinct()).scalars().all():
                 rows = connection.execute(query.where(steps.c.queue == queue).limit(WOKEN_AT_ONCE))
                 found += [ReadyStep(row.step_id, row.queue) for row in rows]
         return found
+
+    def rests(self) -> list[Rest]:
+        """Return the rest of each step that rests before its next attempt."""
+        columns = (steps.c.step_id, steps.c.attempt, steps.c.rest_seconds, (now() - steps.c.rested_at).label("since"))
+        query = sa.select(*columns).where(READY, steps.c.rest_seconds > 0)
+        with reading(self.database) as connection:
+            return [
+                Rest(row.step_id, row.attempt, row.rest_seconds, row.since or 0.0) for row in connection.execute(query)
+            ]
 
     def held_leases(self) -> list[HeldLease]:
         """Of every attempt that runs."""

@@ -12,15 +12,13 @@ WORKER: sa.BindParameter[str] = sa.bindparam("by_worker")
 LEASE: sa.BindParameter[float] = sa.bindparam("lease_seconds")
 IS_MINE = sa.and_(steps.c.step_id == STEP, steps.c.attempt == ATTEMPT, steps.c.status == Status.STARTED)
 
-# A step that rests until after any pause there is waits for a clock that has since been set back.
-MAX_BACKOFF_SECONDS = 60.0
-CLOCK_WAS_SET_BACK = steps.c.not_before > now() + MAX_BACKOFF_SECONDS
-DUE = sa.or_(steps.c.not_before <= now(), CLOCK_WAS_SET_BACK)
+# The keeper ends each rest, by its own clock: the database's may jump.
+DUE = steps.c.rest_seconds <= 0
 
 NOW = sa.select(now())
 INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now(), artifacts={})
 INSERT_STEP = steps.insert().values(
-    status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), not_before=now(), artifacts={}
+    status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), ready_at=now(), artifacts={}
 )
 INSERT_ATTEMPT = attempts.insert()
 INSERT_EVENT = events.insert().values(created_at=now())
@@ -60,7 +58,7 @@ END_ATTEMPT = attempts.update().where(attempts.c.step_id == STEP, attempts.c.att
 RELEASE_DEPENDANTS = (
     steps.update()
     .where(steps.c.step_id.in_(sa.select(needs.c.step_id).where(needs.c.needed_id == STEP)))
-    .values(waits_for=steps.c.waits_for - 1, not_before=now())  # its place in the queue is the task's
+    .values(waits_for=steps.c.waits_for - 1, ready_at=now())  # its place in the queue is the task's
     .returning(steps.c.step_id, steps.c.queue, steps.c.waits_for)
 )
 NEEDED_STEPS = (

@@ -99,7 +99,9 @@ steps = Table(
     Column("progress", Integer, nullable=False),
     Column("phase", String(32)),
     Column("queued_at", Double, nullable=False),
-    Column("not_before", Double, nullable=False),
+    Column("ready_at", Double, nullable=False),
+    Column("rest_seconds", Double, nullable=False, server_default="0"),  # left, as of `rested_at`
+    Column("rested_at", Double),
     Column("started_at", Double),
     Column("finished_at", Double),
     Column("lease_until", Double),

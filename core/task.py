@@ -255,6 +255,16 @@ class Claim:
     """The finished steps whose artifacts this one uses, in order."""
 
 
+class Rest(NamedTuple):
+    """How long a step is to rest before its next attempt: `seconds` were left when the ledger's clock was `since`
+    seconds earlier."""
+
+    step_id: str
+    attempt: int
+    seconds: float
+    since: float
+
+
 class HeldLease(NamedTuple):
     """What an attempt holds a step by. Each renewal changes `lease_until`; `overdue` is by the database's clock."""
 

@@ -26,6 +26,7 @@ from core.storage import Storage
 from core.task import id_seconds, is_id
 from keeper.deliverer import Deliverer
 from keeper.leases import Leases
+from keeper.rests import Rests
 
 TICK_SECONDS = 0.5
 TIDY_SECONDS = 1.0
@@ -44,13 +45,13 @@ log = structlog.get_logger(__name__)
 class Keeper:
     def __init__(self, settings: Settings, ledger: Ledger, storage: Storage, queue: StepQueue) -> None:
         self.settings, self.ledger, self.storage, self.queue = settings, ledger, storage, queue
-        self.leases = Leases(settings.lease_seconds)
+        self.leases, self.rests = Leases(settings.lease_seconds), Rests()
         self.keeper_id = f"{socket.gethostname()}-{os.getpid()}"[-64:]
         self._next_report = self._next_hour = 0.0
 
     def tick(self) -> None:
         """What must not be late."""
-        self._do(self.report, self.take_over, self.wake)
+        self._do(self.report, self.take_over, self.end_rests, self.wake)
 
     def tidy(self) -> None:
         """What may take its time: the storage can be slow."""
@@ -86,6 +87,14 @@ class Keeper:
                 continue
             if taken:
                 log.warning("lease_expired", step_id=lease.step_id, attempt=lease.attempt)
+
+    def end_rests(self) -> None:
+        """Let steps be claimed whose rest is over."""
+        over, to_note = self.rests.look(self.ledger.rests())
+        for rest in over:
+            self.ledger.end_rest(rest)
+        for rest, left in to_note:
+            self.ledger.note_rest(rest, left)
 
     def wake(self) -> None:
         """Ready steps that no job stands for: Redis was away, or lost it, or a pause is over."""

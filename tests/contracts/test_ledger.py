@@ -18,7 +18,7 @@ from core.durations import StepProfile
 from core.errors import IdempotencyMismatch, QueueFull, TaskExists, TaskNotFound
 from core.ledger import Ledger
 from core.reader import Reader, page_of_tasks
-from core.tables import attempts, events, metadata, steps
+from core.tables import attempts, events, metadata
 from core.task import Bounds, Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
 from tests.conftest import expire_leases, new_task
 
@@ -579,12 +579,30 @@ def test_the_pauses_between_attempts_grow(ledger: Ledger) -> None:
     claim, pauses = begin(ledger), []
     for _ in range(4):
         assert ledger.lose(claim, BROKEN, max_attempts=9)
-        with ledger.database.begin() as tx:
-            ended = sa.select(sa.func.max(attempts.c.ended_at)).scalar_subquery()
-            pauses.append(tx.execute(sa.select(steps.c.not_before - ended)).scalar_one())
-            tx.execute(steps.update().values(not_before=0.0))
+        (rest,) = ledger.rests()
+        pauses.append(rest.seconds)
+        assert ledger.claim(claim.step.step_id, "w", 60) is None
+        ledger.end_rest(rest)
         claim = ledger.claim(claim.step.step_id, "w", 60) or pytest.fail("it rests still")
-    assert pauses == [pytest.approx(seconds, abs=0.9) for seconds in (1, 5, 30, 30)]
+    assert pauses == [1, 5, 30, 30]
+
+
+def test_a_step_rests_for_as_long_as_it_was_told_to(ledger: Ledger) -> None:
+    """Which may be longer than any pause of ours: a server may ask for minutes."""
+    claim = begin(ledger)
+    assert ledger.lose(claim, BROKEN, max_attempts=9, rest_seconds=300)
+    (rest,) = ledger.rests()
+    assert (rest.step_id, rest.attempt, rest.seconds) == (claim.step.step_id, 1, 300)
+    assert ledger.steps_to_wake(0) == []
+    ledger.note_rest(rest, 200)
+    ledger.note_rest(rest, 250)  # by a keeper that knows it later
+    assert [each.seconds for each in ledger.rests()] == [200]
+    ledger.end_rest(rest)
+    assert ledger.steps_to_wake(0) == [(claim.step.step_id, "cpu")]
+    heir = ledger.claim(claim.step.step_id, "w", 60) or pytest.fail("it rests still")
+    assert ledger.give_back(heir, rest_seconds=0.5)
+    ledger.end_rest(rest)  # late, and of another attempt
+    assert [each.attempt for each in ledger.rests()] == [2]
 
 
 def test_each_migration_keeps_the_rows_of_the_tables_before_it(empty_database_url: str) -> None:

@@ -26,7 +26,6 @@ from core.outbound import check_outbound_url
 from core.plan.clip import clip_graph
 from core.plan.graph import Graph
 from core.spec import Clip, ClipRequest, fit_length, fit_size, resolve
-from core.storage import input_key
 from core.task import Bounds, Callback, Dialect, IdempotencyKey, NewTask, Quota, Worker, new_id
 
 log = structlog.get_logger(__name__)
@@ -82,14 +81,14 @@ def accept(
             graph = clip_graph(clip, engine, smoothing_queue(engine, workers, services.settings), services.settings)
             task = replace(
                 new_task(caller.owner, clip, graph, [*warnings, *changed, *unused]),
-                input_sha256=given.sha256,
                 stored_bytes=given.stored_bytes,
                 callback=callback,
                 dialect=dialect,
                 remixed_from=remixed_from(source),
                 extended_from=extended_from(source),
             )
-            given.store(task.input_key)
+            task.inputs.append(given.input_of(task.task_id))
+            given.store(task.inputs[0].key)
             return record(services, task, key)
         except LimitExceeded as refused:
             if key and (made := services.ledger.task_made_with(key)):  # meanwhile: it may have taken the last place
@@ -135,8 +134,7 @@ def new_task(owner: str, clip: Clip, graph: Graph, warnings: list[str]) -> NewTa
         owner=owner,
         engine=clip.engine,
         params=clip.model_dump(exclude_none=True),
-        input_key=input_key(task_id),
-        input_sha256="",
+        inputs=[],
         warnings=warnings,
         steps=graph.new_steps(),
         result_step=graph.result_step,

@@ -140,13 +140,14 @@ def video(context: Context[Any, Request], task_id: str) -> bytes:
     try:
         task = asked.services.ledger.task(task_id, asked.caller.sees)
         require_result(asked.services, task)
-        size = asked.services.storage.size(task.artifacts["video"])
+        key = asked.services.ledger.artifacts(task_id)["video"].key
+        size = asked.services.storage.size(key)
         if size > LARGEST_VIDEO:
             link = asked.links.result(task_id, task.owner)
             raise ResourceError(
                 f"the video has {size} bytes, and a resource at most {LARGEST_VIDEO}: get it from {link}"
             )
-        return asked.services.storage.read(task.artifacts["video"])
+        return asked.services.storage.read(key)
     except KinoraError as error:
         kind = ResourceNotFoundError if isinstance(error, TaskNotFound) else ResourceError
         raise kind(": ".join(code_and_message(error))) from error

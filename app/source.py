@@ -18,8 +18,8 @@ from core.config import Settings
 from core.errors import ArtifactNotFound, FileMissing, InvalidParameter, TaskGone, UploadTooLarge
 from core.picture import size_of
 from core.spec import ClipRequest
-from core.storage import Storage
-from core.task import Task
+from core.storage import Storage, input_key
+from core.task import Input, Task
 
 # A picture in base64 has 4 bytes for each 3 of its own, and may be broken into lines.
 BASE64_GROWTH = 1.4
@@ -56,9 +56,11 @@ class Sizing:
 
 
 @dataclass(frozen=True)
-class Input:
+class Gathered:
     """What a new task keeps. `store(key)` puts it into the storage."""
 
+    role: str
+    media_type: str
     sha256: str
     """Of what was sent."""
     stored_bytes: int
@@ -66,9 +68,13 @@ class Input:
     size: tuple[int, int] | None = None
     """Of the picture, upright: width and height."""
 
+    def input_of(self, task_id: str) -> Input:
+        """Return how the task `task_id` refers to it."""
+        return Input(self.role, input_key(task_id), self.sha256, self.media_type)
+
 
 @contextmanager
-def gathering(source: Source, services: Services, owner: str) -> Iterator[Callable[[], Input]]:
+def gathering(source: Source, services: Services, owner: str) -> Iterator[Callable[[], Gathered]]:
     """Yield what gathers the input. A picture that was sent is being decoded meanwhile; nothing else is begun before
     it is called, which raises InvalidRequest for what the caller can mend, TaskGone, QueueFull, StorageUnavailable."""
     if isinstance(source, bytes):
@@ -78,24 +84,39 @@ def gathering(source: Source, services: Services, owner: str) -> Iterator[Callab
         yield partial(gather, source, services, owner)
 
 
-def sent(given: bytes, picture: Callable[[], bytearray], storage: Storage) -> Input:
+def sent(given: bytes, picture: Callable[[], bytearray], storage: Storage) -> Gathered:
     sha256 = hashlib.sha256(given).hexdigest()  # beside the decoding, if a child was free for it
     clean = picture()
-    return Input(sha256, len(clean), lambda key: storage.put(key, clean), size_of(clean))
+    media_type = "image/png" if clean.startswith(b"\x89PNG") else "image/jpeg"
+    return Gathered("picture", media_type, sha256, len(clean), lambda key: storage.put(key, clean), size_of(clean))
 
 
-def gather(source: str | Remix | Extension, services: Services, owner: str) -> Input:
+def gather(source: str | Remix | Extension, services: Services, owner: str) -> Gathered:
     storage = services.storage
     if isinstance(source, (Remix, Extension)):
-        is_remix = isinstance(source, Remix)
-        key = source.task.input_key if is_remix else source.task.artifacts["video"]
-        sha256 = source.task.input_sha256 if is_remix else (source.task.receipt or {})["output_sha256"]
+        before = earlier_input(source, services)
         try:
-            return Input(sha256, storage.size(key), partial(storage.copy, key))
+            return Gathered(
+                before.role,
+                before.media_type,
+                before.sha256,
+                storage.size(before.key),
+                partial(storage.copy, before.key),
+            )
         except ArtifactNotFound as error:
             raise TaskGone("what it would be made from was deleted", reason="result_expired") from error
     fetched = fetch_picture(source, services.settings, owner)
     return sent(fetched, partial(DECODER.decode, fetched, services.settings.max_image_megapixels, owner), storage)
+
+
+def earlier_input(source: Remix | Extension, services: Services) -> Input:
+    """Return what an earlier task was made from, or the video that it made."""
+    task = source.task
+    if isinstance(source, Extension):
+        video = services.ledger.artifacts(task.task_id)["video"]
+        return Input("video", video.key, (task.receipt or {})["output_sha256"], "video/mp4")
+    (its_input,) = services.ledger.inputs(task.task_id).values()
+    return its_input
 
 
 def name_of(source: Source) -> str:

@@ -58,8 +58,8 @@ def fill(ledger: Ledger, count: int) -> None:
     """Finished tasks with all that a real one leaves in the ledger."""
     for begun in range(0, count, AT_ONCE):
         ids = [(new_id(), new_id()) for _ in range(min(AT_ONCE, count - begun))]
-        common = {"status": Status.FINISHED, "artifacts": {}, "started_at": now(), "finished_at": now()}
-        task = common | {"engine": "preview", "params": {}, "input_key": "k", "input_sha256": "0" * 64}
+        common = {"status": Status.FINISHED, "started_at": now(), "finished_at": now()}
+        task = common | {"engine": "preview", "params": {}}
         task |= {"warnings": [], "created_at": now(), "receipt": {}}
         step = common | {"position": 0, "kind": "clip", "queue": "cpu", "attempt": 1, "params": {}, "waits_for": 0}
         step |= {"progress": 100, "queued_at": now(), "ready_at": now()}

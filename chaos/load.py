@@ -22,7 +22,7 @@ from core.plan.clip import clip_graph, join_parts
 from core.plan.graph import Graph, PlannedStep
 from core.spec import Clip
 from core.storage import Storage, input_key
-from core.task import Callback, NewTask, Status, new_id
+from core.task import Callback, Input, NewTask, Status, new_id
 from harness.pictures import SAMPLES
 from harness.receiver import Receiver
 
@@ -195,8 +195,7 @@ def graph(task_id: str, callback_url: str) -> NewTask:
         owner="",
         engine="preview",
         params=clip.model_dump(exclude_none=True),
-        input_key=input_key(task_id),
-        input_sha256="",
+        inputs=[Input("picture", input_key(task_id), "", "image/jpeg")],
         warnings=[],
         steps=Graph(tuple(steps), "last").new_steps(),
         callback=Callback(callback_url, list(FINAL_EVENTS)),

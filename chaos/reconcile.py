@@ -19,7 +19,7 @@ from chaos.service import Death, Service, Trouble
 from core.errors import TaskNotFound
 from core.ledger import Ledger
 from core.spec import Clip
-from core.tables import attempts, events, idempotency_keys, steps, tasks
+from core.tables import attempts, events, idempotency_keys, inputs, steps, tasks
 from core.task import FINAL, Status
 from harness.receiver import Receiver
 
@@ -160,7 +160,7 @@ def _check_ledger(verdict: Verdict, ledger: Ledger) -> None:
     )
     # Each caller sends a key: what has none was made besides, by a repeated request. Graphs have no picture's sum.
     of_a_key = sa.select(idempotency_keys.c.task_id)
-    keyless = sa.select(tasks.c.task_id).where(tasks.c.input_sha256 != "", tasks.c.task_id.not_in(of_a_key))
+    keyless = sa.select(inputs.c.task_id).where(inputs.c.sha256 != "", inputs.c.task_id.not_in(of_a_key))
     with ledger.database.connect() as connection:
         for step_id, attempt in connection.execute(by_another):
             verdict.double.append(f"the step {step_id} was finished by its attempt {attempt}, which was not its newest")

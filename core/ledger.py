@@ -1,7 +1,7 @@
 """The only code that changes state. Each move is one transaction that locks the task's row first, so that two
 moves of one task never cross, and whatever must happen with a move (event, counter) happens inside it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,10 @@ from core.deliveries import Deliveries
 from core.endpoints import CallbackEvent, Endpoints
 from core.errors import TaskExists
 from core.keys import Keys
-from core.reader import ALIVE_SECONDS, Reader, step_from, task_from, task_made_with
+from core.reader import ALIVE_SECONDS, Reader, made_steps, read_inputs, step_from, task_from, task_made_with
 from core.tables import attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
 from core.task import (
+    Artifact,
     Bounds,
     Claim,
     ErrorInfo,
@@ -69,11 +70,13 @@ class Ledger(Reader):
         QuotaExceeded if its owner has used up `quota`, and QueueFull if one more would be over `bounds`.
         """
         with writing(self.database) as tx:
-            left_out = ("steps", "callback", "result_step")
+            left_out = ("steps", "callback", "result_step", "inputs")
             values = {name: value for name, value in vars(task).items() if name not in left_out}
             values["callback_url"] = task.callback and task.callback.url
             values["callback_events"] = task.callback.events if task.callback else []
             tx.execute(statements.INSERT_TASK, values)
+            if task.inputs:
+                tx.execute(statements.INSERT_INPUT, [vars(each) | {"task_id": task.task_id} for each in task.inputs])
             if key:
                 self._use_key(tx, key, task.task_id)
             quotas.add_stored_bytes(tx, task.owner, task.stored_bytes)
@@ -152,8 +155,9 @@ class Ledger(Reader):
                 counters.count(tx, Duration("task_waiting_seconds", task.engine, waited))
             tells_progress = bool(deliveries.wanted(tx, task, CallbackEvent.PROGRESS))
             needed = tx.execute(statements.NEEDED_STEPS, {"of_step": step_id}) if row.position else ()
-            done = tuple(step_from(needed_row) for needed_row in needed)
-            return Claim(step_from(row), task, row.started_at, waited, tells_progress, done)
+            done = made_steps(tx, [step_from(needed_row) for needed_row in needed])
+            inputs = read_inputs(tx, task.task_id)
+            return Claim(step_from(row), task, row.started_at, waited, tells_progress, done, inputs)
 
     def renew(self, claim: Claim, lease_seconds: float, progress: int, phase: str | None) -> bool:
         """Say that the attempt lives, and how far it is. False: canceled or taken over, the attempt must end."""
@@ -169,7 +173,7 @@ class Ledger(Reader):
     def finish(
         self,
         claim: Claim,
-        artifacts: dict[str, str],
+        artifacts: Collection[Artifact],
         receipt: dict[str, Any],
         phases: dict[str, float],
         warnings: Sequence[str] = (),
@@ -179,7 +183,7 @@ class Ledger(Reader):
         render_seconds: float | None = None,
         waited_seconds: float = 0.0,
     ) -> list[ReadyStep] | None:
-        """Record what the attempt made (name → storage key) and its size, the seconds of each phase, what a user
+        """Record what the attempt made and its size, the seconds of each phase, what a user
         should know, and the steps that turned out to be needed: these share the weight that was reserved for them, and
         `result_step` is the name of the one that makes the task's result, None: the one that was to make it before.
         `render_seconds` are those until its worker's engine was free again, None: all; then it `waited_seconds` for
@@ -196,11 +200,13 @@ class Ledger(Reader):
                 Status.FINISHED,
                 "finished",
                 progress=100,
-                artifacts=artifacts,
                 receipt=receipt,
                 reserved_weight=0.0,
             ):
                 return None
+            if artifacts:
+                made = [vars(each) | {"step_id": claim.step.step_id} for each in artifacts]
+                tx.execute(statements.INSERT_ARTIFACT, made)
             seconds = self._now(tx) - claim.started_at - waited_seconds
             durations.record_duration(tx, durations.profile_of(claim.step), seconds, render_seconds)
             counters.count(
@@ -422,8 +428,8 @@ class Ledger(Reader):
             error = error_of(failed)
             self._end_task(tx, task, Status.FAILED, error_code=error.code, error_message=error.message)
         else:
-            result = tx.execute(statements.RESULT, {"task_id": task.task_id}).one()
-            self._end_task(tx, task, Status.FINISHED, artifacts=result.artifacts, receipt=result.receipt)
+            receipt = tx.execute(statements.RECEIPT, {"task_id": task.task_id}).scalar_one()
+            self._end_task(tx, task, Status.FINISHED, receipt=receipt)
 
     def _close_steps(self, tx: sa.Connection, task_id: str, status: Status) -> None:
         still_open = sa.and_(steps.c.task_id == task_id, steps.c.status.in_(sources(status)))

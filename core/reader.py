@@ -12,14 +12,17 @@ from core.database import check_reader, connect, reading
 from core.durations import StepDurations, StepProfile
 from core.errors import IdempotencyMismatch, TaskNotFound
 from core.snapshots import Snapshot, read_snapshots
-from core.statements import DUE
+from core.statements import ARTIFACTS, DUE, INPUTS, RESULT
 from core.tables import attempts, idempotency_keys, keepers, now, steps, tasks, workers
 from core.task import (
+    Artifact,
     Bounds,
     Claim,
     ErrorInfo,
     HeldLease,
     IdempotencyKey,
+    Input,
+    MadeStep,
     Quota,
     ReadyStep,
     Rest,
@@ -85,6 +88,26 @@ def step_from(row: sa.Row[Any]) -> Step:
     return Step(**fields, status=Status(row.status), error=error_from(row))
 
 
+def made_steps(connection: sa.Connection, done: Sequence[Step]) -> tuple[MadeStep, ...]:
+    """Return finished steps with what they made."""
+    if not done:
+        return ()
+    found: dict[str, dict[str, Artifact]] = {step.step_id: {} for step in done}
+    for row in connection.execute(ARTIFACTS, {"step_ids": list(found)}):
+        found[row.step_id][row.name] = artifact_from(row)
+    return tuple(MadeStep(step, found[step.step_id]) for step in done)
+
+
+def artifact_from(row: sa.Row[Any]) -> Artifact:
+    return Artifact(row.name, row.key, row.bytes, row.sha256)
+
+
+def read_inputs(connection: sa.Connection, task_id: str) -> dict[str, Input]:
+    """Return what the task is made from, by role."""
+    rows = connection.execute(INPUTS, {"task_id": task_id})
+    return {row.role: Input(row.role, row.key, row.sha256, row.media_type) for row in rows}
+
+
 def error_from(row: sa.Row[Any]) -> ErrorInfo | None:
     return ErrorInfo(row.error_code, row.error_message) if row.error_code else None
 
@@ -147,6 +170,16 @@ class Reader:
         with reading(self.database) as connection:
             task = self._task(connection, task_id, owner)
             return task, [step_from(row) for row in connection.execute(STEPS, {"task_id": task_id})]
+
+    def inputs(self, task_id: str) -> dict[str, Input]:
+        """Return what the task is made from, by role."""
+        with reading(self.database) as connection:
+            return read_inputs(connection, task_id)
+
+    def artifacts(self, task_id: str) -> dict[str, Artifact]:
+        """Return what the result step of a finished task made, by name; nothing of any other task."""
+        with reading(self.database) as connection:
+            return {row.name: artifact_from(row) for row in connection.execute(RESULT, {"task_id": task_id})}
 
     def snapshots(self, task_ids: Sequence[str]) -> dict[str, Snapshot]:
         """Of those tasks that there are, all in one query."""

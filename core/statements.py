@@ -3,7 +3,7 @@ to run it."""
 
 import sqlalchemy as sa
 
-from core.tables import attempts, events, needs, now, steps, tasks
+from core.tables import artifacts, attempts, events, inputs, needs, now, steps, tasks
 from core.task import Status
 
 STEP: sa.BindParameter[str] = sa.bindparam("of_step")
@@ -16,11 +16,11 @@ IS_MINE = sa.and_(steps.c.step_id == STEP, steps.c.attempt == ATTEMPT, steps.c.s
 DUE = steps.c.rest_seconds <= 0
 
 NOW = sa.select(now())
-INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now(), artifacts={})
-INSERT_STEP = steps.insert().values(
-    status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), ready_at=now(), artifacts={}
-)
+INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now())
+INSERT_STEP = steps.insert().values(status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), ready_at=now())
 INSERT_ATTEMPT = attempts.insert()
+INSERT_INPUT = inputs.insert()
+INSERT_ARTIFACT = artifacts.insert()
 INSERT_EVENT = events.insert().values(created_at=now())
 # FOR NO KEY UPDATE: rows that only refer to the task may be written meanwhile, as a renewal's delivery is.
 LOCK_TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id")).with_for_update(key_share=True)
@@ -73,10 +73,17 @@ FAILED_STEPS = (
     .where(steps.c.task_id == sa.bindparam("task_id"), steps.c.status == Status.FAILED)
     .order_by(steps.c.position)
 )
-RESULT = (
-    sa.select(steps.c.artifacts, steps.c.receipt)
+RECEIPT = (
+    sa.select(steps.c.receipt)
     .join(tasks, tasks.c.result_step == steps.c.step_id)
     .where(tasks.c.task_id == sa.bindparam("task_id"))
+)
+INPUTS = sa.select(inputs).where(inputs.c.task_id == sa.bindparam("task_id"))
+ARTIFACTS = sa.select(artifacts).where(artifacts.c.step_id.in_(sa.bindparam("step_ids", expanding=True)))
+RESULT = (
+    sa.select(artifacts)
+    .join(tasks, tasks.c.result_step == artifacts.c.step_id)
+    .where(tasks.c.task_id == sa.bindparam("task_id"), tasks.c.status == Status.FINISHED)
 )
 LOST_ATTEMPTS = (
     sa.select(sa.func.count()).select_from(attempts).where(attempts.c.step_id == STEP, attempts.c.outcome == "lost")

@@ -56,8 +56,6 @@ tasks = Table(
     Column("status", String(8), nullable=False),
     Column("engine", String(64), nullable=False),
     Column("params", JSON, nullable=False),
-    Column("input_key", String(255), nullable=False),
-    Column("input_sha256", String(64), nullable=False),
     Column("warnings", JSON, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),
@@ -65,7 +63,6 @@ tasks = Table(
     Column("expired_at", Double),
     Column("error_code", String(64)),
     Column("error_message", Text),
-    Column("artifacts", JSON, nullable=False),
     Column("receipt", JSON),
     Column("callback_url", Text),
     Column("callback_events", JSON, nullable=False, server_default="[]"),
@@ -106,7 +103,6 @@ steps = Table(
     Column("finished_at", Double),
     Column("lease_until", Double),
     Column("worker_id", String(64)),
-    Column("artifacts", JSON, nullable=False),
     Column("size", String(64), nullable=False, server_default=""),
     Column("work", Double, nullable=False, server_default="0"),
     Column("receipt", JSON),
@@ -121,6 +117,28 @@ steps = Table(
     Index(None, "task_id", "name", unique=True),
     Index(None, "queue", "status", "queued_at"),
     Index(None, "status", "lease_until"),
+)
+
+# What a task is made from, by its role in the task.
+inputs = Table(
+    "inputs",
+    metadata,
+    Column("task_id", ForeignKey("tasks.task_id", ondelete="CASCADE"), primary_key=True),
+    Column("role", String(64), primary_key=True),
+    Column("key", String(255), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("media_type", String(64), nullable=False),
+)
+
+# What a step made. Of those that version 0013 recorded nobody knows size and sum.
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("step_id", ForeignKey("steps.step_id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("key", String(255), nullable=False),
+    Column("bytes", BigInteger),
+    Column("sha256", String(64)),
 )
 
 needs = Table(

@@ -136,13 +136,37 @@ class Callback:
 
 
 @dataclass(frozen=True)
+class Input:
+    """What a task is made from."""
+
+    role: str
+    """What it is to the task: `picture`, or the `video` that goes on."""
+    key: str
+    """In the storage."""
+    sha256: str
+    """Of what was sent."""
+    media_type: str
+    """Of what is stored; empty if it was recorded before this was noted."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a step made: bytes in storage."""
+
+    name: str
+    key: str
+    bytes: int | None
+    """None, like `sha256`, if it was recorded before these were noted."""
+    sha256: str | None
+
+
+@dataclass(frozen=True)
 class NewTask:
     task_id: str
     owner: str
     engine: str
     params: dict[str, Any]
-    input_key: str
-    input_sha256: str
+    inputs: list[Input]
     warnings: list[str]
     steps: list[NewStep]
     callback: Callback | None = None
@@ -171,15 +195,12 @@ class Task:
     status: Status
     engine: str
     params: dict[str, Any]
-    input_key: str
-    input_sha256: str
     warnings: list[str]
     created_at: float
     started_at: float | None
     finished_at: float | None
     expired_at: float | None
     error: ErrorInfo | None
-    artifacts: dict[str, str]
     receipt: dict[str, Any] | None
     callback_url: str | None
     callback_events: list[str]
@@ -211,7 +232,6 @@ class Step:
     queued_at: float
     waits_for: int
     worker_id: str | None
-    artifacts: dict[str, str]
     size: str
     work: float
     receipt: dict[str, Any] | None
@@ -240,6 +260,18 @@ def whole_percent(percent: float) -> int:
 
 
 @dataclass(frozen=True)
+class MadeStep:
+    """A finished step, and what it made by name."""
+
+    step: Step
+    artifacts: dict[str, Artifact]
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        return self.step.receipt or {}
+
+
+@dataclass(frozen=True)
 class Claim:
     """A step that this worker may work on, with what it needs to know of its task."""
 
@@ -251,8 +283,10 @@ class Claim:
     """Seconds from becoming ready to this claim."""
     tells_progress: bool = False
     """Whether a callback wants to know how far the task is."""
-    needs: tuple[Step, ...] = ()
+    needs: tuple[MadeStep, ...] = ()
     """The finished steps whose artifacts this one uses, in order."""
+    inputs: dict[str, Input] = field(default_factory=dict)
+    """What the task is made from, by role."""
 
 
 class Rest(NamedTuple):

@@ -12,9 +12,9 @@ import structlog
 
 from core.config import Settings
 from core.ledger import Ledger
-from core.storage import Storage
+from core.storage import Storage, input_key
 from core.tables import link_secrets, metadata
-from core.task import Callback, NewStep, NewTask, new_id
+from core.task import Artifact, Callback, Input, NewStep, NewTask, new_id
 from harness.servers import PostgresServer, RedisServer, s3_server
 
 pytest_plugins = ["harness.durations"]
@@ -177,15 +177,25 @@ def expire_leases(ledger: Ledger, max_attempts: int = 3) -> list[str]:
     return [lease.step_id for lease in overdue if ledger.take_over(lease, max_attempts)]
 
 
+def input_for(task_id: str, role: str = "picture") -> Input:
+    """Nothing is stored there."""
+    return Input(role, input_key(task_id), "0" * 64, "image/jpeg")
+
+
+def artifacts_at(**keys: str) -> list[Artifact]:
+    """What a step has made, by the keys at which nothing is stored."""
+    return [Artifact(name, key, 1, "0" * 64) for name, key in keys.items()]
+
+
 def new_task(engine: str = "preview", steps: list[NewStep] | None = None, callback: Callback | None = None) -> NewTask:
+    task_id = new_id()
     return NewTask(
-        task_id=new_id(),
+        task_id=task_id,
         owner="",
         callback=callback,
         engine=engine,
         params={"width": 64},
-        input_key="tasks/x/input",
-        input_sha256="0" * 64,
+        inputs=[input_for(task_id)],
         warnings=[],
         steps=steps or [NewStep(kind="clip", queue="cpu", engine=engine)],
     )

@@ -18,7 +18,7 @@ from core.picture import read_picture
 from core.plan.steps import PARAMS, RenderClip
 from core.scratch import scratch_folder
 from core.storage import Storage
-from core.task import Task
+from core.task import Claim, Input, Task
 from worker.attempt import Attempt
 from worker.media.fit import fit_picture
 from worker.media.video import last_frame
@@ -35,15 +35,15 @@ class Pictures:
         """Of which task. It may never be asked for: another worker may be faster."""
         self._lock = threading.Lock()
 
-    def get(self, task: Task, params: RenderClip, attempt: Attempt) -> Image.Image:
+    def get(self, claim: Claim, params: RenderClip, attempt: Attempt) -> Image.Image:
         """Raises what reading and decoding raise."""
         with self._lock:
-            ahead = self._ahead if self._ahead and self._ahead[0] == task.task_id else None
+            ahead = self._ahead if self._ahead and self._ahead[0] == claim.task.task_id else None
             self._ahead = None if ahead else self._ahead
         if ahead:
             with suppress(Exception):  # what failed there is tried again here, and told
                 return ahead[1].result()
-        return self._decode(params, read_input(task, attempt, self.storage))
+        return self._decode(params, read_input(input_of(params, claim.inputs), attempt, self.storage))
 
     @contextmanager
     def reading_ahead(self, ledger: Ledger, queue: str) -> Iterator[None]:
@@ -66,15 +66,16 @@ class Pictures:
                     looked_at = step.step_id
                     params = PARAMS.validate_python(step.params)
                     if isinstance(params, RenderClip) and params.begins_with != "part":
-                        self._read_ahead(task, params, ended.is_set)
+                        source = input_of(params, ledger.inputs(task.task_id))
+                        self._read_ahead(task, params, source, ended.is_set)
             except Exception as error:
                 log.debug("not_read_ahead", reason=type(error).__name__)
             ended.wait(LOOK_SECONDS)
 
-    def _read_ahead(self, task: Task, params: RenderClip, is_late: Callable[[], bool]) -> None:
+    def _read_ahead(self, task: Task, params: RenderClip, source: Input, is_late: Callable[[], bool]) -> None:
         if self._ahead and self._ahead[0] == task.task_id:
             return
-        data, picture = self.storage.read(task.input_key), Future[Image.Image]()
+        data, picture = self.storage.read(source.key), Future[Image.Image]()
         with self._lock:  # for this alone: the clip that renders may be about to ask for its own picture
             if is_late():
                 return
@@ -100,9 +101,14 @@ class Pictures:
             return Image.fromarray(last_frame(video))
 
 
-def read_input(task: Task, attempt: Attempt, storage: Storage) -> bytes:
+def input_of(params: RenderClip, inputs: dict[str, Input]) -> Input:
+    """Return the one of the task's inputs that the clip begins with."""
+    return inputs["video" if params.begins_with == "last_frame" else "picture"]
+
+
+def read_input(source: Input, attempt: Attempt, storage: Storage) -> bytes:
     """Raises InputMissing."""
     try:
-        return attempt.keep_trying(lambda: storage.read(task.input_key))
+        return attempt.keep_trying(lambda: storage.read(source.key))
     except ArtifactNotFound as error:
         raise InputMissing("what the task was made from is no longer in the storage") from error

@@ -10,7 +10,7 @@ import numpy as np
 import PIL
 
 from core.spec import ClipSettings
-from core.task import Claim, Step
+from core.task import Claim, MadeStep
 from worker.attempt import Attempt
 from worker.engines.base import Renderer
 from worker.media.mp4 import encoder
@@ -51,14 +51,14 @@ def write_receipt(
 
 
 def extend_receipt(
-    made: Step, claim: Claim, attempt: Attempt, video: bytes, parameters: dict[str, Any]
+    made: MadeStep, claim: Claim, attempt: Attempt, video: bytes, parameters: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the receipt of what this attempt made of another step's video: that step's, with what is new."""
-    before = made.receipt or {}
+    before = made.receipt
     seconds = {f"{claim.step.kind}_{name}": round(spent, 4) for name, spent in attempt.seconds.items()}
     return before | {
         "parameters": before.get("parameters", {}) | parameters,
-        f"{made.kind}_sha256": before.get("output_sha256"),
+        f"{made.step.kind}_sha256": before.get("output_sha256"),
         "output_sha256": hashlib.sha256(video).hexdigest(),
         "output_bytes": len(video),
         "seconds": before.get("seconds", {}) | seconds,

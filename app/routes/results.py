@@ -83,9 +83,10 @@ def artifact_response(
 ) -> Response:
     task = services.ledger.task(task_id, caller.sees)
     require_result(services, task)
-    if name not in task.artifacts:  # made before there was such a thing
+    made = services.ledger.artifacts(task_id)
+    if name not in made:  # made before there was such a thing
         raise errors.ArtifactNotFound(f"the task has no {name}")
-    key = task.artifacts[name]
+    key = made[name].key
     if services.settings.result_redirect and request.method == "GET":  # a signed link is for one method
         link = services.storage.link(key, min(REDIRECT_SECONDS, services.settings.link_ttl))
         return RedirectResponse(link, headers={"Cache-Control": "no-store"})

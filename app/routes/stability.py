@@ -126,7 +126,7 @@ def check_size(size: tuple[int, int]) -> dict[str, int]:
 
 def as_json(services: Services, task: Task) -> Response:
     require_result(services, task)
-    key = task.artifacts["video"]
+    key = services.ledger.artifacts(task.task_id)["video"].key
     parts = services.storage.stream(key, 0, services.storage.size(key))
     answer: dict[str, Any] = {"video": MARK, "finish_reason": "SUCCESS", "seed": task.params["seed"]}
     return StreamingResponse(json_with_base64(answer, parts), media_type="application/json")

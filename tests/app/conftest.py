@@ -10,6 +10,7 @@ from core.config import Settings
 from core.storage import artifact_key
 from core.task import Claim, Worker
 from harness.pictures import CAT
+from tests.conftest import artifacts_at
 
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))  # how much hypothesis makes up; scripts/fuzz wants more
 VIDEO, THUMBNAIL = bytes(range(256)) * 100, b"\xff\xd8thumbnail"
@@ -56,7 +57,7 @@ def finished(client: TestClient, services: Services, claim: Callable[[str], Clai
     keys = {name: artifact_key(step.task_id, step.step_id, step.attempt, name) for name in ("video", "thumbnail")}
     services.storage.put(keys["video"], VIDEO)
     services.storage.put(keys["thumbnail"], THUMBNAIL)
-    services.ledger.finish(taken, keys, {"seed": 1}, {"render": 1.0})
+    services.ledger.finish(taken, artifacts_at(**keys), {"seed": 1}, {"render": 1.0})
     return step.task_id
 
 

@@ -28,7 +28,7 @@ from core.live_previews import LivePreviews
 from core.task import Claim, ErrorInfo
 from harness.servers import wait_until
 from tests.app.conftest import upload
-from tests.conftest import new_task
+from tests.conftest import artifacts_at, new_task
 
 LISTENERS, TASKS = 500, 100
 
@@ -129,7 +129,7 @@ def test_every_change_is_told_and_the_stream_ends_with_the_last(server: Server) 
         preview = next(told)
         url = f"http://127.0.0.1/preview/{task_id}"
         assert (preview.name, preview) == ("preview", {"task_id": task_id, "number": 1, "preview_url": url})
-        server.ledger.finish(claim, {"video": "v"}, {}, {})
+        server.ledger.finish(claim, artifacts_at(video="v"), {}, {})
         (last,) = told
     assert (last.name, last["status"], last["progress"], last["step"]) == ("status", "finished", 100, None)
     assert last["result_url"] == f"http://127.0.0.1/results/{task_id}"
@@ -166,7 +166,7 @@ def test_who_comes_back_is_told_what_he_missed_and_nothing_twice(server: Server)
         server.ledger.renew(claim, 60, 42, "decode")  # what was seen is not told again; this was not
         decoding = next(told)
         assert (decoding.name, decoding["step"]["phase"]) == ("progress", "decode")
-    server.ledger.finish(claim, {"video": "v"}, {}, {})
+    server.ledger.finish(claim, artifacts_at(video="v"), {}, {})
     expected = {queued.id: ["started", "finished"], started.id: ["finished"], decoding.id: ["finished"]}
     for seen, states in expected.items():
         with server.listen(task_id, after=seen) as listener:
@@ -298,7 +298,7 @@ def test_500_listeners_cost_one_query_a_tick(server: Server, monkeypatch: pytest
 
     def end_all() -> None:
         for _, step_id in accepted:
-            server.ledger.finish(server.claim(step_id), {"video": "v"}, {}, {})
+            server.ledger.finish(server.claim(step_id), artifacts_at(video="v"), {}, {})
 
     told = asyncio.run(all_listen())
     assert {tuple(states) for states in told} <= {("queued", "started", "finished")}

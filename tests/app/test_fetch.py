@@ -21,6 +21,7 @@ from app.main import create_app
 from core.config import Settings
 from core.errors import DestinationForbidden, FetchFailed, QueueFull, UploadTooLarge
 from core.picture import read_picture
+from core.storage import input_key
 from harness.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
 from harness.pictures import CAT, png
 from harness.servers import free_port, wait_until
@@ -285,8 +286,8 @@ def test_a_task_is_made_from_a_picture_that_was_fetched(client: TestClient, sour
     assert status == 202
     services: Services = client.app.state.services
     task, _ = services.ledger.task_with_steps(body["task_id"])
-    assert task.input_sha256 == hashlib.sha256(CAT).hexdigest()
-    assert read_picture(services.storage.read(task.input_key), 50).size == read_picture(CAT, 50).size
+    assert services.ledger.inputs(task.task_id)["picture"].sha256 == hashlib.sha256(CAT).hexdigest()
+    assert read_picture(services.storage.read(input_key(task.task_id)), 50).size == read_picture(CAT, 50).size
 
 
 def test_a_request_sent_again_is_not_fetched_again(client: TestClient, source: Host) -> None:

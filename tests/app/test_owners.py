@@ -13,6 +13,7 @@ from core.storage import artifact_key
 from core.task import Claim
 from harness.pictures import CAT
 from tests.app.conftest import VIDEO, upload
+from tests.conftest import artifacts_at
 
 # What a route is asked with where its path names something of Ann's.
 OF_ANN = {"task_id": "task", "video_id": "task", "endpoint_id": "endpoint", "delivery_id": "delivery"}
@@ -70,7 +71,7 @@ def of_ann(
     made = {name: artifact_key(step.task_id, step.step_id, step.attempt, name) for name in ("video", "thumbnail")}
     for key in made.values():
         services.storage.put(key, VIDEO)
-    services.ledger.finish(taken, made, {"seed": 1}, {}, stored_bytes=2 * len(VIDEO))
+    services.ledger.finish(taken, artifacts_at(**made), {"seed": 1}, {}, stored_bytes=2 * len(VIDEO))
     (delivery,) = client.get("/webhooks/deliveries").json()["deliveries"]
     client.headers.pop("Authorization")
     return {"task": step.task_id, "endpoint": endpoint, "delivery": delivery["delivery_id"]}

@@ -13,6 +13,7 @@ from core.errors import RangeNotSatisfiable, StorageUnavailable
 from core.storage import Storage
 from core.task import Claim, ErrorInfo, Task
 from tests.app.conftest import THUMBNAIL, VIDEO, upload
+from tests.conftest import artifacts_at
 
 
 def test_the_video_is_served_whole(client: TestClient, finished: str) -> None:
@@ -107,7 +108,7 @@ def test_a_task_that_finishes_while_it_is_deleted_is_gone(
     taken, cancel = claim(upload(client)), services.ledger.cancel
 
     def too_late(task_id: str, owner: str | None) -> Task:
-        services.ledger.finish(taken, {"video": "tasks/x/video.mp4"}, {}, {})
+        services.ledger.finish(taken, artifacts_at(video="tasks/x/video.mp4"), {}, {})
         return cancel(task_id, owner)
 
     monkeypatch.setattr(services.ledger, "cancel", too_late)
@@ -178,7 +179,7 @@ def test_a_download_is_sent_to_the_object_store(
         monkeypatch.setenv(name, value)
     httpx2.put(f"{s3_endpoint}/redirected")
     store = Storage("s3://redirected/kinora")
-    store.put(services.ledger.task(finished).artifacts["video"], VIDEO)
+    store.put(services.ledger.artifacts(finished)["video"].key, VIDEO)
     settings = services.settings.model_copy(update={"result_redirect": True})
     client.app.state.services = Services(settings, services.ledger, store, services.queue)
     answer = client.get(f"/results/{finished}", follow_redirects=False)

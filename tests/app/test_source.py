@@ -7,7 +7,6 @@ import textwrap
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -21,10 +20,12 @@ from app.routes import video_content
 from app.source import Extension, Remix
 from core.errors import InvalidParameter, NotReady, TaskGone, TaskNotFound
 from core.spec import Clip, ClipRequest
-from core.task import Claim, Status
+from core.storage import artifact_key, input_key
+from core.task import Claim
 from harness.pictures import CAT, png
 from harness.servers import wait_until
 from tests.app.conftest import VIDEO, upload
+from tests.conftest import artifacts_at
 
 TEXT = base64.b64encode(CAT).decode()
 DATA_URL = f"data:image/jpeg;base64,{TEXT}"
@@ -45,7 +46,8 @@ WRONG = {
 
 
 def sha256_of(services: Services, task_id: str) -> str:
-    return services.ledger.task(task_id).input_sha256
+    (source,) = services.ledger.inputs(task_id).values()
+    return source.sha256
 
 
 @pytest.mark.parametrize("field", ["file", "image", "image_url"])
@@ -208,9 +210,9 @@ def test_a_remix_has_the_same_input_and_another_seed(services: Services, client:
     assert remixed.params["seed"] != 1
     changed = {"seed": remixed.params["seed"], "prompt": "another cat"}
     assert remixed.params == before.params | changed
-    assert services.storage.read(remixed.input_key) == services.storage.read(before.input_key)
+    assert services.storage.read(input_key(remixed.task_id)) == services.storage.read(input_key(before.task_id))
     services.storage.delete_task(before.task_id)
-    assert services.storage.read(remixed.input_key)[:3] == b"\xff\xd8\xff", "it has a copy of its own"
+    assert services.storage.read(input_key(remixed.task_id))[:3] == b"\xff\xd8\xff", "it has a copy of its own"
 
 
 def test_a_remix_is_no_approximation_unless_it_asks_for_one(services: Services, client: TestClient) -> None:
@@ -234,7 +236,7 @@ def test_a_remix_may_be_made_by_another_engine(services: Services, client: TestC
 def finish_with(services: Services, claimed: Claim) -> None:
     key = f"tasks/{claimed.task.task_id}/{claimed.step.step_id}/1/video.mp4"
     services.storage.put(key, VIDEO)
-    services.ledger.finish(claimed, {"video": key}, {"output_sha256": "f" * 64}, {})
+    services.ledger.finish(claimed, artifacts_at(video=key), {"output_sha256": "f" * 64}, {})
 
 
 @pytest.fixture
@@ -249,21 +251,24 @@ def made(client: TestClient, services: Services, claim: Callable[[str], Claim]) 
 def test_an_extension_is_two_steps_over_the_video_before(services: Services, made: str) -> None:
     extended_id = again(services, Extension(services.ledger.task(made)), seconds=4)
     task, (clip, join) = services.ledger.task_with_steps(extended_id)
-    assert (task.extended_from, task.remixed_from, task.input_sha256) == (made, None, "f" * 64)
+    assert (task.extended_from, task.remixed_from) == (made, None)
+    (source,) = services.ledger.inputs(extended_id).values()
+    assert (source.role, source.media_type, source.sha256) == ("video", "video/mp4", "f" * 64)
     assert (clip.kind, join.kind, clip.queue, join.queue) == ("clip", "join", "cpu", "cpu")
     settled = Clip.model_validate(task.params)
     assert (settled.continues, settled.num_frames, settled.fps, settled.motion) == (9, 13, 3, "orbit")
     assert settled.seconds_in_all == pytest.approx((9 + 12) / 3)
-    assert services.storage.read(task.input_key) == VIDEO
+    assert services.storage.read(input_key(task.task_id)) == VIDEO
     assert (join.size, clip.size) == ("1024x576x21", "1024x576x13")
     assert 0 < join.work < clip.work, "the bar is mostly the clip's"
     assert services.ledger.claim(join.step_id, "w", 60) is None, "not before there is a clip"
     first = services.ledger.claim(clip.step_id, "w", 60)
     assert first is not None
-    services.ledger.finish(first, {"video": "somewhere"}, {"seed": 1}, {})
+    services.ledger.finish(first, artifacts_at(video="somewhere"), {"seed": 1}, {})
     second = services.ledger.claim(join.step_id, "w", 60)
     assert second is not None
-    assert [(step.artifacts, step.receipt) for step in second.needs] == [({"video": "somewhere"}, {"seed": 1})]
+    (needed,) = second.needs
+    assert (needed.artifacts["video"].key, needed.receipt) == ("somewhere", {"seed": 1})
 
 
 def test_an_extension_of_a_smooth_video_is_smooth_and_its_frames_count_as_they_play(
@@ -309,10 +314,13 @@ def test_an_extension_may_be_remixed_and_extended(services: Services, made: str)
     remixed, steps = services.ledger.task_with_steps(again(services, Remix(extended)))
     assert (remixed.remixed_from, remixed.extended_from, len(steps)) == (extended.task_id, made, 2)
     assert remixed.params["continues"] == 9
-    done = replace(extended, status=Status.FINISHED, artifacts={"video": remixed.input_key}, receipt={})
-    with pytest.raises(KeyError):
-        again(services, Extension(done))
-    done = replace(done, receipt={"output_sha256": "e" * 64})
+    for step in steps:
+        taken = services.ledger.claim(step.step_id, "w", 60)
+        assert taken is not None
+        key = artifact_key(step.task_id, step.step_id, 1, "video")
+        services.storage.put(key, VIDEO)
+        services.ledger.finish(taken, artifacts_at(video=key), {"output_sha256": "e" * 64}, {})
+    done = services.ledger.task(remixed.task_id)
     assert services.ledger.task(again(services, Extension(done))).params["continues"] == 9 + 9 - 1
 
 

@@ -17,6 +17,7 @@ from core.task import Claim, ErrorInfo
 from harness.pictures import CAT
 from harness.servers import wait_until
 from tests.app.conftest import VIDEO, upload, worker_that_says
+from tests.conftest import artifacts_at
 
 JSON_CAT = base64.b64encode(CAT).decode()
 DATA_URL = f"data:image/jpeg;base64,{JSON_CAT}"
@@ -274,7 +275,8 @@ def test_a_remix_is_of_the_same_picture_with_another_seed(client: TestClient, se
     assert (again["prompt"], again["remixed_from_video_id"]) == ("a cat", first["id"])
     assert again["seed"] != 7
     tasks = [services.ledger.task(video["id"]) for video in (first, remix)]
-    assert tasks[0].input_sha256 == tasks[1].input_sha256
+    first, second = (services.ledger.inputs(task.task_id)["picture"].sha256 for task in tasks)
+    assert first == second
     assert tasks[1].params["motion"] == "zoom_in"
 
 
@@ -299,7 +301,7 @@ def test_an_extension_tells_the_length_of_the_whole(client: TestClient, services
     taken = services.ledger.claim(step.step_id, "w1", 60)
     assert taken is not None
     services.storage.put("tasks/made", VIDEO)
-    services.ledger.finish(taken, {"video": "tasks/made"}, {"output_sha256": "0" * 64}, {})
+    services.ledger.finish(taken, artifacts_at(video="tasks/made"), {"output_sha256": "0" * 64}, {})
     longer = client.post("/v1/videos/extensions", json={"video": {"id": first}, "seconds": "4", "prompt": "on"}).json()
     assert (longer["extended_from_video_id"], longer["seconds"], longer["prompt"]) == (first, "8", "on")
     _, steps = services.ledger.task_with_steps(longer["id"])
@@ -322,7 +324,7 @@ def test_openais_lengths_extend_any_video(
     taken = services.ledger.claim(step.step_id, "w1", 60)
     assert taken is not None
     services.storage.put("tasks/made", VIDEO)
-    services.ledger.finish(taken, {"video": "tasks/made"}, {"output_sha256": "0" * 64}, {})
+    services.ledger.finish(taken, artifacts_at(video="tasks/made"), {"output_sha256": "0" * 64}, {})
     longer = client.post("/v1/videos/extensions", json={"video": {"id": first}, "seconds": asked}).json()
     assert longer["seconds"] == seconds
     shortened = [said for said in longer["warnings"] if "instead of" in said]
@@ -369,7 +371,7 @@ def test_sync_answers_with_the_video(client: TestClient, services: Services, cla
     thread, answers = waiting_for(client, headers={"X-Request-ID": "mine"})
     taken = claim(only_task(client))
     services.storage.put("tasks/made", VIDEO)
-    services.ledger.finish(taken, {"video": "tasks/made"}, {}, {})
+    services.ledger.finish(taken, artifacts_at(video="tasks/made"), {}, {})
     thread.join()
     (answer,) = answers
     assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, VIDEO, "video/mp4")

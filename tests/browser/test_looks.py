@@ -1,6 +1,7 @@
 """How the page looks, at three widths and in both themes: kept in artifacts/studio/, and judged by axe-core."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,8 +101,7 @@ def fill(stack: Stack, like: list[str], count: int) -> None:
             owner="",
             engine=task.engine,
             params=task.params,
-            input_key=task.input_key,
-            input_sha256=task.input_sha256,
+            inputs=list(ledger.inputs(task.task_id).values()),
             warnings=[],
             steps=[NewStep(kind="clip", queue="none")],
         )
@@ -111,8 +111,9 @@ def fill(stack: Stack, like: list[str], count: int) -> None:
         if number % 10 == 9:
             ledger.fail(claim, ErrorInfo("engine_failed", "the engine broke"))
             continue
-        keys = {name: artifact_key(new.task_id, step_id, 1, Path(key).name) for name, key in task.artifacts.items()}
-        for name, key in task.artifacts.items():
-            storage.put(keys[name], b"".join(storage.stream(key, 0, storage.size(key))))
-        ledger.finish(claim, keys, task.receipt or {}, {})
+        copies = []
+        for artifact in ledger.artifacts(task.task_id).values():
+            copies.append(replace(artifact, key=artifact_key(new.task_id, step_id, 1, Path(artifact.key).name)))
+            storage.copy(artifact.key, copies[-1].key)
+        ledger.finish(claim, copies, task.receipt or {}, {})
     ledger.close()

@@ -19,8 +19,8 @@ from core.errors import IdempotencyMismatch, QueueFull, TaskExists, TaskNotFound
 from core.ledger import Ledger
 from core.reader import Reader, page_of_tasks
 from core.tables import attempts, events, metadata
-from core.task import Bounds, Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
-from tests.conftest import expire_leases, new_task
+from core.task import Artifact, Bounds, Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
+from tests.conftest import artifacts_at, expire_leases, new_task
 
 MIGRATIONS = Path(__file__).parents[2] / "core" / "migrations"
 BROKEN = ErrorInfo("engine_failed", "it broke")
@@ -35,7 +35,7 @@ def begin(ledger: Ledger, lease: float = 60.0) -> Claim:
 
 
 def finish(ledger: Ledger, claim: Claim) -> list[ReadyStep] | None:
-    return ledger.finish(claim, {"video": "k"}, {"seed": 1}, {"render": 0.3})
+    return ledger.finish(claim, artifacts_at(video="k"), {"seed": 1}, {"render": 0.3})
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_uses(empty_database_url: str) -> None:
@@ -86,7 +86,7 @@ def test_finishing_the_only_step_finishes_the_task(ledger: Ledger) -> None:
     assert finish(ledger, claim) == []
     task = ledger.task(claim.task.task_id)
     assert task.status == Status.FINISHED
-    assert task.artifacts == {"video": "k"}
+    assert ledger.artifacts(task.task_id) == {"video": Artifact("video", "k", 1, "0" * 64)}
     assert task.receipt == {"seed": 1}
     assert task.created_at <= task.started_at <= task.finished_at
 
@@ -270,8 +270,8 @@ def test_a_page_of_a_hundred_thousand_tasks_is_read_from_an_index(ledger: Ledger
     ]
 
 
-FILL = """INSERT INTO tasks (task_id, status, engine, params, input_key, input_sha256, warnings, created_at, artifacts)
-    SELECT {id}, 'queued', 'preview', '{{}}', '', '', '[]', 0, '{{}}' FROM {numbers}"""
+FILL = """INSERT INTO tasks (task_id, status, engine, params, warnings, created_at)
+    SELECT {id}, 'queued', 'preview', '{{}}', '[]', 0 FROM {numbers}"""
 FILL_SQLITE = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) " + FILL.format(
     id="printf('%032d', i)", numbers="n"
 )

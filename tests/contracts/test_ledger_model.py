@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from core.ledger import Ledger
 from core.tables import events
 from core.task import FINAL, Claim, ErrorInfo, Status
-from tests.conftest import empty_tables, expire_leases, new_task
+from tests.conftest import artifacts_at, empty_tables, expire_leases, new_task
 
 MAX_ATTEMPTS = 4
 MOST_TASKS = 4  # few, so that many moves meet on one
@@ -100,7 +100,7 @@ class LedgerMoves(RuleBasedStateMachine):
     def finish(self, held: tuple[Model, Claim]) -> None:
         model, claim = held
         may = model.may_write(claim)
-        assert (self.ledger.finish(claim, {"video": "k"}, {}, {"render": 0.1}) is not None) == may
+        assert (self.ledger.finish(claim, artifacts_at(video="k"), {}, {"render": 0.1}) is not None) == may
         if may:
             model.end(Status.FINISHED)
 

@@ -3,7 +3,7 @@
 from core.ledger import Ledger
 from core.snapshots import RunningStep
 from core.task import ErrorInfo, NewStep, Status, progress_of
-from tests.conftest import new_task
+from tests.conftest import artifacts_at, new_task
 
 
 def test_a_snapshot_says_of_several_tasks_what_their_status_says(ledger: Ledger) -> None:
@@ -32,7 +32,7 @@ def test_a_snapshot_has_every_move_of_its_task_in_order(ledger: Ledger) -> None:
         step_id = step or ledger.task_with_steps(task.task_id)[1][1].step_id
         claim = ledger.claim(step_id, "w1", 60)
         assert claim
-        ledger.finish(claim, {"video": "v"}, {}, {})
+        ledger.finish(claim, artifacts_at(video="v"), {}, {})
     snapshot = ledger.snapshots([task.task_id, other.task_id])[task.task_id]
     assert [move.status for move in snapshot.moves] == [Status.QUEUED, Status.STARTED, Status.FINISHED]
     assert [move.event_id for move in snapshot.moves] == sorted({move.event_id for move in snapshot.moves})
@@ -48,7 +48,7 @@ def test_a_snapshot_says_why_a_task_failed_and_whether_its_video_is_gone(ledger:
     assert claims[0]
     assert claims[1]
     ledger.fail(claims[0], ErrorInfo("engine_failed", "it broke"))
-    ledger.finish(claims[1], {"video": "v"}, {}, {})
+    ledger.finish(claims[1], artifacts_at(video="v"), {}, {})
     ledger.mark_expired(deleted.task_id)
     found = ledger.snapshots([failed.task_id, deleted.task_id])
     assert found[failed.task_id].error == ErrorInfo("engine_failed", "it broke")

@@ -24,13 +24,14 @@ from core.engines import find_engine
 from core.ledger import Ledger
 from core.plan.clip import clip_graph
 from core.spec import Clip
-from core.storage import Storage
+from core.storage import Storage, input_key
 from core.tables import attempts, events, steps
 from core.task import FINAL, Callback, NewTask, new_id
 from harness.pictures import SAMPLES
 from harness.receiver import Receiver, receiving
 from harness.servers import PostgresServer, RedisServer, wait_until
 from harness.stack import ROOT, Stack, running_stack
+from tests.conftest import input_for
 from worker.main import EXIT_GPU_LOST
 
 CAT = SAMPLES / "cat.jpg"
@@ -208,8 +209,8 @@ def test_smoothing_goes_on_elsewhere_where_a_worker_dies_in_it(
     settings = Settings(_env_file=None)
     steps = clip_graph(clip, find_engine("preview", settings), "cpu", settings).new_steps()
     told = Callback(receiver.url, list(FINAL_EVENTS))
-    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps, told)
-    Storage(f"file://{service.folder}/data/storage").put(task.input_key, CAT.read_bytes())
+    task = NewTask(task_id, "", "preview", clip.model_dump(), [input_for(task_id)], [], steps, told)
+    Storage(f"file://{service.folder}/data/storage").put(input_key(task.task_id), CAT.read_bytes())
     trap = set_trap(POINT["step finished, next not woken"], signal.SIGKILL, service)
     ledger.create(task)
     assert caught(trap) is not None

@@ -48,3 +48,8 @@ def context(settings: Settings) -> Iterator[WorkerContext]:
     yield WorkerContext(settings, ledger, storage, queue, engine_host, presence, WorkerMetrics())
     queue.close()
     ledger.close()
+
+
+def stored(context: WorkerContext, task_id: str, name: str) -> bytes:
+    """What the task made by that name."""
+    return context.storage.read(context.ledger.artifacts(task_id)[name].key)

@@ -15,8 +15,11 @@ from chaos.load import graph
 from core.errors import EncodingFailed
 from core.plan.clip import clip_graph
 from core.spec import Clip
+from core.storage import input_key
 from core.task import NewTask, Status, Task, new_id
 from harness.pictures import SAMPLES
+from tests.conftest import input_for
+from tests.worker.conftest import stored
 from tests.worker.test_mp4 import moving
 from tests.worker.test_runner import do
 from worker.media.mp4 import encode_mp4, tile_indices
@@ -93,8 +96,16 @@ def extension(context: WorkerContext, before: bytes, frames_before: int) -> Task
     clip = clip.model_copy(update={"continues": frames_before, "motion": "zoom_in"})
     task_id = new_id()
     steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
-    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
-    context.storage.put(task.input_key, before)
+    task = NewTask(
+        task_id,
+        "",
+        "preview",
+        clip.model_dump(),
+        [input_for(task_id, "picture" if clip.continues is None else "video")],
+        [],
+        steps,
+    )
+    context.storage.put(input_key(task.task_id), before)
     ready = context.ledger.create(task)
     while ready:  # as wake-ups would
         do(ready[0].step_id, context)
@@ -108,15 +119,18 @@ def test_an_extension_continues_from_the_last_frame_and_joins(
     task = extension(context, parts[0].read_bytes(), 13)
     assert task.status == Status.FINISHED
     joined = tmp_path / "joined.mp4"
-    joined.write_bytes(context.storage.read(task.artifacts["video"]))
+    joined.write_bytes(stored(context, task.task_id, "video"))
     frames = list(frames_of(joined))
     assert len(frames) == Clip.model_validate(task.params).frames_in_all == 13 + 6 - 1
     # The cut is no larger than the steps around it: no frame is there twice, and none jumps.
     steps = [difference(*pair) for pair in itertools.pairwise(frames)]
     assert 0.05 < steps[12] < 2 * max(steps[:12])
-    sheet = Image.open(BytesIO(context.storage.read(task.artifacts["spritesheet"])))
+    sheet = Image.open(BytesIO(stored(context, task.task_id, "spritesheet")))
     assert sheet.size == (5 * 256, 4 * 144)
-    assert Image.open(BytesIO(context.storage.read(task.artifacts["thumbnail"]))).size == (256, 144)
+    assert Image.open(BytesIO(stored(context, task.task_id, "thumbnail"))).size == (
+        256,
+        144,
+    )
 
 
 def test_the_receipt_of_an_extension_tells_of_its_clip_too(context: WorkerContext, parts: list[Path]) -> None:
@@ -147,7 +161,7 @@ def test_an_extension_of_what_is_no_video_fails_and_says_so(context: WorkerConte
 
 def test_every_step_of_the_graphs_of_chaos_is_one_that_its_kind_understands(context: WorkerContext) -> None:
     new = graph(new_id(), "http://127.0.0.1:9/")
-    context.storage.put(new.input_key, (SAMPLES / "cat.jpg").read_bytes())
+    context.storage.put(input_key(new.task_id), (SAMPLES / "cat.jpg").read_bytes())
     ready, done = context.ledger.create(new), 0
     while ready:
         do(ready[0].step_id, context)

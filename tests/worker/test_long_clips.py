@@ -12,8 +12,11 @@ from PIL import Image
 from core.errors import StorageUnavailable
 from core.plan.clip import clip_graph
 from core.spec import Clip, ClipSettings
+from core.storage import input_key
 from core.task import NewTask, Status, Task, new_id
 from harness.pictures import SAMPLES
+from tests.conftest import input_for
+from tests.worker.conftest import stored
 from tests.worker.test_runner import do
 from worker.attempt import Attempt
 from worker.engines.camera import Camera
@@ -60,8 +63,16 @@ def make(context: WorkerContext, num_frames: int = 26, before: Path | None = Non
     clip = Clip.model_validate(engine.defaults | wanted)
     task_id = new_id()
     steps = clip_graph(clip, engine, "cpu", context.settings).new_steps()
-    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
-    context.storage.put(task.input_key, (before or SAMPLES / "cat.jpg").read_bytes())
+    task = NewTask(
+        task_id,
+        "",
+        "preview",
+        clip.model_dump(),
+        [input_for(task_id, "picture" if clip.continues is None else "video")],
+        [],
+        steps,
+    )
+    context.storage.put(input_key(task.task_id), (before or SAMPLES / "cat.jpg").read_bytes())
     ready = context.ledger.create(task)
     while ready:  # as wake-ups would
         do(ready[0].step_id, context)
@@ -72,7 +83,7 @@ def make(context: WorkerContext, num_frames: int = 26, before: Path | None = Non
 def video_of(task: Task, context: WorkerContext) -> Frames:
     assert task.status == Status.FINISHED, task.error
     path = context.settings.data_dir / "video.mp4"
-    path.write_bytes(context.storage.read(task.artifacts["video"]))
+    path.write_bytes(stored(context, task.task_id, "video"))
     return np.stack(list(frames_of(path)))
 
 
@@ -110,7 +121,7 @@ def test_a_part_that_fails_is_made_again_alone(
 
 def test_a_video_goes_on_for_several_passes(context: WorkerContext, model: Model, tmp_path: Path) -> None:
     before = tmp_path / "before.mp4"
-    before.write_bytes(context.storage.read(make(context, AT_ONCE).artifacts["video"]))
+    before.write_bytes(stored(context, make(context, AT_ONCE).task_id, "video"))
     video = video_of(make(context, before=before), context)
     assert len(video) == AT_ONCE + 26 - 1
     assert {turn(*pair) for pair in pairwise(video)} == {TURN}
@@ -118,7 +129,7 @@ def test_a_video_goes_on_for_several_passes(context: WorkerContext, model: Model
 
 def test_a_long_smooth_extension_says_what_it_is(context: WorkerContext, model: Model, tmp_path: Path) -> None:
     before = tmp_path / "before.mp4"
-    before.write_bytes(context.storage.read(make(context, AT_ONCE, smooth_fps=14).artifacts["video"]))
+    before.write_bytes(stored(context, make(context, AT_ONCE, smooth_fps=14).task_id, "video"))
     task = make(context, before=before, smooth_fps=14)
     assert len(video_of(task, context)) == 19 + 2 * 25
     assert task.receipt

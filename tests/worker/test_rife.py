@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from core.config import Settings
 from core.engines import Engine, motion_engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
+from core.storage import input_key
 from core.task import Status
+from tests.worker.conftest import stored
 from tests.worker.test_hostile_weights import WRITERS
 from tests.worker.test_runner import do, picture
 from tests.worker.test_smooth import HEIGHT, WIDTH, begin, panned, seen, smooth
@@ -172,7 +174,7 @@ def test_a_clip_is_smoothed_and_its_receipt_says_by_what(
     task = smooth(context)
     assert task.status == Status.FINISHED
     video = tmp_path / "video.mp4"
-    video.write_bytes(context.storage.read(task.artifacts["video"]))
+    video.write_bytes(stored(context, task.task_id, "video"))
     assert len(list(stored_frames(video))) == 5 * 30 // 7 + 1
     assert task.receipt is not None
     smoothing = task.receipt["smoothing"]
@@ -187,10 +189,10 @@ def test_colours_are_those_of_optical_flow(
     video = tmp_path / "video.mp4"
     use(rife_of(saying(), tmp_path), context, monkeypatch)
     task = begin(context, width=64, height=64)
-    context.storage.put(task.input_key, picture())
+    context.storage.put(input_key(task.task_id), picture())
     for _ in range(2):
         do(context.ledger.steps_to_wake(0)[0].step_id, context)
-    video.write_bytes(context.storage.read(context.ledger.task(task.task_id).artifacts["video"]))
+    video.write_bytes(stored(context, task.task_id, "video"))
     frames = np.stack(list(stored_frames(video))).astype(int)
     assert len(frames) == 22
     assert np.abs(frames - frames[0]).max() <= 1
@@ -202,7 +204,7 @@ def test_rife_has_the_engines_place_and_optical_flow_goes_beside_it(
 ) -> None:
     use(rife if by_rife else None, context, monkeypatch)
     task = begin(context, width=64, height=64)
-    context.storage.put(task.input_key, picture())
+    context.storage.put(input_key(task.task_id), picture())
     do(context.ledger.steps_to_wake(0)[0].step_id, context)
     claim = context.ledger.claim(context.ledger.steps_to_wake(0)[0].step_id, "w1", 60)
     assert claim is not None

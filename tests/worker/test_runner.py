@@ -20,9 +20,12 @@ from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, O
 from core.plan.clip import clip_graph
 from core.plan.steps import RenderClip
 from core.spec import Clip, ClipRequest, resolve
+from core.storage import input_key
 from core.tables import steps
 from core.task import NewTask, Status, Task, new_id
 from harness.servers import wait_until
+from tests.conftest import input_for
+from tests.worker.conftest import stored
 from worker.attempt import Attempt, Stopped
 from worker.engines.base import Hosted
 from worker.engines.camera import Camera
@@ -48,9 +51,9 @@ def enqueue(context: WorkerContext, data: bytes | None, **changes: object) -> tu
     clip = clip.model_copy(update=changes)
     task_id = new_id()
     steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
-    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
+    task = NewTask(task_id, "", "preview", clip.model_dump(), [input_for(task_id)], [], steps)
     if data is not None:
-        context.storage.put(task.input_key, data)
+        context.storage.put(input_key(task.task_id), data)
     ((step_id, _),) = context.ledger.create(task)
     return task_id, step_id
 
@@ -75,8 +78,8 @@ def outcomes(context: WorkerContext) -> dict[str, float]:
 def test_a_step_is_rendered_stored_and_finished(context: WorkerContext) -> None:
     task = run(context)
     assert task.status == Status.FINISHED
-    assert context.storage.read(task.artifacts["video"])[4:8] == b"ftyp"
-    assert context.storage.read(task.artifacts["thumbnail"])[:2] == b"\xff\xd8"
+    assert stored(context, task.task_id, "video")[4:8] == b"ftyp"
+    assert stored(context, task.task_id, "thumbnail")[:2] == b"\xff\xd8"
     assert outcomes(context) == {"finished": 1}
 
 
@@ -293,7 +296,7 @@ def test_a_task_that_has_begun_goes_on_before_another_one_begins(context: Worker
     clip = clip.model_copy(update={"smooth_fps": 30})
     steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
     context.storage.put(f"tasks/{task_id}/input", picture())
-    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
+    task = NewTask(task_id, "", "preview", clip.model_dump(), [input_for(task_id)], [], steps)
     ((first, _),) = context.ledger.create(task)
     _, other = enqueue(context, picture())
     context.queue.wake(other, "cpu")

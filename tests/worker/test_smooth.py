@@ -19,8 +19,11 @@ from PIL import Image
 
 from core.plan.clip import clip_graph
 from core.spec import Clip
+from core.storage import input_key
 from core.task import NewTask, Status, Task, new_id
 from harness.pictures import SAMPLES
+from tests.conftest import input_for
+from tests.worker.conftest import stored
 from tests.worker.test_join import mp4
 from tests.worker.test_mp4 import moving
 from tests.worker.test_runner import do, picture
@@ -183,7 +186,15 @@ def begin(context: WorkerContext, continues: int | None = None, **asked: int) ->
     clip = clip.model_copy(update={"motion": "zoom_in", "smooth_fps": 30, "continues": continues} | asked)
     task_id = new_id()
     steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
-    task = NewTask(task_id, "", "preview", clip.model_dump(), f"tasks/{task_id}/input", "0" * 64, [], steps)
+    task = NewTask(
+        task_id,
+        "",
+        "preview",
+        clip.model_dump(),
+        [input_for(task_id, "picture" if clip.continues is None else "video")],
+        [],
+        steps,
+    )
     context.ledger.create(task)
     return context.ledger.task(task_id)
 
@@ -198,7 +209,7 @@ def smooth(context: WorkerContext) -> Task:
     task = begin(context)
     data = BytesIO()
     photograph().save(data, "PNG")
-    context.storage.put(task.input_key, data.getvalue())
+    context.storage.put(input_key(task.task_id), data.getvalue())
     return finish(context, task)
 
 
@@ -206,13 +217,16 @@ def test_a_smoothed_clip_has_its_frames_its_rate_and_its_pictures(context: Worke
     task = smooth(context)
     assert task.status == Status.FINISHED
     video = tmp_path / "video.mp4"
-    video.write_bytes(context.storage.read(task.artifacts["video"]))
+    video.write_bytes(stored(context, task.task_id, "video"))
     with av.open(video) as container:
         (stream,) = container.streams
         assert (stream.frames, stream.average_rate) == (5 * 30 // 7 + 1, 30)
-    sheet = Image.open(BytesIO(context.storage.read(task.artifacts["spritesheet"])))
+    sheet = Image.open(BytesIO(stored(context, task.task_id, "spritesheet")))
     assert sheet.size == (5 * 256, 5 * 144), "of 22 frames, not of 6"
-    assert Image.open(BytesIO(context.storage.read(task.artifacts["thumbnail"]))).size == (256, 144)
+    assert Image.open(BytesIO(stored(context, task.task_id, "thumbnail"))).size == (
+        256,
+        144,
+    )
 
 
 def test_the_receipt_says_how_the_clip_was_smoothed(context: WorkerContext) -> None:
@@ -230,11 +244,11 @@ def test_only_what_goes_on_is_smoothed_and_it_begins_where_the_video_ended(
 ) -> None:
     before = mp4(moving(9, 256, 144), tmp_path / "before.mp4")
     task = begin(context, continues=9)
-    context.storage.put(task.input_key, before.read_bytes())
+    context.storage.put(input_key(task.task_id), before.read_bytes())
     task = finish(context, task)
     assert task.status == Status.FINISHED
     video = tmp_path / "video.mp4"
-    video.write_bytes(context.storage.read(task.artifacts["video"]))
+    video.write_bytes(stored(context, task.task_id, "video"))
     frames = list(stored_frames(video))
     assert len(frames) == Clip.model_validate(task.params).frames_in_all == 9 + 22 - 1
     steps = [np.abs(luma(one).astype(int) - luma(other)).mean() for one, other in pairwise(frames[8:])]
@@ -243,7 +257,7 @@ def test_only_what_goes_on_is_smoothed_and_it_begins_where_the_video_ended(
 
 def test_a_clip_that_is_gone_cannot_be_smoothed_and_that_is_said(context: WorkerContext) -> None:
     task = begin(context)
-    context.storage.put(task.input_key, picture())
+    context.storage.put(input_key(task.task_id), picture())
     do(context.ledger.steps_to_wake(0)[0].step_id, context)
     context.storage.delete_task(task.task_id)
     ended = finish(context, task)
@@ -253,7 +267,7 @@ def test_a_clip_that_is_gone_cannot_be_smoothed_and_that_is_said(context: Worker
 
 def test_smoothing_stops_where_its_task_is_canceled(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     task = begin(context)
-    context.storage.put(task.input_key, picture())
+    context.storage.put(input_key(task.task_id), picture())
     do(context.ledger.steps_to_wake(0)[0].step_id, context)
     advance = Attempt.advance
 
@@ -265,5 +279,5 @@ def test_smoothing_stops_where_its_task_is_canceled(context: WorkerContext, monk
 
     monkeypatch.setattr(Attempt, "advance", canceled_at_the_third_frame)
     ended = finish(context, task)
-    assert (ended.status, ended.artifacts) == (Status.CANCELED, {})
+    assert (ended.status, context.ledger.artifacts(task.task_id)) == (Status.CANCELED, {})
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("smooth")]

@@ -34,7 +34,7 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, engine_host: Eng
         attempt.shares["encode_video"] = 1 - LOAD - STORE - renderer.share
         planned = renderer.with_memory_plan(params.settings)
         before = _end_of_part(claim, attempt, storage) if params.begins_with == "part" else None
-        picture = Image.fromarray(before.frames[0]) if before else pictures.get(claim.task, params, attempt)
+        picture = Image.fromarray(before.frames[0]) if before else pictures.get(claim, params, attempt)
     frames, settings = _render(renderer, picture, params.settings, planned, attempt)
     versions = renderer.versions()  # before the next step may want another engine
     del picture
@@ -49,7 +49,7 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, engine_host: Eng
         encode_mp4(frames, settings.fps, params.crf, path, attempt.advance)
         files = {"video.mp4": path.read_bytes()}
         if after:
-            files["after.png"] = as_png(after.frames)
+            files["continuity.png"] = as_png(after.frames)
         if params.shows:
             files["thumbnail.jpg"] = first_frame_jpeg(frames)
             files["spritesheet.jpg"] = spritesheet_jpeg([frames[index] for index in tile_indices(len(frames))])
@@ -57,15 +57,16 @@ def make_clip(claim: Claim, attempt: Attempt, storage: Storage, engine_host: Eng
     del frames, before, after  # storing may have to wait, and another clip's are there already
     with attempt.phase("store"):
         artifacts = store(files, claim, attempt, storage)
-    video, sha256 = files["video.mp4"], claim.task.input_sha256
-    return artifacts, write_receipt(renderer, versions, settings, params.crf, attempt, sha256, video) | colours
+    (source,) = claim.inputs.values()
+    receipt = write_receipt(renderer, versions, settings, params.crf, attempt, source.sha256, files["video.mp4"])
+    return artifacts, receipt | colours
 
 
 def _end_of_part(claim: Claim, attempt: Attempt, storage: Storage) -> ContinuityState:
     """Return how the part before this one ended, in a long clip."""
     (made,) = claim.needs
-    colours = Colours(**(made.receipt or {})["colours"])
-    return ContinuityState(from_png(read_made(made, "after", attempt, storage)), colours)
+    colours = Colours(**made.receipt["colours"])
+    return ContinuityState(from_png(read_made(made, "continuity", attempt, storage)), colours)
 
 
 def _render(

@@ -22,7 +22,7 @@ def join_clips(claim: Claim, attempt: Attempt, storage: Storage, engine_host: En
     params = JoinClips.model_validate(claim.step.params)
     attempt.shares = {"load": 0.1, "join": 0.8, "store": 0.1}
     with attempt.phase("load"):
-        videos = [read_input(claim.task, attempt, storage)] if params.after_input else []
+        videos = [read_input(claim.inputs["video"], attempt, storage)] if params.after_input else []
         videos += [read_made(made, "video", attempt, storage) for made in claim.needs]
     with attempt.phase("join"), scratch_folder("join") as folder:
         paths, joined = [folder / f"{number}.mp4" for number in range(len(videos))], folder / "video.mp4"
@@ -44,7 +44,7 @@ def part_receipts(claim: Claim, parameters: dict[str, Any]) -> dict[str, Any]:
     """Return what a receipt says of a clip that was made in several parts."""
     if len(claim.needs) == 1:
         return {}
-    receipts = [made.receipt or {} for made in claim.needs]
+    receipts = [made.receipt for made in claim.needs]
     known = ("seed", "device", "threads", "memory_plan", "seconds", "output_sha256")
     each = [
         {name: receipt.get(name) for name in known}

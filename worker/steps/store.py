@@ -1,24 +1,25 @@
 """What a step made, into storage, and out of it for the next one."""
 
+import hashlib
 from functools import partial
 from pathlib import Path, PurePath
 
 from core.errors import ArtifactNotFound, InputMissing
 from core.storage import Storage, artifact_key
-from core.task import Claim, Step
+from core.task import Artifact, Claim, MadeStep
 from worker.attempt import Attempt
 from worker.media.mp4 import first_frame_jpeg, spritesheet_jpeg, tile_indices
 from worker.media.video import frames_of
 
 
-def store(files: dict[str, bytes], claim: Claim, attempt: Attempt, storage: Storage) -> dict[str, str]:
-    """Returns the storage key of each file by its name without the ending. Raises Stopped."""
+def store(files: dict[str, bytes], claim: Claim, attempt: Attempt, storage: Storage) -> list[Artifact]:
+    """Store each file, and return it as an artifact whose name is the file's without the ending. Raises Stopped."""
     attempt.stored_bytes += sum(map(len, files.values()))
-    artifacts = {}
+    artifacts = []
     for name, data in files.items():
         key = artifact_key(claim.task.task_id, claim.step.step_id, claim.step.attempt, name)
-        artifacts[PurePath(name).stem] = key
         attempt.keep_trying(partial(storage.put, key, data))
+        artifacts.append(Artifact(PurePath(name).stem, key, len(data), hashlib.sha256(data).hexdigest()))
     return artifacts
 
 
@@ -32,9 +33,9 @@ def files_of(video: Path, count: int) -> dict[str, bytes]:
     }
 
 
-def read_made(made: Step, name: str, attempt: Attempt, storage: Storage) -> bytes:
+def read_made(made: MadeStep, name: str, attempt: Attempt, storage: Storage) -> bytes:
     """An artifact of an earlier step. Raises InputMissing, Stopped."""
     try:
-        return attempt.keep_trying(lambda: storage.read(made.artifacts[name]))
+        return attempt.keep_trying(lambda: storage.read(made.artifacts[name].key))
     except ArtifactNotFound as error:
-        raise InputMissing(f"what the step {made.kind} made is no longer in the storage") from error
+        raise InputMissing(f"what the step {made.step.kind} made is no longer in the storage") from error

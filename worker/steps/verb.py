@@ -7,8 +7,10 @@ has the engine already.
 from collections.abc import Generator
 from typing import Any
 
-Made = tuple[dict[str, str], dict[str, Any]]
-"""The storage key of each artifact by name, and the receipt."""
+from core.task import Artifact
+
+Made = tuple[list[Artifact], dict[str, Any]]
+"""The artifacts, and the receipt."""
 
 Work = Generator[None, None, Made]
 

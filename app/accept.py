@@ -10,6 +10,7 @@ import structlog
 
 from app.deps import Caller, Services
 from app.derive import check_there, extended_from, frames_before, inherit_parameters, remixed_from
+from app.reuse import reuse_steps, stored_bytes
 from app.source import Sizing, Source, gathering, name_of
 from core.config import Settings
 from core.durations import StepProfile
@@ -24,9 +25,10 @@ from core.errors import (
 )
 from core.outbound import check_outbound_url
 from core.plan.clip import clip_graph
+from core.plan.content_key import content_keys
 from core.plan.graph import Graph
 from core.spec import Clip, ClipRequest, fit_length, fit_size, resolve
-from core.task import Bounds, Callback, Dialect, IdempotencyKey, NewTask, Quota, Worker, new_id
+from core.task import Bounds, Callback, Dialect, IdempotencyKey, Input, NewTask, Quota, Worker, new_id
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +44,7 @@ def accept(
     nearest: bool = False,
     warnings: Sequence[str] = (),
     sizing: Sizing | None = None,
+    reuse: bool = False,
 ) -> str:
     """The task's id. When this returns, what it is made from is stored and the task is in the ledger: it will end.
 
@@ -50,7 +53,8 @@ def accept(
     the size, or so many seconds more, makes its largest of that shape, or as many as it can. `warnings` are those of
     the dialect.
 
-    `sizing` says what takes the place of `request` once the picture's own width and height are known.
+    With `reuse`, a step that the owner has had done before is not done again. `sizing` says what takes the place of
+    `request` once the picture's own width and height are known.
 
     With an idempotency key, a request made again gives the task that it made first. Raises InvalidRequest for what
     the caller can mend, LimitExceeded, TaskGone, EngineUnavailable, LedgerUnavailable, StorageUnavailable.
@@ -79,17 +83,18 @@ def accept(
             if sizing and given.size:
                 clip, unused = resolve(sizing.choose_size(given.size), engine, services.settings)
             graph = clip_graph(clip, engine, smoothing_queue(engine, workers, services.settings), services.settings)
+            task_id = new_id()
+            stored = given.input_of(task_id)
             task = replace(
-                new_task(caller.owner, clip, graph, [*warnings, *changed, *unused]),
-                stored_bytes=given.stored_bytes,
+                new_task(services, caller.owner, task_id, clip, graph, stored, reuse),
+                warnings=[*warnings, *changed, *unused],
                 callback=callback,
                 dialect=dialect,
                 remixed_from=remixed_from(source),
                 extended_from=extended_from(source),
             )
-            task.inputs.append(given.input_of(task.task_id))
-            given.store(task.inputs[0].key)
-            return record(services, task, key)
+            given.store(stored.key)
+            return record(services, replace(task, stored_bytes=task.stored_bytes + given.stored_bytes), key)
         except LimitExceeded as refused:
             if key and (made := services.ledger.task_made_with(key)):  # meanwhile: it may have taken the last place
                 return made
@@ -127,17 +132,22 @@ def limits(settings: Settings) -> tuple[Bounds, Quota]:
     return Bounds(settings.max_waiting, settings.max_waiting_per_queue), quota
 
 
-def new_task(owner: str, clip: Clip, graph: Graph, warnings: list[str]) -> NewTask:
-    task_id = new_id()
+def new_task(
+    services: Services, owner: str, task_id: str, clip: Clip, graph: Graph, source: Input, reuse: bool
+) -> NewTask:
+    """Return the task that makes `clip` from `source`; with `reuse`, what was made before is copied for it."""
+    keys = content_keys(graph, {source.role: source.sha256}, services.settings)
+    finished = reuse_steps(services, owner, task_id, graph, keys) if reuse else {}
     return NewTask(
         task_id=task_id,
         owner=owner,
         engine=clip.engine,
         params=clip.model_dump(exclude_none=True),
-        inputs=[],
-        warnings=warnings,
-        steps=graph.new_steps(),
+        inputs=[source],
+        warnings=[],
+        steps=graph.new_steps(keys, finished),
         result_step=graph.result_step,
+        stored_bytes=stored_bytes(finished),
     )
 
 

@@ -22,6 +22,7 @@ from core.task import (
     Bounds,
     Claim,
     ErrorInfo,
+    FinishedStep,
     HeldLease,
     IdempotencyKey,
     NewStep,
@@ -88,6 +89,9 @@ class Ledger(Reader):
             ready = self._add_steps(tx, task.task_id, task.steps, task.result_step)
             tx.execute(statements.INSERT_EVENT, {"task_id": task.task_id, "kind": Status.QUEUED})
             counters.count(tx, Count("tasks_created", task.engine))
+            if all(step.finished for step in task.steps):  # nothing of it is left to do
+                queued = task_from(tx.execute(statements.LOCK_TASK, {"task_id": task.task_id}).one())
+                self._end_task_if_done(tx, self._move_task(tx, queued, Status.STARTED, started_at=now()))
         return ready
 
     def _add_steps(
@@ -106,19 +110,31 @@ class Ledger(Reader):
                 raise ValueError(f"two steps of a task are called {name}")
             ids[name] = step_id
             edges += [{"step_id": step_id, "needed_id": each} for each in needed]
-            row = {name: value for name, value in vars(step).items() if name != "needs"}
+            row = {name: value for name, value in vars(step).items() if name not in ("needs", "finished")}
             weight = step.work + 1 if step.weight is None else step.weight
             own = {"step_id": step_id, "task_id": task_id, "position": position, "name": name, "weight": weight}
             rows.append(row | own | {"waits_for": sum(each not in done for each in needed)})
-            if not rows[-1]["waits_for"]:
+            if step.finished:
+                done.add(step_id)
+            elif not rows[-1]["waits_for"]:
                 ready.append(ReadyStep(step_id, step.queue))
         tx.execute(statements.INSERT_STEP, rows)
         if edges:
             tx.execute(needs.insert(), edges)
+        for row, step in zip(rows, new, strict=True):
+            if step.finished:
+                self._take_over_finished(tx, row["step_id"], step.finished)
         if result_step is not None:
             made_by = ids[result_step] if result_step else rows[-1]["step_id"]
             tx.execute(tasks.update().where(tasks.c.task_id == task_id).values(result_step=made_by))
         return ready
+
+    def _take_over_finished(self, tx: sa.Connection, step_id: str, finished: FinishedStep) -> None:
+        values = {"status": Status.FINISHED, "progress": 100, "finished_at": now(), "receipt": finished.receipt}
+        tx.execute(steps.update().where(steps.c.step_id == step_id).values(values | {"reserved_weight": 0.0}))
+        if finished.artifacts:
+            made = [vars(each) | {"step_id": step_id} for each in finished.artifacts]
+            tx.execute(statements.INSERT_ARTIFACT, made)
 
     def _use_key(self, tx: sa.Connection, key: IdempotencyKey, task_id: str) -> None:
         """Whoever writes the key's row first makes the task; the others wait for that, find it, and undo theirs."""
@@ -179,6 +195,7 @@ class Ledger(Reader):
         warnings: Sequence[str] = (),
         more: Sequence[NewStep] = (),
         result_step: str | None = None,
+        cost: dict[str, Any] | None = None,
         stored_bytes: int = 0,
         render_seconds: float | None = None,
         waited_seconds: float = 0.0,
@@ -186,6 +203,7 @@ class Ledger(Reader):
         """Record what the attempt made and its size, the seconds of each phase, what a user
         should know, and the steps that turned out to be needed: these share the weight that was reserved for them, and
         `result_step` is the name of the one that makes the task's result, None: the one that was to make it before.
+        `cost` is `amount` and `currency`.
         `render_seconds` are those until its worker's engine was free again, None: all; then it `waited_seconds` for
         another step.
 
@@ -201,6 +219,7 @@ class Ledger(Reader):
                 "finished",
                 progress=100,
                 receipt=receipt,
+                cost=cost,
                 reserved_weight=0.0,
             ):
                 return None
@@ -224,6 +243,13 @@ class Ledger(Reader):
                 tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(warnings=said))
             self._end_task_if_done(tx, task)
             return ready
+
+    def checkpoint(self, claim: Claim, data: dict[str, Any]) -> bool:
+        """Keep `data` for the step's next attempt, in place of what was kept. False if the attempt was no longer the
+        newest: then nothing was written."""
+        with writing(self.database) as tx:
+            kept = steps.update().where(statements.IS_MINE).values(checkpoint=data)
+            return bool(tx.execute(kept, _mine(claim)).rowcount)
 
     def fail(self, claim: Claim, error: ErrorInfo) -> bool:
         """End the step with `error`, and if it is essential its task. False if the attempt was no longer the newest."""
@@ -301,7 +327,7 @@ class Ledger(Reader):
         """Queue the step for another attempt after a growing pause; without one left, its task fails."""
         step_id = claim.step.step_id
         lost_before = tx.execute(statements.LOST_ATTEMPTS, {"of_step": step_id}).scalar_one()
-        if lost_before + 1 < max_attempts:
+        if lost_before + 1 < (claim.step.max_attempts or max_attempts):
             pause = RETRY_PAUSES[min(lost_before, len(RETRY_PAUSES) - 1)]
             rest = max(pause, rest_seconds)
             return self._end_step(tx, claim, Status.QUEUED, "lost", error=error, rest_seconds=rest)

@@ -13,7 +13,7 @@ from core.durations import StepDurations, StepProfile
 from core.errors import IdempotencyMismatch, TaskNotFound
 from core.snapshots import Snapshot, read_snapshots
 from core.statements import ARTIFACTS, DUE, INPUTS, RESULT
-from core.tables import attempts, idempotency_keys, keepers, now, steps, tasks, workers
+from core.tables import artifacts, attempts, idempotency_keys, keepers, now, steps, tasks, workers
 from core.task import (
     Artifact,
     Bounds,
@@ -37,6 +37,7 @@ from core.task import (
 ALIVE_SECONDS = 15.0
 
 SET_BACK_SECONDS = 5.0  # a step that became ready so long from now did so before its clock was set back
+MADE_BEFORE = 3  # so many are tried, if the first one is damaged
 WOKEN_AT_ONCE = 500  # of each queue; more would hold up the keeper's other duties
 
 TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id"))
@@ -170,6 +171,21 @@ class Reader:
         with reading(self.database) as connection:
             task = self._task(connection, task_id, owner)
             return task, [step_from(row) for row in connection.execute(STEPS, {"task_id": task_id})]
+
+    def made_before(self, owner: str, content_key: str) -> list[MadeStep]:
+        """Return the newest steps of the owner's tasks that have finished with this content key and whose artifacts are
+        there, or were when their task was last looked at."""
+        there = sa.and_(tasks.c.owner == owner, tasks.c.expired_at.is_(None), tasks.c.deleted_at.is_(None))
+        query = (
+            sa.select(steps)
+            .join(tasks, tasks.c.task_id == steps.c.task_id)
+            .where(steps.c.content_key == content_key, steps.c.status == Status.FINISHED, there)
+            .where(sa.exists().where(artifacts.c.step_id == steps.c.step_id))
+            .order_by(steps.c.finished_at.desc())
+            .limit(MADE_BEFORE)
+        )
+        with reading(self.database) as connection:
+            return list(made_steps(connection, [step_from(row) for row in connection.execute(query)]))
 
     def inputs(self, task_id: str) -> dict[str, Input]:
         """Return what the task is made from, by role."""

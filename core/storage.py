@@ -1,5 +1,6 @@
 """Bytes by key: a folder by default, an object store by `STORAGE_URL`. Inputs and artifacts, nothing else."""
 
+import hashlib
 import mimetypes
 import shutil
 from collections.abc import Iterator
@@ -37,6 +38,15 @@ def task_prefix(task_id: str) -> str:
     return f"tasks/{task_id}/"
 
 
+def reused_key(task_id: str, step_name: str, name: str) -> str:
+    """Return where a task keeps its copy of what another one's step has made."""
+    return f"{reused_prefix(task_id)}{step_name}/{name}"
+
+
+def reused_prefix(task_id: str) -> str:
+    return f"{task_prefix(task_id)}reused/"
+
+
 def attempt_prefix(task_id: str, step_id: str, attempt: int) -> str:
     return f"{task_prefix(task_id)}{step_id}/{attempt}/"
 
@@ -72,6 +82,13 @@ class Storage:
         """Bytes. Raises ArtifactNotFound."""
         with _translated(key):
             return self._store.head(key)["size"]
+
+    def sha256(self, key: str) -> str:
+        """Return the sum of the bytes, part by part. Raises ArtifactNotFound."""
+        found = hashlib.sha256()
+        for part in self.stream(key, 0, self.size(key)):
+            found.update(part)
+        return found.hexdigest()
 
     def stream(self, key: str, start: int, end: int) -> Iterator[bytes]:
         """The bytes from `start` up to, not including, `end`. Raises ArtifactNotFound before the first chunk.
@@ -111,11 +128,11 @@ class Storage:
                 shutil.rmtree(self._folder / prefix, ignore_errors=True)
 
     def delete_upload(self, task_id: str) -> bool:
-        """Delete the picture of a task that was never recorded. False, and nothing, if more than that is stored:
+        """Delete what was stored for a task that was never recorded. False, and nothing, if more is stored:
         then there was a task, and a ledger that does not know it must not cost its results."""
         with _translated(task_id):
             keys = {found["path"] for page in self._store.list(task_prefix(task_id)) for found in page}
-        if keys - {input_key(task_id)}:
+        if any(key != input_key(task_id) and not key.startswith(reused_prefix(task_id)) for key in keys):
             return False
         self.delete_task(task_id)
         return True

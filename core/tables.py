@@ -71,6 +71,8 @@ tasks = Table(
     Column("remixed_from", String(32)),  # no foreign keys: what a task was made from may be gone
     Column("extended_from", String(32)),
     Column("deleted_at", Double),
+    Column("kind", String(16), nullable=False, server_default="clip"),
+    Column("retried_from", String(32)),
     Column("result_step", String(32)),  # no foreign key: the two tables would need each other
     # The ids sort by time, so one index gives a page of any status, newest first.
     Index(None, "status", "task_id"),
@@ -113,6 +115,11 @@ steps = Table(
     Column("essential", Boolean, nullable=False, server_default=true()),
     Column("error_code", String(64)),
     Column("error_message", Text),
+    Column("content_key", String(64)),
+    Column("checkpoint", JSON(none_as_null=True)),
+    Column("cost", JSON(none_as_null=True)),
+    Column("max_attempts", Integer),
+    Index(None, "content_key"),
     Index(None, "task_id", "position", unique=True),
     Index(None, "task_id", "name", unique=True),
     Index(None, "queue", "status", "queued_at"),

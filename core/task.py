@@ -82,6 +82,18 @@ class NewStep:
     """The share that is kept for the steps that it adds once it has planned them."""
     essential: bool = True
     """Its failure ends the task at once; if not, whatever does not need it goes on."""
+    max_attempts: int | None = None
+    """That may be lost before it fails; None: as many as the operator allows."""
+    content_key: str | None = None
+    """The same for steps that make the same (core/plan/content_key.py)."""
+    finished: "FinishedStep | None" = None
+    """What an earlier step with this content key made: there is nothing left to do."""
+
+
+@dataclass(frozen=True)
+class FinishedStep:
+    artifacts: "tuple[Artifact, ...]"
+    receipt: dict[str, Any]
 
 
 class ReadyStep(NamedTuple):
@@ -175,6 +187,7 @@ class NewTask:
     dialect: Dialect = Dialect.KINORA
     remixed_from: str | None = None
     extended_from: str | None = None
+    retried_from: str | None = None
     result_step: str = ""
     """The name of the step whose artifacts and receipt are the task's; if empty, the last one."""
 
@@ -209,6 +222,8 @@ class Task:
     """The task whose picture this one has too."""
     extended_from: str | None
     """The task whose video this one continues."""
+    retried_from: str | None
+    """The task that this one makes again."""
     deleted_at: float | None
     """When its owner deleted it, and not only time."""
     result_step: str
@@ -240,6 +255,12 @@ class Step:
     weight: float
     reserved_weight: float
     essential: bool
+    max_attempts: int | None
+    content_key: str | None
+    checkpoint: dict[str, Any] | None
+    """What an attempt left for the next one."""
+    cost: dict[str, Any] | None
+    """`amount` and `currency`; None if it cost nothing."""
     error: ErrorInfo | None
 
 

@@ -103,7 +103,7 @@ class Pictures:
 
 def input_of(params: RenderClip, inputs: dict[str, Input]) -> Input:
     """Return the one of the task's inputs that the clip begins with."""
-    return inputs["video" if params.begins_with == "last_frame" else "picture"]
+    return inputs[str(params.input_role)]
 
 
 def read_input(source: Input, attempt: Attempt, storage: Storage) -> bytes:

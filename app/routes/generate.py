@@ -6,7 +6,7 @@ from fastapi import Form, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.accept import accept
-from app.deps import CallerDep, LinksDep, RetryKey, ServicesDep
+from app.deps import Caller, CallerDep, Links, LinksDep, RetryKey, Services, ServicesDep
 from app.errors import documented
 from app.estimate import estimate_accepted
 from app.form import FormRoute, PictureText, also_json, without_null
@@ -32,6 +32,9 @@ class GenerateForm(ClipRequest):
     callback_url: Annotated[str | None, Field(description="Where to tell how this task ended")] = None
     callback_events: Annotated[
         list[CallbackEvent] | None, Field(description="What to tell `callback_url`; without it, how the task ended")
+    ] = None
+    reuse: Annotated[
+        bool | None, Field(description="Take what the same request of yours has made before, if it is still there")
     ] = None
 
 
@@ -92,7 +95,12 @@ def generate(
     entry (`GET /engines`); a value out of range is refused, never changed. With an `Idempotency-Key`, a
     request sent again within a day gives the task that it made first."""
     asked = ClipRequest(**form.model_dump(include=set(ClipRequest.model_fields), exclude_none=True))
-    task_id = accept(services, caller, _source(form, services.settings), asked, idempotency_key, _callback(form))
+    source, reuse = _source(form, services.settings), bool(form.reuse)
+    task_id = accept(services, caller, source, asked, idempotency_key, _callback(form), reuse=reuse)
+    return accepted(services, caller, links, task_id)
+
+
+def accepted(services: Services, caller: Caller, links: Links, task_id: str) -> Accepted:
     status, estimate = estimate_accepted(services, task_id)
     return Accepted(
         task_id=task_id,

@@ -9,7 +9,9 @@ from pydantic import BaseModel, Field
 from app.deps import CallerDep, Links, LinksDep, Services, ServicesDep
 from app.errors import documented
 from app.estimate import estimate_task
+from app.retry import retry_task
 from app.router import create_router
+from app.routes.generate import ACCEPT_ERRORS, Accepted, accepted
 from app.tasks import cancel_task, delete_task
 from core import errors
 from core.task import ID_PATTERN, Status, Step, Task, progress_of
@@ -17,6 +19,7 @@ from core.task import ID_PATTERN, Status, Step, Task, progress_of
 router = create_router(tags=["tasks"])
 
 STORAGE_ERRORS = documented(errors.LedgerUnavailable, errors.StorageUnavailable)
+ENDED = documented(errors.TaskNotFound, errors.NotReady, errors.TaskGone)
 ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.LedgerUnavailable)
 
 
@@ -103,6 +106,13 @@ def delete(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksD
     """Cancels the task if it has not ended, and deletes its picture and its video now. The record of it stays."""
     delete_task(services, caller, task_id)
     return task_status(services, links, *services.ledger.task_with_steps(task_id))
+
+
+@router.post("/tasks/{task_id}/retry", status_code=202, summary="Make a task again", responses=ACCEPT_ERRORS | ENDED)
+def retry(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> Accepted:
+    """A new task with the same parameters, for one that has ended. Of its steps those that had finished stand finished,
+    if what they made is still there and undamaged."""
+    return accepted(services, caller, links, retry_task(services, caller, task_id))
 
 
 def task_status(services: Services, links: Links, task: Task, steps: list[Step]) -> TaskStatus:

@@ -1,9 +1,10 @@
 """A task as a graph of steps, before any of it is recorded."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.plan.steps import Params
-from core.task import NewStep
+from core.task import FinishedStep, NewStep
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,11 @@ class Graph:
     result_step: str
     """The name of the step whose artifacts and receipt are the task's."""
 
-    def new_steps(self) -> list[NewStep]:
-        """Return the steps as the ledger records them."""
+    def new_steps(
+        self, keys: Mapping[str, str] | None = None, finished: Mapping[str, FinishedStep] | None = None
+    ) -> list[NewStep]:
+        """Return the steps as the ledger records them, with their content keys, and with what of them is `finished`,
+        both by name."""
         return [
             NewStep(
                 step.params.kind,
@@ -40,6 +44,8 @@ class Graph:
                 step.work,
                 name=step.name,
                 engine=step.engine,
+                content_key=(keys or {}).get(step.name),
+                finished=(finished or {}).get(step.name),
             )
             for step in self.steps
         ]

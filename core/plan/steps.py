@@ -12,6 +12,11 @@ class StepParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def input_role(self) -> str | None:
+        """The role of the task's input that the step reads; None: it reads none."""
+        return None
+
 
 class RenderClip(StepParams):
     """Makes a clip, or a part of one, with an engine."""
@@ -31,6 +36,10 @@ class RenderClip(StepParams):
     """x264's constant rate factor, 1 (best) to 51."""
     shows: bool = True
     """Make a thumbnail and a spritesheet: no later step makes them."""
+
+    @property
+    def input_role(self) -> str | None:
+        return {"picture": "picture", "last_frame": "video", "part": None}[self.begins_with]
 
 
 class SmoothClip(StepParams):
@@ -61,6 +70,10 @@ class JoinClips(StepParams):
     """As in RenderClip."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """What the receipt says of the joined clip, beyond what it says of the first one."""
+
+    @property
+    def input_role(self) -> str | None:
+        return "video" if self.after_input else None
 
 
 Params = RenderClip | SmoothClip | JoinClips

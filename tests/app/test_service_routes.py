@@ -6,15 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import sqlalchemy as sa
-from alembic.util import CommandError
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.deps import Services
 from app.main import create_app
 from core.config import Settings
-from core.ledger import Ledger
 from core.machine import machine_id
 from core.queue import StepQueue
 from core.task import Claim
@@ -176,16 +173,6 @@ def break_the_ledger(services: Services) -> None:
     services.ledger.close()
     (services.settings.data_dir / "kinora.db").unlink()
     (services.settings.data_dir / "kinora.db").mkdir()
-
-
-def test_a_ledger_newer_than_the_code_is_not_served(settings: Settings) -> None:
-    ledger = Ledger(settings.resolved_database_url)
-    ledger.migrate()
-    with ledger.database.begin() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    ledger.close()
-    with pytest.raises(CommandError, match="9999"), TestClient(create_app(settings)):
-        pass
 
 
 def test_with_the_storage_away_nothing_is_promised(client: TestClient, services: Services) -> None:

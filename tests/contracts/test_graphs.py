@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.ledger import Ledger
-from core.task import Claim, ErrorInfo, NewStep, NewTask, Status, progress_of
+from core.task import Artifact, Claim, ErrorInfo, FinishedStep, NewStep, NewTask, Status, progress_of
 from tests.conftest import artifacts_at, expire_leases, new_task
 
 BROKEN = ErrorInfo("engine_failed", "it broke")
@@ -192,3 +192,55 @@ def test_an_essential_step_that_fails_ends_its_task_at_once(ledger: Ledger) -> N
     assert (ledger.task(task.task_id).status, ledger.task(task.task_id).error) == (Status.FAILED, BROKEN)
     assert ledger.finish(running, {}, {}, {}) is None
     assert statuses(ledger, task) == {"music": "failed", "shot": "canceled", "film": "canceled"}
+
+
+# What a step keeps
+
+
+def test_a_checkpoint_is_for_the_next_attempt_and_only_the_newest_writes_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    task = create(ledger, step("clip"))
+    late = claim(ledger, task, "clip", lease=-1)
+    assert late.step.checkpoint is None
+    assert ledger.checkpoint(late, {"intended": True})
+    assert ledger.checkpoint(late, {"submitted": "job-1"})
+    expire_leases(ledger)
+    heir = claim(ledger, task, "clip")
+    assert heir.step.checkpoint == {"submitted": "job-1"}
+    assert not ledger.checkpoint(late, {"submitted": "job-2"})
+    _, (found,) = ledger.task_with_steps(task.task_id)
+    assert found.checkpoint == {"submitted": "job-1"}
+    cost = {"amount": 0.25, "currency": "USD"}
+    assert ledger.finish(heir, [], {}, {}, cost=cost) is not None
+    _, (found,) = ledger.task_with_steps(task.task_id)
+    assert found.cost == cost
+    assert not ledger.checkpoint(heir, {})
+
+
+def test_a_step_may_have_fewer_attempts_than_the_operator_allows(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    task = create(ledger, step("once", max_attempts=1, essential=False), step("often"))
+    for name in ("once", "often"):
+        claim(ledger, task, name, lease=-1)
+    expire_leases(ledger, max_attempts=9)
+    assert statuses(ledger, task) == {"once": "failed", "often": "queued"}
+
+
+def test_a_task_of_which_nothing_is_left_to_do_ends_as_it_begins(ledger: Ledger) -> None:
+    done = FinishedStep((Artifact("video", "k", 1, "0" * 64),), {"made": "before"})
+    task = create(ledger, step("clip", finished=FinishedStep((), {})), step("film", "clip", finished=done))
+    ended = ledger.task(task.task_id)
+    assert (ended.status, ended.receipt) == (Status.FINISHED, {"made": "before"})
+    assert ended.started_at is not None
+    assert list(ledger.artifacts(task.task_id)) == ["video"]
+    assert [str(move.status) for move in ledger.snapshots([task.task_id])[task.task_id].moves] == [
+        *("queued", "started", "finished")
+    ]
+    half = create(ledger, step("clip", finished=done), step("film", "clip"))
+    assert statuses(ledger, half) == {"clip": "finished", "film": "queued"}
+    finish(ledger, half, "film")
+    assert ledger.task(half.task_id).status == Status.FINISHED

@@ -1,0 +1,189 @@
+"""What was made before is taken over: by the owner who asks for it, and only if it is there and whole."""
+
+import hashlib
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.deps import Services
+from app.main import create_app
+from core.config import Settings
+from core.keys import Keys
+from core.storage import artifact_key, reused_key
+from core.task import Artifact, ErrorInfo, Step
+from harness.pictures import CAT, png
+
+SMALL = {"width": 64, "height": 64, "num_frames": 2, "seed": 7, "engine": "preview"}
+SMOOTH = SMALL | {"engine": "svd", "smooth_fps": 30}
+
+
+def ask(client: TestClient, picture: bytes = CAT, **fields: Any) -> str:
+    answer = client.post("/generate", files={"file": picture}, data=SMALL | {"reuse": "true"} | fields)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["task_id"])
+
+
+def do(services: Services, step: Step, data: bytes = b"video of a step") -> None:
+    """As a worker would, but for the rendering."""
+    claim = services.ledger.claim(step.step_id, "w", 60)
+    assert claim is not None
+    made = []
+    for name, content in (("video.mp4", data), ("thumbnail.jpg", b"thumbnail")):
+        key = artifact_key(step.task_id, step.step_id, 1, name)
+        services.storage.put(key, content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        made.append(Artifact(name.partition(".")[0], key, len(content), sha256))
+    receipt = {"output_sha256": made[0].sha256, "parameters": {"seed": 7}}
+    assert (
+        services.ledger.finish(claim, made, receipt, {}, stored_bytes=sum(each.bytes or 0 for each in made)) is not None
+    )
+
+
+def make(services: Services, task_id: str) -> None:
+    for step in steps_of(services, task_id):
+        do(services, step)
+
+
+def steps_of(services: Services, task_id: str) -> list[Step]:
+    return services.ledger.task_with_steps(task_id)[1]
+
+
+def statuses(services: Services, task_id: str) -> list[str]:
+    return [str(step.status) for step in steps_of(services, task_id)]
+
+
+@pytest.fixture
+def first(client: TestClient, services: Services) -> str:
+    """A finished task."""
+    task_id = ask(client)
+    make(services, task_id)
+    return task_id
+
+
+def test_the_same_clip_asked_for_twice_is_made_once(client: TestClient, services: Services, first: str) -> None:
+    second = ask(client)
+    status = client.get(f"/status/{second}").json()
+    assert (status["status"], status["progress"], status["eta_seconds"]) == ("finished", 100, None)
+    assert client.get(f"/results/{second}").content == b"video of a step"
+    assert client.get(f"/results/{second}/thumbnail").content == b"thumbnail"
+    assert status["receipt"]["reused_from"] == first
+    assert services.queue.queued_ids("cpu") == {steps_of(services, first)[0].step_id}, "nobody is woken for the second"
+    client.delete(f"/tasks/{first}")
+    assert client.get(f"/results/{second}").content == b"video of a step", "it has a copy of its own"
+    third = ask(client)
+    assert client.get(f"/status/{third}").json()["receipt"]["reused_from"] == second
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 8},
+        {"num_frames": 3},
+        {"motion": "pan_left"},
+        {"quality": 20},
+        {"picture": png(80, 64)},
+        {"reuse": "false"},
+        {"engine": "svd"},
+    ],
+)
+def test_another_clip_is_another(client: TestClient, services: Services, first: str, changes: dict[str, Any]) -> None:
+    assert statuses(services, ask(client, **changes)) == ["queued"]
+
+
+def test_what_is_made_without_asking_for_reuse_is_found_later(client: TestClient, services: Services) -> None:
+    plain = ask(client, reuse="false")
+    make(services, plain)
+    again = ask(client, reuse="false")
+    assert statuses(services, again) == ["queued"]
+    assert statuses(services, ask(client)) == ["finished"]
+
+
+def test_nobody_gets_what_another_owner_made(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.errors.LINGER_SECONDS", 0.01)
+    with TestClient(create_app(settings.model_copy(update={"auth": "keys"}))) as client:
+        services: Services = client.app.state.services  # type: ignore[attr-defined]
+        keys: Keys = services.ledger.keys
+        ann, eve = ({"Authorization": f"Bearer {keys.create(name)[1]}"} for name in ("ann", "eve"))
+        client.headers.update(ann)
+        make(services, ask(client))
+        client.headers.update(eve)
+        of_eve = ask(client)
+        assert statuses(services, of_eve) == ["queued"]
+        make(services, of_eve)
+        client.headers.update(ann)
+        assert statuses(services, ask(client)) == ["finished"]
+
+
+def test_a_copy_counts_for_the_quota(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TestClient(create_app(settings.model_copy(update={"auth": "keys"}))) as client:
+        services: Services = client.app.state.services  # type: ignore[attr-defined]
+        _, key = services.ledger.keys.create("ann")
+        client.headers["Authorization"] = f"Bearer {key}"
+        make(services, ask(client))
+        (before,) = (each.stored_bytes for each in services.ledger.keys.all())
+        ask(client)
+        (after,) = (each.stored_bytes for each in services.ledger.keys.all())
+        assert after == 2 * before
+
+
+@pytest.mark.parametrize("harm", ["damaged", "missing"])
+def test_a_damaged_or_missing_artifact_is_made_again(
+    client: TestClient, services: Services, first: str, harm: str
+) -> None:
+    key = services.ledger.artifacts(first)["video"].key
+    if harm == "damaged":
+        services.storage.put(key, b"video of a stop")
+    else:
+        services.storage.delete_attempt(first, steps_of(services, first)[0].step_id, 1)
+    again = ask(client)
+    assert statuses(services, again) == ["queued"]
+    make(services, again)
+    assert statuses(services, ask(client)) == ["finished"], "by what was made last"
+
+
+def test_a_retry_does_only_what_had_failed(client: TestClient, services: Services) -> None:
+    task_id = ask(client, **SMOOTH)
+    clip, smooth = steps_of(services, task_id)
+    do(services, clip)
+    claim = services.ledger.claim(smooth.step_id, "w", 60)
+    assert claim is not None
+    services.ledger.fail(claim, ErrorInfo("encoding_failed", "the disk is full"))
+    answer = client.post(f"/tasks/{task_id}/retry")
+    assert answer.status_code == 202
+    again = answer.json()["task_id"]
+    assert statuses(services, again) == ["finished", "queued"]
+    assert services.ledger.task(again).retried_from == task_id
+    claim = services.ledger.claim(steps_of(services, again)[1].step_id, "w", 60)
+    assert claim is not None
+    (made,) = claim.needs
+    assert services.storage.read(made.artifacts["video"].key) == b"video of a step"
+    assert made.artifacts["video"].key == reused_key(again, "clip", "video.mp4")
+
+
+def test_of_what_has_a_later_step_nothing_is_copied(client: TestClient, services: Services) -> None:
+    task_id = ask(client, **SMOOTH)
+    make(services, task_id)
+    again = ask(client, **SMOOTH)
+    assert statuses(services, again) == ["finished", "finished"]
+    stored = {path.parent.name for path in (services.settings.data_dir / "storage/tasks" / again).rglob("*.*")}
+    assert stored == {"smooth"}
+
+
+def test_a_retry_of_a_finished_task_is_a_copy(client: TestClient, services: Services, first: str) -> None:
+    again = client.post(f"/tasks/{first}/retry").json()
+    assert again["status"] == "finished"
+    assert client.get(f"/results/{again['task_id']}").content == b"video of a step"
+
+
+def test_what_cannot_be_made_again_says_why(client: TestClient, services: Services, first: str) -> None:
+    waiting = ask(client, seed=9)
+    answer = client.post(f"/tasks/{waiting}/retry")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "not_ready")
+    services.storage.delete_task(first)
+    services.ledger.mark_expired(first)
+    answer = client.post(f"/tasks/{first}/retry")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (410, "result_expired")
+    client.delete(f"/tasks/{first}")
+    assert client.post(f"/tasks/{first}/retry").status_code == 404
+    assert client.post(f"/tasks/{'0' * 32}/retry").status_code == 404

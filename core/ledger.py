@@ -41,6 +41,7 @@ from core.task import (
 RETRY_PAUSES = (1.0, 5.0, 30.0)
 WORKER_FORGOTTEN_SECONDS = 24 * 3600.0
 KEY_SECONDS = 24 * 3600.0
+CLAIM_TRIES = 100  # each that fails is one in which another worker claimed the step
 TOLD_PERCENT = 10  # a task.progress callback for each
 
 EXHAUSTED = ErrorInfo("attempts_exhausted", "every attempt died before it could finish")
@@ -153,27 +154,56 @@ class Ledger(Reader):
     # --- an attempt runs ---
 
     def claim(self, step_id: str, worker_id: str, lease_seconds: float) -> Claim | None:
-        """Take the step, at a new attempt number. None: it is not there to be taken, do nothing."""
+        """Take this step, at a new attempt number. None: it is not there to be taken, do nothing."""
         with writing(self.database) as tx:
-            task = self._lock_task_of(tx, step_id)
-            if task is None or task.status.is_final:
-                return None
-            row = tx.execute(
-                statements.CLAIM, {"of_step": step_id, "by_worker": worker_id, "lease_seconds": lease_seconds}
-            ).one_or_none()
-            if row is None:
-                return None
-            begun = {"step_id": step_id, "attempt": row.attempt, "worker_id": worker_id, "started_at": row.started_at}
-            tx.execute(statements.INSERT_ATTEMPT, begun)
-            waited = max(0.0, row.started_at - row.ready_at)
-            if task.status == Status.QUEUED:
-                task = self._move_task(tx, task, Status.STARTED, started_at=row.started_at)
-                counters.count(tx, Duration("task_waiting_seconds", task.engine, waited))
-            tells_progress = bool(deliveries.wanted(tx, task, CallbackEvent.PROGRESS))
-            needed = tx.execute(statements.NEEDED_STEPS, {"of_step": step_id}) if row.position else ()
-            done = made_steps(tx, [step_from(needed_row) for needed_row in needed])
-            inputs = read_inputs(tx, task.task_id)
-            return Claim(step_from(row), task, row.started_at, waited, tells_progress, done, inputs)
+            return self._claim(tx, step_id, worker_id, lease_seconds)
+
+    def claim_next(
+        self,
+        queue: str,
+        worker_id: str,
+        lease_seconds: float,
+        loaded: Collection[str] = (),
+        defer_seconds: float = 0.0,
+    ) -> Claim | None:
+        """Take the step of `queue` whose turn it is; None if none waits. A step whose engine is not `loaded` gives way
+        to others for up to `defer_seconds`."""
+        asked = {"of_queue": queue, "loaded": list(loaded), "deferred_seconds": defer_seconds}
+        for _ in range(CLAIM_TRIES):
+            with writing(self.database) as tx:
+                # If all that waits is of tasks that others are moving just now, the first of these is waited for.
+                step_id = tx.execute(statements.NEXT_UNLOCKED, asked).scalar_one_or_none()
+                step_id = step_id or tx.execute(statements.NEXT, asked).scalar_one_or_none()
+                if step_id is None:
+                    return None
+                claim = self._claim(tx, step_id, worker_id, lease_seconds)
+                if claim:
+                    return claim
+        return None
+
+    def _claim(self, tx: sa.Connection, step_id: str, worker_id: str, lease_seconds: float) -> Claim | None:
+        task = self._lock_task_of(tx, step_id)
+        if task is None or task.status.is_final:
+            return None
+        row = tx.execute(
+            statements.CLAIM, {"of_step": step_id, "by_worker": worker_id, "lease_seconds": lease_seconds}
+        ).one_or_none()
+        if row is None:
+            return None
+        begun = {"step_id": step_id, "attempt": row.attempt, "worker_id": worker_id, "started_at": row.started_at}
+        tx.execute(statements.INSERT_ATTEMPT, begun)
+        waited = max(0.0, row.started_at - row.ready_at)
+        turn = {"claimed_at": row.started_at}
+        if task.status == Status.STARTED:
+            tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(turn))
+        else:
+            task = self._move_task(tx, task, Status.STARTED, started_at=row.started_at, **turn)
+            counters.count(tx, Duration("task_waiting_seconds", task.engine, waited))
+        tells_progress = bool(deliveries.wanted(tx, task, CallbackEvent.PROGRESS))
+        needed = tx.execute(statements.NEEDED_STEPS, {"of_step": step_id}) if row.position else ()
+        done = made_steps(tx, [step_from(needed_row) for needed_row in needed])
+        inputs = read_inputs(tx, task.task_id)
+        return Claim(step_from(row), task, row.started_at, waited, tells_progress, done, inputs)
 
     def renew(self, claim: Claim, lease_seconds: float, progress: int, phase: str | None) -> bool:
         """Say that the attempt lives, and how far it is. False: canceled or taken over, the attempt must end."""

@@ -20,7 +20,7 @@ from core.config import Settings
 from core.errors import QueueUnavailable
 
 QUEUES = ("cpu", "gpu")
-STEP_FUNCTION = "worker.runner.run_step"
+STEP_FUNCTION = "worker.runner.run_next"
 SERIALIZER = JSONSerializer
 
 # A frozen Redis must not hold an upload for long: the keeper wakes a worker later.
@@ -64,8 +64,8 @@ class StepQueue:
         retry = Retry(NoBackoff(), retries=1)
         self.redis = connect_redis(settings, socket_timeout=TIMEOUT_SECONDS, retry=retry)
 
-    def wake(self, step_id: str, queue: str, at_front: bool = False) -> None:
-        """Wake a worker for a step; `at_front` for one that has waited its turn before.
+    def wake(self, step_id: str, queue: str) -> None:
+        """Wake a worker of `queue`, for there is one more step to claim. Which one it claims, the ledger says.
 
         Raises QueueUnavailable; whoever recorded the step in the ledger may go on.
         """
@@ -78,7 +78,6 @@ class StepQueue:
                 timeout=-1,
                 result_ttl=0,
                 failure_ttl=0,
-                at_front=at_front,
                 pipeline=pipeline,
             )
             pipeline.execute()

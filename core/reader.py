@@ -12,8 +12,8 @@ from core.database import check_reader, connect, reading
 from core.durations import StepDurations, StepProfile
 from core.errors import IdempotencyMismatch, TaskNotFound
 from core.snapshots import Snapshot, read_snapshots
-from core.statements import ARTIFACTS, DUE, INPUTS, RESULT
-from core.tables import artifacts, attempts, idempotency_keys, keepers, now, steps, tasks, workers
+from core.statements import ARTIFACTS, DUE, INPUTS, NEXT, READY, RESULT, TURN
+from core.tables import artifacts, attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
 from core.task import (
     Artifact,
     Bounds,
@@ -46,37 +46,41 @@ WORKERS = sa.select(workers, (workers.c.seen_at > now() - ALIVE_SECONDS).label("
     workers.c.queue, workers.c.started_at
 )
 PROFILE = (sa.func.coalesce(steps.c.engine, ""), steps.c.kind, steps.c.size, steps.c.work)
-READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
-EARLIER = sa.alias(steps)
-FOLLOWS = sa.exists().where(
-    EARLIER.c.task_id == steps.c.task_id,
-    EARLIER.c.position == steps.c.position - 1,
-    EARLIER.c.queue == steps.c.queue,
-)
-AHEAD = (
-    sa.select(*PROFILE)
-    .where(steps.c.queue == sa.bindparam("queue"), steps.c.status == Status.QUEUED)
-    .where(
-        sa.tuple_(steps.c.queued_at, steps.c.step_id)
-        < sa.tuple_(sa.bindparam("queued_at", type_=sa.Float), sa.bindparam("step_id", type_=sa.String))
+OPEN = (
+    sa.select(
+        *(steps.c.step_id, steps.c.task_id, (TURN - now()).label("turn"), steps.c.position, steps.c.queue),
+        *(steps.c.rest_seconds, steps.c.status, steps.c.worker_id, (now() - steps.c.started_at).label("ran"), *PROFILE),
     )
-    .where(steps.c.task_id != sa.bindparam("task_id"), sa.or_(steps.c.waits_for == 0, FOLLOWS))
-    .order_by(steps.c.queued_at, steps.c.step_id)
-)
-RUNNING = (
-    sa.select(steps.c.step_id, steps.c.worker_id, now() - steps.c.started_at, *PROFILE)
-    .where(steps.c.status == Status.STARTED, steps.c.queue == sa.bindparam("queue"))
+    .join(tasks, tasks.c.task_id == steps.c.task_id)
+    .where(steps.c.status.in_([Status.QUEUED, Status.STARTED]))
     .order_by(steps.c.started_at)
 )
+NEEDED = sa.alias(steps)
+OPEN_NEEDS = (
+    sa.select(needs.c.step_id, needs.c.needed_id)
+    .join(steps, steps.c.step_id == needs.c.step_id)
+    .join(NEEDED, NEEDED.c.step_id == needs.c.needed_id)
+    .where(steps.c.status == Status.QUEUED, NEEDED.c.status.in_([Status.QUEUED, Status.STARTED]))
+)
 
 
-class Running(NamedTuple):
-    """A step that a worker works on, and for how many seconds it has."""
+class OpenStep(NamedTuple):
+    """A step that waits or runs, with what decides when it is served and done. Times are seconds from now."""
 
     step_id: str
-    worker_id: str
-    ran: float
+    task_id: str
+    turn: float
+    """Of its task: when a step of it was claimed last, or it was created; the lowest is served first."""
+    position: int
+    queue: str
     profile: StepProfile
+    needs: tuple[str, ...]
+    """The ids of those of its needs that are open too."""
+    rests: float
+    worker_id: str | None
+    """By whom it is being done; None: it waits."""
+    ran: float
+    """For how long it is being done."""
 
 
 def task_from(row: sa.Row[Any]) -> Task:
@@ -244,45 +248,35 @@ class Reader:
                 found[row.task_id].append(step_from(row))
         return found
 
-    def ahead_of(self, step: Step) -> list[StepProfile]:
-        """The steps of other tasks that come before this one in its queue, the next one first: those that wait, and
-        those that follow them in the same queue, since a task's steps all have its place."""
+    def open_steps(self) -> list[OpenStep]:
+        """Return every step that waits or runs; of those that run, the one that began first is the first."""
         with reading(self.database) as connection:
-            return [StepProfile(*profile) for profile in connection.execute(AHEAD, vars(step))]
-
-    def running(self, queue: str) -> list[Running]:
-        """Each step of the queue that runs now, the oldest first."""
-        with reading(self.database) as connection:
-            rows = connection.execute(RUNNING, {"queue": queue})
-            return [Running(step_id, by, max(0.0, ran), StepProfile(*kind)) for step_id, by, ran, *kind in rows]
+            needed: dict[str, list[str]] = {}
+            for step_id, needed_id in connection.execute(OPEN_NEEDS):
+                needed.setdefault(step_id, []).append(needed_id)
+            return [
+                OpenStep(
+                    *(row.step_id, row.task_id, row.turn, row.position, row.queue),
+                    *(StepProfile(*row[-4:]), tuple(needed.get(row.step_id, ())), row.rest_seconds),
+                    *((row.worker_id, max(0.0, row.ran)) if row.status == Status.STARTED else (None, 0.0)),
+                )
+                for row in connection.execute(OPEN)
+            ]
 
     def step_durations(self) -> StepDurations:
         """How long steps take here."""
         with reading(self.database) as connection:
             return StepDurations(connection)
 
-    def first_waiting(self, queue: str, kind: str) -> tuple[Step, Task] | None:
-        """The step that will likely be claimed next, if it is of that kind."""
-        query = sa.select(steps).where(steps.c.queue == queue, READY, DUE)
+    def peek_next(
+        self, queue: str, loaded: Collection[str] = (), defer_seconds: float = 0.0
+    ) -> tuple[Step, Task] | None:
+        """Return the step that `claim_next` would take now, and its task."""
+        asked = {"of_queue": queue, "loaded": list(loaded), "deferred_seconds": defer_seconds}
         with reading(self.database) as connection:
-            row = connection.execute(query.order_by(steps.c.queued_at, steps.c.step_id).limit(1)).one_or_none()
-            return (step_from(row), self._task(connection, row.task_id)) if row and row.kind == kind else None
-
-    def first_of_engines(self, engines: Collection[str], than: str, seconds: float) -> str | None:
-        """Return the step that may go before the step `than`, which waits for another engine than `engines`: the first
-        of its queue that waits for one of them. None if there is none, or if `than` has waited for `seconds`."""
-        mine = sa.select(steps.c.queue).where(
-            steps.c.step_id == than, READY, steps.c.engine.not_in(engines), steps.c.ready_at > now() - seconds
-        )
-        query = (
-            sa.select(steps.c.step_id)
-            .where(steps.c.queue == mine.scalar_subquery(), READY, DUE, steps.c.engine.in_(engines))
-            .order_by(steps.c.queued_at, steps.c.step_id)
-            .limit(1)
-        )
-        with reading(self.database) as connection:
-            found: str | None = connection.execute(query).scalar_one_or_none()
-        return found
+            step_id = connection.execute(NEXT, asked).scalar_one_or_none()
+            row = step_id and connection.execute(sa.select(steps).where(steps.c.step_id == step_id)).one_or_none()
+            return (step_from(row), self._task(connection, row.task_id)) if row else None
 
     def waiting(self) -> dict[str, tuple[int, float]]:
         """For each queue with ready steps: how many wait, and for how many seconds the oldest has."""
@@ -298,7 +292,7 @@ class Reader:
         """Return each step that has been ready to run for `older_than` seconds, or has rested after a lost attempt."""
         clock_was_set_back = steps.c.ready_at > now() + SET_BACK_SECONDS
         old = sa.or_(steps.c.ready_at <= now() - older_than, steps.c.attempt > 0, clock_was_set_back)
-        query = sa.select(steps.c.step_id, steps.c.queue).where(READY, DUE, old).order_by(steps.c.queued_at)
+        query = sa.select(steps.c.step_id, steps.c.queue).where(READY, DUE, old).order_by(steps.c.ready_at)
         found = []
         with reading(self.database) as connection:
             for queue in connection.execute(sa.select(steps.c.queue).where(READY).distinct()).scalars().all():

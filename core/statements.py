@@ -17,7 +17,7 @@ DUE = steps.c.rest_seconds <= 0
 
 NOW = sa.select(now())
 INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now())
-INSERT_STEP = steps.insert().values(status=Status.QUEUED, attempt=0, progress=0, queued_at=now(), ready_at=now())
+INSERT_STEP = steps.insert().values(status=Status.QUEUED, attempt=0, progress=0, ready_at=now())
 INSERT_ATTEMPT = attempts.insert()
 INSERT_INPUT = inputs.insert()
 INSERT_ARTIFACT = artifacts.insert()
@@ -29,6 +29,25 @@ LOCK_TASK_OF = (
     .where(tasks.c.task_id == sa.select(steps.c.task_id).where(steps.c.step_id == STEP).scalar_subquery())
     .with_for_update(key_share=True)
 )
+QUEUE: sa.BindParameter[str] = sa.bindparam("of_queue")
+LOADED: sa.BindParameter[list[str]] = sa.bindparam("loaded", expanding=True)
+DEFERRED: sa.BindParameter[float] = sa.bindparam("deferred_seconds")
+READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
+TURN = sa.func.coalesce(tasks.c.claimed_at, tasks.c.created_at)
+# A step whose engine is not loaded gives way for a while: to load it takes as long as several clips.
+GIVES_WAY = sa.case(
+    (sa.or_(steps.c.engine.is_(None), steps.c.engine.in_(LOADED), steps.c.ready_at <= now() - DEFERRED), 0), else_=1
+)
+# The order in which a queue is served: tasks take turns, and of one task the steps come in the order of its plan.
+NEXT = (
+    sa.select(steps.c.step_id)
+    .join(tasks, tasks.c.task_id == steps.c.task_id)
+    .where(steps.c.queue == QUEUE, READY, DUE)
+    .order_by(GIVES_WAY, TURN, tasks.c.task_id, steps.c.position)
+    .limit(1)
+)
+# Others' tasks are skipped while they lock them: on PostgreSQL several workers claim at once.
+NEXT_UNLOCKED = NEXT.with_for_update(key_share=True, skip_locked=True, of=tasks)
 CLAIM = (
     steps.update()
     .where(steps.c.step_id == STEP, steps.c.status == Status.QUEUED)

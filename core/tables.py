@@ -73,6 +73,7 @@ tasks = Table(
     Column("deleted_at", Double),
     Column("kind", String(16), nullable=False, server_default="clip"),
     Column("retried_from", String(32)),
+    Column("claimed_at", Double),  # a step of it, the last time
     Column("result_step", String(32)),  # no foreign key: the two tables would need each other
     # The ids sort by time, so one index gives a page of any status, newest first.
     Index(None, "status", "task_id"),
@@ -97,7 +98,6 @@ steps = Table(
     Column("waits_for", Integer, nullable=False),
     Column("progress", Integer, nullable=False),
     Column("phase", String(32)),
-    Column("queued_at", Double, nullable=False),
     Column("ready_at", Double, nullable=False),
     Column("rest_seconds", Double, nullable=False, server_default="0"),  # left, as of `rested_at`
     Column("rested_at", Double),
@@ -122,7 +122,7 @@ steps = Table(
     Index(None, "content_key"),
     Index(None, "task_id", "position", unique=True),
     Index(None, "task_id", "name", unique=True),
-    Index(None, "queue", "status", "queued_at"),
+    Index(None, "queue", "status"),
     Index(None, "status", "lease_until"),
 )
 

@@ -244,7 +244,6 @@ class Step:
     params: dict[str, Any]
     progress: int
     phase: str | None
-    queued_at: float
     waits_for: int
     worker_id: str | None
     size: str

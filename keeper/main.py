@@ -97,14 +97,16 @@ class Keeper:
             self.ledger.note_rest(rest, left)
 
     def wake(self) -> None:
-        """Ready steps that no job stands for: Redis was away, or lost it, or a pause is over."""
-        queued: dict[str, set[str]] = {}
-        # They have waited their turn: each goes to the front, so that the oldest, queued last, comes first.
-        for step_id, queue in reversed(self.ledger.steps_to_wake(WAKE_AFTER_SECONDS)):
-            if queue not in queued:
-                queued[queue] = self.queue.queued_ids(queue)
-            if step_id not in queued[queue]:
-                self.queue.wake(step_id, queue, at_front=True)
+        """Send the wake-ups that are missing: as many should be there as steps are ready. Redis was away, or lost some,
+        or a rest is over. Which step a worker claims when it is woken, the ledger says."""
+        ready: dict[str, list[str]] = {}
+        for step_id, queue in self.ledger.steps_to_wake(WAKE_AFTER_SECONDS):
+            ready.setdefault(queue, []).append(step_id)
+        for queue, step_ids in ready.items():
+            queued = self.queue.queued_ids(queue)
+            missing = [step_id for step_id in step_ids if step_id not in queued]
+            for step_id in missing[: max(0, len(step_ids) - len(queued))]:
+                self.queue.wake(step_id, queue)
                 log.info("step_woken", step_id=step_id, queue=queue)
 
     def _an_hour_is_over(self) -> bool:

@@ -24,7 +24,7 @@ from worker.engines.host import EngineHost
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
 from worker.rq_worker import StepWorker
-from worker.runner import WorkerContext, reason_to_leave, release_steps, run_step
+from worker.runner import WorkerContext, reason_to_leave, release_steps, run_next
 from worker.watchdog import CHECK_POINT_SECONDS
 
 EXIT_GPU_LOST = 71  # EX_OSERR
@@ -114,8 +114,8 @@ def load_engine(context: WorkerContext) -> None:
 def take_steps(context: WorkerContext, queue: str) -> None:
     """RQ's loop ends when Redis fails for long; a new one begins when Redis is back."""
 
-    def answer(step_id: str) -> bool:
-        run_step(step_id, context)
+    def answer() -> bool:
+        run_next(context)
         reason = reason_to_leave(context)
         if reason:
             log.info("worker_leaves", reason=reason)

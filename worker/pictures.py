@@ -18,12 +18,15 @@ from core.picture import read_picture
 from core.plan.steps import PARAMS, RenderClip
 from core.scratch import scratch_folder
 from core.storage import Storage
-from core.task import Claim, Input, Task
+from core.task import Claim, Input, Step, Task
 from worker.attempt import Attempt
 from worker.media.fit import fit_picture
 from worker.media.video import last_frame
 
 LOOK_SECONDS = 0.5
+
+Peek = Callable[[], tuple[Step, Task] | None]
+"""Returns the step that will likely be claimed next, and its task."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,21 +49,21 @@ class Pictures:
         return self._decode(params, read_input(input_of(params, claim.inputs), attempt, self.storage))
 
     @contextmanager
-    def reading_ahead(self, ledger: Ledger, queue: str) -> Iterator[None]:
-        """Meanwhile, that of whichever step is the first to wait. Nothing is claimed, and what fails here is left to
-        the step itself."""
+    def reading_ahead(self, ledger: Ledger, peek: Peek) -> Iterator[None]:
+        """While the block runs, read and decode the picture of the step that `peek` says is next. Nothing is claimed,
+        and what fails here is left to the step itself."""
         ended = threading.Event()
-        threading.Thread(target=self._keep_looking, args=[ledger, queue, ended], name="ahead", daemon=True).start()
+        threading.Thread(target=self._keep_looking, args=[ledger, peek, ended], name="ahead", daemon=True).start()
         try:
             yield
         finally:
             ended.set()
 
-    def _keep_looking(self, ledger: Ledger, queue: str, ended: threading.Event) -> None:
+    def _keep_looking(self, ledger: Ledger, peek: Peek, ended: threading.Event) -> None:
         looked_at = None
         while not ended.is_set():
             try:
-                found = ledger.first_waiting(queue, "clip")
+                found = peek()
                 if found and found[0].step_id != looked_at:
                     step, task = found
                     looked_at = step.step_id

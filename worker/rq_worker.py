@@ -50,10 +50,10 @@ class StepWorker(SimpleWorker):
     max_connection_wait_time = 1.0
 
     def __init__(
-        self, queue: str, connection: "Redis", answer: Callable[[str], bool], drain: Callable[[], None] = lambda: None
+        self, queue: str, connection: "Redis", answer: Callable[[], bool], drain: Callable[[], None] = lambda: None
     ) -> None:
-        """`answer(step_id)` runs a step, raises nothing and says whether to go on; `drain()` is called at a stop, for
-        what runs then, here or in another thread."""
+        """`answer()` runs the step whose turn it is, raises nothing and says whether to go on; `drain()` is called at a
+        stop, for what runs then, here or in another thread."""
         super().__init__(
             [Queue(queue, connection=connection, serializer=SERIALIZER)],
             connection=connection,
@@ -67,11 +67,11 @@ class StepWorker(SimpleWorker):
         self._beat_at = float("-inf")
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Answer, then delete the job: the step is the ledger's to give, and its start waits for nothing in Redis."""
+        """Answer, then delete the job: the ledger says which step it is, and its start waits for nothing in Redis."""
         if is_id(job.id):
             self._working = True
             try:
-                self.stopping = not self.answer(job.id) or self.stopping
+                self.stopping = not self.answer() or self.stopping
             finally:
                 self._working = False
         else:

@@ -20,7 +20,7 @@ from core.ledger import Ledger
 from core.live_previews import LivePreviews
 from core.queue import StepQueue
 from core.storage import Storage
-from core.task import Claim, ErrorInfo, ReadyStep
+from core.task import Claim, ErrorInfo, ReadyStep, Step, Task
 from worker.attempt import Attempt, Stopped
 from worker.engines.host import EngineHost
 from worker.finalizer import Finalizer
@@ -78,21 +78,23 @@ class WorkerContext:
         self.metrics.busy.set_function(lambda: float(bool(self.running)))
 
 
-def run_step(step_id: str, context: WorkerContext) -> None:
-    """Do what `step_id` stands for, if it is there to be done; its finalize stage may still run when this returns.
-    Raises nothing: its end is in the ledger or the log. Another step may go first, whose engine is loaded already."""
+def run_next(context: WorkerContext) -> None:
+    """Claim the step whose turn it is, if one waits, and do it; its finalize stage may still run when this returns.
+    Raises nothing: its end is in the ledger or the log."""
+    presence = context.presence
     try:
-        loaded_first = _of_loaded_engine(step_id, context)
-        if loaded_first:
-            _wake([ReadyStep(step_id, context.presence.queue)], context, at_front=True)  # it is the next one again
-            step_id = loaded_first
-        claim = context.ledger.claim(step_id, context.presence.worker_id, context.settings.lease_seconds)
+        claim = context.ledger.claim_next(
+            presence.queue, presence.worker_id, context.settings.lease_seconds, *preference(context)
+        )
     except Unavailable as error:
-        log.warning("step_not_claimed", step_id=step_id, reason=error.message)
+        log.warning("step_not_claimed", reason=error.message)
         return
-    if claim is None:
-        return
-    names = {"task_id": claim.task.task_id, "step_id": step_id, "attempt": claim.step.attempt}
+    if claim:
+        run_claim(claim, context)
+
+
+def run_claim(claim: Claim, context: WorkerContext) -> None:
+    names = {"task_id": claim.task.task_id, "step_id": claim.step.step_id, "attempt": claim.step.attempt}
     if claim.task.owner:
         names["owner"] = claim.task.owner
     with structlog.contextvars.bound_contextvars(**names):
@@ -100,12 +102,11 @@ def run_step(step_id: str, context: WorkerContext) -> None:
     context.steps_done += 1
 
 
-def _of_loaded_engine(step_id: str, context: WorkerContext) -> str | None:
-    """Return a step that goes before `step_id`, whose engine would have to be loaded, which takes as long as several
-    clips; None if there is none. Nobody waits for longer than LOADED_FIRST_SECONDS because of it."""
-    if context.engine_host.device != "cuda" or not context.engine_host.loaded:
-        return None
-    return context.ledger.first_of_engines(list(context.engine_host.loaded), step_id, LOADED_FIRST_SECONDS)
+def preference(context: WorkerContext) -> tuple[list[str], float]:
+    """Return the engines whose steps go first, and for how many seconds: to load another one takes as long as several
+    clips, on a GPU."""
+    host = context.engine_host
+    return (list(host.loaded), LOADED_FIRST_SECONDS) if host.device == "cuda" and host.loaded else ([], 0.0)
 
 
 def _work(running: RunningAttempt, context: WorkerContext) -> None:
@@ -148,13 +149,18 @@ def _counted(running: RunningAttempt, context: WorkerContext) -> Iterator[None]:
 def _render_stage(running: RunningAttempt, work: Work, context: WorkerContext) -> None:
     """Run the render stage, then wait for the finalize stage of the step before."""
     try:
-        with context.pictures.reading_ahead(context.ledger, context.presence.queue):
+        with context.pictures.reading_ahead(context.ledger, partial(peek, context)):
             next(work)
     finally:
         context.metrics.engine_busy.labels(running.claim.task.engine).inc(running.attempt.engine_seconds)
     running.render_seconds = time.perf_counter() - running.begun
     context.finalizer.wait(running.attempt.check)
     running.waited_seconds = time.perf_counter() - running.begun - running.render_seconds
+
+
+def peek(context: WorkerContext) -> tuple[Step, Task] | None:
+    """Return the step that this worker will claim next, as things are."""
+    return context.ledger.peek_next(context.presence.queue, *preference(context))
 
 
 def _finalize_stage(running: RunningAttempt, work: Work, held: ExitStack, context: WorkerContext) -> None:
@@ -180,7 +186,7 @@ def _finish(running: RunningAttempt, work: Work, context: WorkerContext) -> None
     )
     if ready is None:
         raise Stopped
-    _wake(ready, context, at_front=True)  # a task that has begun is the next one of the queue
+    _wake(ready, context)
 
 
 def _close(running: RunningAttempt, outcome: str, context: WorkerContext) -> None:
@@ -245,12 +251,11 @@ def _discard(claim: Claim, context: WorkerContext) -> None:
 
 def release_steps(context: WorkerContext) -> None:
     """Give every running step back, for another worker to claim at once. No attempt is used up."""
-    # Each goes to the front of the queue, so that the first comes first again.
-    for running in reversed(context.running):
+    for running in list(context.running):
         claim = running.claim
         try:
             if context.ledger.give_back(claim):
-                _wake([ReadyStep(claim.step.step_id, claim.step.queue)], context, at_front=True)
+                _wake([ReadyStep(claim.step.step_id, claim.step.queue)], context)
                 log.info("step_given_back", step_id=claim.step.step_id)
         except Unavailable as error:
             log.warning("step_not_given_back", step_id=claim.step.step_id, reason=error.message)  # its lease runs out
@@ -276,9 +281,9 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def _wake(ready: list[ReadyStep], context: WorkerContext, at_front: bool = False) -> None:
+def _wake(ready: list[ReadyStep], context: WorkerContext) -> None:
     for step_id, queue in ready:
         try:
-            context.queue.wake(step_id, queue, at_front)
+            context.queue.wake(step_id, queue)
         except Unavailable as error:
             log.warning("step_not_woken", step_id=step_id, reason=error.message)  # the keeper will

@@ -337,33 +337,6 @@ def test_the_two_stages_of_a_step_are_remembered_apart(ledger: Ledger) -> None:
     assert (larger.render, larger.finalize) == (10, pytest.approx(4, abs=1)), "by its work"
 
 
-def test_the_step_that_waits_first_is_known_if_it_is_of_that_kind(ledger: Ledger) -> None:
-    assert ledger.first_waiting("cpu", "clip") is None
-    tasks = [new_task(steps=[NewStep(kind, "cpu")]) for kind in ("clip", "join")]
-    (first, _), (second, _) = [ledger.create(task)[0] for task in tasks]
-    step, task = ledger.first_waiting("cpu", "clip")
-    assert (step.step_id, task.task_id) == (first, tasks[0].task_id)
-    assert ledger.first_waiting("gpu", "clip") is None
-    ledger.claim(first, "w", 60)
-    assert ledger.first_waiting("cpu", "clip") is None
-    assert ledger.first_waiting("cpu", "join")[0].step_id == second
-
-
-def test_a_step_of_a_loaded_engine_may_go_before_one_of_another_for_a_while(ledger: Ledger) -> None:
-    waiting = [new_task(engine) for engine in ("turbo", "svd-xt", "svd-xt", "svd")]
-    turbo, first, second, svd = (step_id for task in waiting for step_id, _ in ledger.create(task))
-    assert ledger.first_of_engines(["svd-xt"], turbo, 30) == first
-    assert ledger.first_of_engines(["svd", "svd-xt"], turbo, 30) == first
-    assert ledger.first_of_engines(["svd"], turbo, 30) == svd
-    assert ledger.first_of_engines(["svd-xt"], second, 30) is None, "its own engine is loaded"
-    assert ledger.first_of_engines(["preview"], turbo, 30) is None
-    assert ledger.first_of_engines(["svd-xt"], turbo, 0) is None, "it has waited long enough"
-    ledger.claim(first, "w", 60)
-    assert ledger.first_of_engines(["svd-xt"], turbo, 30) == second
-    ledger.claim(turbo, "w", 60)
-    assert ledger.first_of_engines(["svd-xt"], turbo, 30) is None, "it does not wait any more"
-
-
 def test_counters_survive_a_restart_and_add_up(ledger: Ledger, database_url: str) -> None:
     for _ in range(3):
         finish(ledger, begin(ledger))

@@ -72,7 +72,7 @@ def test_every_use_of_the_queue_is_allowed(stack: Stack, settings: Settings, con
     queue = StepQueue(settings)
     queue.ping()
     queue.wake("s1", "gpu")
-    queue.wake("s2", "gpu", at_front=True)
+    queue.wake("s2", "gpu")
     assert queue.queued_ids("gpu") == {"s1", "s2"}
     queue.remove("s1")
     queue.remove("s2")

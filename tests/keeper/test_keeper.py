@@ -154,3 +154,19 @@ def test_a_step_whose_row_is_held_does_not_hold_up_the_others(keeper: Keeper, mo
     monkeypatch.setattr(keeper.ledger, "take_over", take_over)
     keeper.take_over()
     assert [lease.step_id for lease in keeper.ledger.held_leases()] == held
+
+
+def test_as_many_wake_ups_are_there_as_steps_are_ready(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is woken for one step may claim another: what counts is how many there are."""
+    monkeypatch.setattr("keeper.main.WAKE_AFTER_SECONDS", 0.0)
+    ids = [keeper.ledger.create(new_task())[0].step_id for _ in range(4)]
+    for step_id in ids:
+        keeper.queue.wake(step_id, "cpu")
+    keeper.queue.remove(ids[1])  # its wake-up was used for the first one
+    assert keeper.ledger.claim_next("cpu", "w", 60) is not None
+    keeper.wake()
+    assert keeper.queue.queued_ids("cpu") == {ids[0], ids[2], ids[3]}
+    keeper.queue.remove(ids[2])
+    keeper.queue.remove(ids[3])
+    keeper.wake()
+    assert len(keeper.queue.queued_ids("cpu")) == 3

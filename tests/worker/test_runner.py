@@ -31,7 +31,7 @@ from worker.engines.base import Hosted
 from worker.engines.camera import Camera
 from worker.engines.host import EngineHost
 from worker.main import load_engine
-from worker.runner import WorkerContext, reason_to_leave, release_steps, resident_mb, run_step
+from worker.runner import WorkerContext, reason_to_leave, release_steps, resident_mb, run_claim, run_next
 
 
 def picture() -> bytes:
@@ -56,6 +56,13 @@ def enqueue(context: WorkerContext, data: bytes | None, **changes: object) -> tu
         context.storage.put(input_key(task.task_id), data)
     ((step_id, _),) = context.ledger.create(task)
     return task_id, step_id
+
+
+def run_step(step_id: str, context: WorkerContext) -> None:
+    """This one, whoever's turn it is."""
+    claim = context.ledger.claim(step_id, context.presence.worker_id, context.settings.lease_seconds)
+    if claim:
+        run_claim(claim, context)
 
 
 def do(step_id: str, context: WorkerContext) -> None:
@@ -288,23 +295,14 @@ def test_a_step_that_is_handed_over_is_rung_for_and_uses_up_no_attempt(
     assert context.ledger.task(task_id).status == Status.FINISHED
 
 
-def test_a_task_that_has_begun_goes_on_before_another_one_begins(context: WorkerContext) -> None:
-    task_id = new_id()
-    clip, _ = resolve(
-        ClipRequest(width=64, height=64, num_frames=2, seed=1), context.engine_host.default_engine, context.settings
-    )
-    clip = clip.model_copy(update={"smooth_fps": 30})
-    steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
-    context.storage.put(f"tasks/{task_id}/input", picture())
-    task = NewTask(task_id, "", "preview", clip.model_dump(), [input_for(task_id)], [], steps)
-    ((first, _),) = context.ledger.create(task)
-    _, other = enqueue(context, picture())
-    context.queue.wake(other, "cpu")
-    do(first, context)
-    _, (_, smooth) = context.ledger.task_with_steps(task_id)
-    jobs = [entry.decode() for entry in context.queue.redis.lrange("rq:queue:cpu", 0, -1)]
-    assert jobs == [smooth.step_id, other]
-    assert context.ledger.ahead_of(smooth) == []
+def test_a_worker_claims_the_step_whose_turn_it_is_whatever_woke_it(context: WorkerContext) -> None:
+    tasks = [enqueue(context, picture())[0] for _ in range(2)]
+    for done in (1, 2):
+        run_next(context)
+        context.finalizer.wait()
+        assert [context.ledger.task(task_id).status.is_final for task_id in tasks] == [True, done == 2]
+    run_next(context)
+    assert outcomes(context) == {"finished": 2}
 
 
 def test_a_worker_leaves_after_its_steps_or_with_too_much_memory(context: WorkerContext) -> None:
@@ -690,33 +688,21 @@ def test_a_clip_is_not_as_slow_as_the_tail_that_it_waited_for(
     assert told["waited_seconds"] >= 0.2
 
 
+@pytest.mark.parametrize("seconds", [30.0, 0.0])
 def test_on_a_gpu_steps_of_a_loaded_engine_go_first_for_a_bounded_time(
-    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     monkeypatch.setattr(EngineHost, "device", "cuda")
-    other, later, last = (enqueue(context, picture()) for _ in range(3))
+    monkeypatch.setattr("worker.runner.LOADED_FIRST_SECONDS", seconds)
+    other, *later = (enqueue(context, picture())[0] for _ in range(3))
     with context.ledger.database.begin() as connection:
-        connection.execute(steps.update().where(steps.c.task_id == other[0]).values(engine="svd-xt"))
-    for task_id, _ in (later, last):
-        do(other[1], context)
-        assert context.ledger.task(task_id).status == Status.FINISHED
-        assert context.queue.queued_ids("cpu") == {other[1]}
-        assert context.ledger.task(other[0]).status == Status.QUEUED
-    do(other[1], context)  # nobody else waits
-    assert context.ledger.task(other[0]).status == Status.FINISHED
-
-
-def test_a_step_that_has_waited_long_enough_goes_before_those_of_a_loaded_engine(
-    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(EngineHost, "device", "cuda")
-    monkeypatch.setattr("worker.runner.LOADED_FIRST_SECONDS", 0.0)
-    other, later = enqueue(context, picture()), enqueue(context, picture())
-    with context.ledger.database.begin() as connection:
-        connection.execute(steps.update().where(steps.c.task_id == other[0]).values(engine="svd-xt"))
-    do(other[1], context)
-    assert context.ledger.task(other[0]).status == Status.FINISHED
-    assert context.ledger.task(later[0]).status == Status.QUEUED
+        connection.execute(steps.update().where(steps.c.task_id == other).values(engine="svd-xt"))
+    expected = [*later, other] if seconds else [other, *later]
+    for number in range(3):
+        run_next(context)
+        context.finalizer.wait()
+        finished = {task_id for task_id in expected if context.ledger.task(task_id).status == Status.FINISHED}
+        assert finished == set(expected[: number + 1])
 
 
 def test_memory_is_counted_in_megabytes() -> None:

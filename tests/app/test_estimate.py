@@ -1,0 +1,126 @@
+"""How right the estimate is that a caller gets, on a clock that is played forward."""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from app.deps import Services
+from app.estimate import estimate_task
+from core.ledger import Ledger
+from core.task import Claim, NewStep, NewTask
+from tests.app.conftest import worker_that_says
+from tests.conftest import new_task
+
+WORKERS = {"cpu-1": "cpu", "cpu-2": "cpu", "gpu-1": "gpu"}
+SECONDS = {"clip": 20.0, "still": 6.0, "voice": 3.0, "fit": 4.0, "film": 8.0}
+NOISE = 0.15
+"""By how much of its usual time a step may take more or less."""
+
+
+def step(name: str, *needs: str) -> NewStep:
+    kind = name.partition("-")[0]
+    on_gpu = kind in ("clip", "still")
+    engine = "svd-xt" if on_gpu else None
+    return NewStep(kind, "gpu" if on_gpu else "cpu", needs=needs, name=name, size=kind, work=1.0, engine=engine)
+
+
+def clip() -> list[NewStep]:
+    return [step("clip"), step("fit", "clip")]
+
+
+def film(shots: int) -> list[NewStep]:
+    """Each shot has a still, a voice and, every other one, a clip; all are fitted and joined."""
+    steps: list[NewStep] = []
+    for number in range(shots):
+        steps += [step(f"still-{number}"), step(f"voice-{number}")]
+        picture = f"still-{number}"
+        if number % 2:
+            steps.append(step(f"clip-{number}", picture))
+            picture = f"clip-{number}"
+        steps.append(step(f"fit-{number}", picture, f"voice-{number}"))
+    return [*steps, step("film", *(f"fit-{number}" for number in range(shots)))]
+
+
+class World:
+    """Workers that take what the ledger gives them, each step as long as its kind takes, more or less."""
+
+    def __init__(self, ledger: Ledger, set_clock: Callable[[float], None], seed: int) -> None:
+        self.ledger, self.set_clock, self.random = ledger, set_clock, Random(seed)
+        self.services = cast(Services, SimpleNamespace(ledger=ledger))
+        self.now = 0.0
+        self.running: list[tuple[float, int, str, Claim]] = []
+        self.number = 0
+        self.ended: dict[str, float] = {}
+        for name, queue in WORKERS.items():
+            ledger.report_worker(replace(worker_that_says(queue, queue, "svd-xt", None), worker_id=name))
+
+    def create(self, steps: list[NewStep]) -> NewTask:
+        task = new_task(steps=steps)
+        self.ledger.create(task)
+        self.serve()
+        return task
+
+    def serve(self) -> None:
+        busy = {worker for _, _, worker, _ in self.running}
+        for worker, queue in WORKERS.items():
+            if worker not in busy and (claim := self.ledger.claim_next(queue, worker, 9e9)):
+                took = SECONDS[claim.step.kind] * self.random.uniform(1 - NOISE, 1 + NOISE)
+                self.number += 1
+                heapq.heappush(self.running, (self.now + took, self.number, worker, claim))
+
+    def advance(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.running and self.running[0][0] <= until:
+            self.at(self.running[0][0])
+            _, _, _, claim = heapq.heappop(self.running)
+            self.ledger.finish(claim, [], {}, {})
+            if self.ledger.task(claim.task.task_id).status.is_final:
+                self.ended[claim.task.task_id] = self.now
+            self.serve()
+        self.at(until)
+
+    def at(self, now: float) -> None:
+        self.now = now
+        self.set_clock(now)
+
+    def estimate(self, task: NewTask) -> float | None:
+        return estimate_task(self.services, *self.ledger.task_with_steps(task.task_id)).eta_seconds
+
+    def work_off(self) -> None:
+        while self.running:
+            self.advance(60.0)
+
+
+@pytest.fixture
+def world(set_clock: Callable[[float], None], empty_database_url: str) -> Any:
+    ledger = Ledger(empty_database_url)
+    ledger.migrate()
+    set_clock(0.0)
+    world = World(ledger, set_clock, seed=5)
+    for steps in (film(4), clip(), film(3)):
+        world.create(steps)
+    world.work_off()
+    yield world
+    ledger.close()
+
+
+def test_nine_of_ten_tasks_of_mixed_graphs_end_within_a_quarter_of_their_estimate(world: World) -> None:
+    estimates: dict[str, tuple[float, float]] = {}
+    for number in range(30):
+        steps = film(world.random.randint(2, 12)) if number % 3 == 0 else clip()
+        for worker, queue in WORKERS.items():  # alive, as the database's clock has it
+            world.ledger.report_worker(replace(worker_that_says(queue, queue, "svd-xt", None), worker_id=worker))
+        task = world.create(steps)
+        eta = world.estimate(task)
+        assert eta is not None
+        estimates[task.task_id] = (world.now, eta)
+        world.advance(world.random.choice([5.0, 60.0, 240.0]))
+    world.work_off()
+    off = [abs(eta / (world.ended[task_id] - asked) - 1) for task_id, (asked, eta) in estimates.items()]
+    assert sum(error <= 0.25 for error in off) >= 0.9 * len(off), sorted(off)
+    assert len(off) == 30

@@ -1,5 +1,6 @@
 """The connection to the ledger's database: SQLite or PostgreSQL, its transactions, and its schema's version."""
 
+import functools
 import sqlite3
 import sys
 import time
@@ -110,8 +111,9 @@ def migrate(engine: sa.Engine) -> None:
     Raises LedgerTooNew.
     """
     with reading(engine) as connection:
-        check_reader(connection)
-        if (version(connection) or "") >= newest_version():
+        found = version(connection) or ""
+        if found >= newest_version():
+            check_reader(connection)
             return
     from alembic import command, config  # takes a tenth of a process's start, which mostly finds nothing to do
 
@@ -123,12 +125,13 @@ def migrate(engine: sa.Engine) -> None:
         command.upgrade(settings, "head")
 
 
+LOWEST_READER = sa.select(ledger.c.lowest_reader)
+
+
 def check_reader(connection: sa.Connection) -> None:
     """Raises LedgerTooNew if this code is older than what the ledger asks of its readers. One that is newer than this
     code, but says that this code may read it, is fine."""
-    if not sa.inspect(connection).has_table(ledger.name):
-        return
-    lowest = connection.scalar(sa.select(ledger.c.lowest_reader))
+    lowest = connection.scalar(LOWEST_READER)
     if lowest and lowest > newest_version():
         raise LedgerTooNew(f"the ledger is of version {lowest}, and this program knows {newest_version()}: update it")
 
@@ -141,6 +144,7 @@ def version(connection: sa.Connection) -> str | None:
     return found
 
 
+@functools.cache  # as it was when this process began: its files may be replaced while it runs
 def newest_version() -> str:
     """Return the last revision of core/migrations: their files' names begin with it, and are in order."""
     return max(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))

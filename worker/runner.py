@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import structlog
 
@@ -29,17 +30,17 @@ from worker.metrics import WorkerMetrics
 from worker.pictures import Pictures
 from worker.presence import Presence
 from worker.preview_publisher import PreviewPublisher
-from worker.steps.clip import make_clip
-from worker.steps.join import join_clips
-from worker.steps.smooth import smooth_clip
-from worker.steps.verb import Work, made
+from worker.steps.base import StepContext, StepHandler
+from worker.steps.clip import ClipStep
+from worker.steps.join import JoinStep
+from worker.steps.smooth import SmoothStep
 from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
 LOADED_FIRST_SECONDS = 30.0
 
-STEP_KINDS = {"clip": make_clip, "smooth": smooth_clip, "join": join_clips}
+STEP_KINDS: dict[str, type[StepHandler]] = {"clip": ClipStep, "smooth": SmoothStep, "join": JoinStep}
 
 
 @dataclass(eq=False)
@@ -51,6 +52,8 @@ class RunningAttempt:
     begun: float = field(default_factory=time.perf_counter)
     render_seconds: float = 0.0
     """Of the render stage: until it needed the engine no more."""
+    handler: StepHandler | None = None
+    """Of its step; None before its render stage."""
     waited_seconds: float = 0.0
     """Then, for the finalize stage of the step before."""
 
@@ -117,12 +120,11 @@ def _work(running: RunningAttempt, context: WorkerContext) -> None:
         held.enter_context(Lease(context.ledger, claim, attempt, context.settings.lease_seconds))
         held.enter_context(Watchdog(attempt, context.settings.step_time_limit))
         held.enter_context(PreviewPublisher(LivePreviews(context.queue.redis), claim.task.task_id, attempt))
-        work = STEP_KINDS[claim.step.kind](claim, attempt, context.storage, context.engine_host, context.pictures)
-        outcome = _attempt(running, context, partial(_render_stage, running, work, context))
+        outcome = _attempt(running, context, partial(_render_stage, running, context))
         if outcome:
             _close(running, outcome, context)
         else:
-            context.finalizer.begin(partial(_finalize_stage, running, work, held.pop_all(), context))
+            context.finalizer.begin(partial(_finalize_stage, running, held.pop_all(), context))
             if not overlaps(context):
                 context.finalizer.wait()
 
@@ -146,11 +148,15 @@ def _counted(running: RunningAttempt, context: WorkerContext) -> Iterator[None]:
         context.presence.step_ids.remove(step_id)
 
 
-def _render_stage(running: RunningAttempt, work: Work, context: WorkerContext) -> None:
+def _render_stage(running: RunningAttempt, context: WorkerContext) -> None:
     """Run the render stage, then wait for the finalize stage of the step before."""
+    claim, host = running.claim, context.engine_host
+    step = StepContext(claim, running.attempt, context.storage, host, context.pictures)
+    running.handler = STEP_KINDS[claim.step.kind](step)
     try:
         with context.pictures.reading_ahead(context.ledger, partial(peek, context)):
-            next(work)
+            running.handler.prepare()
+            running.handler.render()
     finally:
         context.metrics.engine_busy.labels(running.claim.task.engine).inc(running.attempt.engine_seconds)
     running.render_seconds = time.perf_counter() - running.begun
@@ -163,15 +169,15 @@ def peek(context: WorkerContext) -> tuple[Step, Task] | None:
     return context.ledger.peek_next(context.presence.queue, *preference(context))
 
 
-def _finalize_stage(running: RunningAttempt, work: Work, held: ExitStack, context: WorkerContext) -> None:
+def _finalize_stage(running: RunningAttempt, held: ExitStack, context: WorkerContext) -> None:
     with held:
-        outcome = _attempt(running, context, partial(_finish, running, work, context))
+        outcome = _attempt(running, context, partial(_finish, running, context))
         _close(running, outcome or "finished", context)
 
 
-def _finish(running: RunningAttempt, work: Work, context: WorkerContext) -> None:
-    artifacts, receipt = made(work)
+def _finish(running: RunningAttempt, context: WorkerContext) -> None:
     attempt = running.attempt
+    artifacts, receipt = cast(StepHandler, running.handler).finish()
     ready = attempt.keep_trying(
         lambda: context.ledger.finish(
             running.claim,

@@ -293,7 +293,7 @@ def test_500_listeners_cost_one_query_a_tick(server: Server, monkeypatch: pytest
         assert threading.active_count() - threads < 50  # 40 of them are the API server's for whatever is asked
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement != "BEGIN":
+        if statement != "BEGIN" and "lowest_reader" not in statement:  # which each process asks now and then
             asked.append(statement)
 
     def end_all() -> None:

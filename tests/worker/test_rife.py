@@ -24,7 +24,8 @@ from worker.media.smooth import between, smoothed
 from worker.media.video import stored_frames
 from worker.media.yuv import as_rgb
 from worker.runner import WorkerContext
-from worker.steps.smooth import smooth_clip
+from worker.steps.base import StepContext
+from worker.steps.smooth import SmoothStep
 
 torch = pytest.importorskip("torch")
 
@@ -209,7 +210,9 @@ def test_rife_has_the_engines_place_and_optical_flow_goes_beside_it(
     claim = context.ledger.claim(context.ledger.steps_to_wake(0)[0].step_id, "w1", 60)
     assert claim is not None
     attempt = Attempt()
-    next(smooth_clip(claim, attempt, context.storage, context.engine_host, context.pictures))
+    step = SmoothStep(StepContext(claim, attempt, context.storage, context.engine_host, context.pictures))
+    step.prepare()
+    step.render()
     assert ("smooth" in attempt.seconds) == by_rife
 
 

@@ -1,7 +1,7 @@
 """The step kind `clip`: a picture in, or the end of a video or of the part before; one MP4 and what shows it out."""
 
 import time
-from typing import cast
+from typing import Any, cast
 
 from PIL import Image
 
@@ -13,53 +13,74 @@ from core.storage import Storage
 from core.task import Claim
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
-from worker.engines.host import EngineHost
 from worker.media.continuity import Colours, ContinuityState, append_part, as_png, from_png
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
-from worker.pictures import Pictures
 from worker.receipt import write_receipt
+from worker.steps.base import Made, StepContext, StepHandler
 from worker.steps.store import read_made, store
-from worker.steps.verb import Work
 
 # Shares of the whole, for the progress a user sees. Rendering and encoding divide the rest.
 LOAD, STORE = 0.02, 0.02
 
 
-def make_clip(claim: Claim, attempt: Attempt, storage: Storage, engine_host: EngineHost, pictures: Pictures) -> Work:
-    params = RenderClip.model_validate(claim.step.params)
-    attempt.shares = {"load": LOAD, "store": STORE}
-    with attempt.phase("load"):
-        renderer = cast(Renderer, engine_host.get(engine_host.find(params.engine)))
-        attempt.shares |= {name: renderer.share * share for name, share in renderer.phases.items()}
-        attempt.shares["encode_video"] = 1 - LOAD - STORE - renderer.share
-        planned = renderer.with_memory_plan(params.settings)
-        before = _end_of_part(claim, attempt, storage) if params.begins_with == "part" else None
-        picture = Image.fromarray(before.frames[0]) if before else pictures.get(claim, params, attempt)
-    frames, settings = _render(renderer, picture, params.settings, planned, attempt)
-    versions = renderer.versions()  # before the next step may want another engine
-    del picture
-    yield
-    with attempt.phase("encode_video"), scratch_folder("clip") as folder:
-        after = None
-        if params.adds is not None:
-            frames, after = append_part(frames, params.adds, before, params.continuity)
-        if params.drop_first:
-            frames = frames[1:]
-        path = folder / "video.mp4"
-        encode_mp4(frames, settings.fps, params.crf, path, attempt.advance)
-        files = {"video.mp4": path.read_bytes()}
-        if after:
-            files["continuity.png"] = as_png(after.frames)
-        if params.shows:
-            files["thumbnail.jpg"] = first_frame_jpeg(frames)
-            files["spritesheet.jpg"] = spritesheet_jpeg([frames[index] for index in tile_indices(len(frames))])
-    colours = {"colours": after.colours._asdict()} if after else {}
-    del frames, before, after  # storing may have to wait, and another clip's are there already
-    with attempt.phase("store"):
-        artifacts = store(files, claim, attempt, storage)
-    (source,) = claim.inputs.values()
-    receipt = write_receipt(renderer, versions, settings, params.crf, attempt, source.sha256, files["video.mp4"])
-    return artifacts, receipt | colours
+class ClipStep(StepHandler):
+    def __init__(self, context: StepContext) -> None:
+        super().__init__(context)
+        self.params = RenderClip.model_validate(context.claim.step.params)
+        self.versions: dict[str, str] = {}
+        self.settings = self.params.settings
+        """As they were rendered by."""
+        self.before: ContinuityState | None = None
+        """How the part before this one ended."""
+        self.picture: Image.Image | None = None
+        self.frames: Frames | None = None
+
+    def prepare(self) -> None:
+        params, attempt, host = self.params, self.attempt, self.context.engine_host
+        attempt.shares = {"load": LOAD, "store": STORE}
+        with attempt.phase("load"):
+            self.renderer = cast(Renderer, host.get(host.find(params.engine)))
+            attempt.shares |= {name: self.renderer.share * share for name, share in self.renderer.phases.items()}
+            attempt.shares["encode_video"] = 1 - LOAD - STORE - self.renderer.share
+            self.settings = self.renderer.with_memory_plan(params.settings)
+            if params.begins_with == "part":
+                self.before = _end_of_part(self.claim, attempt, self.storage)
+                self.picture = Image.fromarray(self.before.frames[0])
+            else:
+                self.picture = self.context.pictures.get(self.claim, params, attempt)
+
+    def render(self) -> None:
+        picture, self.picture = cast(Image.Image, self.picture), None
+        wanted = self.params.settings
+        self.frames, self.settings = _render(self.renderer, picture, wanted, self.settings, self.attempt)
+        self.versions = self.renderer.versions()  # before the next step may want another engine
+
+    def finish(self) -> Made:
+        files, continuity = self._encode()
+        self.frames = self.before = None  # storing may have to wait, and another clip's are there already
+        with self.attempt.phase("store"):
+            artifacts = store(files, self.claim, self.attempt, self.storage)
+        (source,), video, crf = self.claim.inputs.values(), files["video.mp4"], self.params.crf
+        receipt = write_receipt(self.renderer, self.versions, self.settings, crf, self.attempt, source.sha256, video)
+        return artifacts, receipt | continuity
+
+    def _encode(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """Return the files that the step makes, and what its receipt says for the part that goes on from it."""
+        params, frames, after = self.params, cast(Frames, self.frames), None
+        with self.attempt.phase("encode_video"), scratch_folder("clip") as folder:
+            if params.adds is not None:
+                frames, after = append_part(frames, params.adds, self.before, params.continuity)
+            if params.drop_first:
+                frames = frames[1:]
+            path = folder / "video.mp4"
+            encode_mp4(frames, self.settings.fps, params.crf, path, self.attempt.advance)
+            files = {"video.mp4": path.read_bytes()}
+            if after:
+                files["continuity.png"] = as_png(after.frames)
+            if params.shows:
+                files["thumbnail.jpg"] = first_frame_jpeg(frames)
+                files["spritesheet.jpg"] = spritesheet_jpeg([frames[index] for index in tile_indices(len(frames))])
+        return files, {"colours": after.colours._asdict()} if after else {}
 
 
 def _end_of_part(claim: Claim, attempt: Attempt, storage: Storage) -> ContinuityState:

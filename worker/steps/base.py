@@ -1,0 +1,46 @@
+"""What every kind of step is: three methods, which the runner calls one after the other."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from core.storage import Storage
+from core.task import Artifact, Claim
+from worker.attempt import Attempt
+from worker.engines.host import EngineHost
+from worker.pictures import Pictures
+
+Made = tuple[list[Artifact], dict[str, Any]]
+"""The artifacts, and the receipt."""
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What an attempt at a step has at hand."""
+
+    claim: Claim
+    attempt: Attempt
+    storage: Storage
+    engine_host: EngineHost
+    pictures: Pictures
+
+
+class StepHandler:
+    """Does one step, once. Each method raises Stopped and whatever ends the attempt.
+
+    `prepare` and `render` are called in the worker's main thread and have its engine to themselves. `finish` needs no
+    engine: on a GPU it is called in another thread, while the next step renders.
+    """
+
+    def __init__(self, context: StepContext) -> None:
+        self.context = context
+        self.claim, self.attempt, self.storage = context.claim, context.attempt, context.storage
+
+    def prepare(self) -> None:
+        """Load the engine, and read what the step begins with."""
+
+    def render(self) -> None:
+        """Do all that needs the engine."""
+
+    def finish(self) -> Made:
+        """Do the rest, store it, and return what the step made."""
+        raise NotImplementedError

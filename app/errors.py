@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from structlog.contextvars import get_contextvars
 
 from core import errors
-from core.errors import KinoraError
+from core.errors import KinoraError, Retry
 
 log = structlog.get_logger(__name__)
 
@@ -27,40 +27,6 @@ MOST_SAID = 1000  # characters of a message, which may name what was sent, and o
 
 STABILITY = "/v2beta/"
 REPLICATE = ("/v1/predictions", "/v1/models/", "/v1/files", "/v1/webhooks/")
-
-STATUS: dict[type[KinoraError], int] = {
-    errors.InvalidParameter: 422,
-    errors.DestinationForbidden: 422,
-    errors.FetchFailed: 422,
-    errors.IdempotencyMismatch: 422,
-    errors.FileMissing: 422,
-    errors.UploadTooLarge: 413,
-    errors.ImageUnsupported: 415,
-    errors.ImageUnreadable: 422,
-    errors.ImageTooLarge: 422,
-    errors.ImageTooSmall: 422,
-    errors.TaskNotFound: 404,
-    errors.ArtifactNotFound: 404,
-    errors.PreviewMissing: 404,
-    errors.EndpointNotFound: 404,
-    errors.DeliveryNotFound: 404,
-    errors.ModelNotFound: 404,
-    errors.KeyNotFound: 404,
-    errors.Unauthorized: 401,
-    errors.AdminRequired: 403,
-    errors.OriginForbidden: 403,
-    errors.UntrustedHost: 421,
-    errors.RangeNotSatisfiable: 416,
-    errors.NotReady: 409,
-    errors.TaskGone: 410,
-    errors.LedgerUnavailable: 503,
-    errors.StorageUnavailable: 503,
-    errors.QueueFull: 429,
-    errors.QuotaExceeded: 429,
-    errors.RateLimited: 429,
-    errors.StorageFull: 507,
-    errors.EngineUnavailable: 503,
-}
 
 # What Starlette and FastAPI refuse by themselves.
 CODES = {
@@ -115,7 +81,7 @@ def documented(*kinds: type[KinoraError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that can answer with these errors."""
     by_status: dict[int, list[type[KinoraError]]] = defaultdict(list)
     for kind in kinds:
-        by_status[STATUS[kind]].append(kind)
+        by_status[kind.status].append(kind)
     return {
         status: {
             "description": ", ".join(f"`{_code(kind)}`" for kind in found),
@@ -151,9 +117,8 @@ def _code(kind: type[KinoraError]) -> str:
 
 
 def _example(kind: type[KinoraError], status: int) -> dict[str, Any]:
-    message = (kind.__doc__ or kind.__name__).splitlines()[0]
     param = "file" if issubclass(kind, errors.InvalidRequest) else None
-    return {"value": error_body(status, _code(kind), message, param).model_dump()}
+    return {"value": error_body(status, _code(kind), kind.example, param).model_dump()}
 
 
 def install(app: FastAPI) -> None:
@@ -193,24 +158,22 @@ class ClosingResponse:
 
 
 def answer_to(request: Request, error: KinoraError) -> JSONResponse:
-    status = STATUS.get(type(error), 500)
     headers = {}
-    if isinstance(error, (errors.NotReady, errors.LimitExceeded)):
-        headers = {"Retry_After": str(error.retry_after or 1)}
+    if error.retry is Retry.LATER:
+        headers = {"Retry_After": str(error.retry_after or RETRY_AFTER_SECONDS)}
     elif isinstance(error, errors.Unauthorized):
         headers = {"WWW_Authenticate": "Bearer"}
     elif isinstance(error, errors.RangeNotSatisfiable):
         headers = {"Content_Range": f"bytes */{error.size}"}
-    elif isinstance(error, errors.Unavailable):
-        headers = {"Retry_After": str(RETRY_AFTER_SECONDS)}
+    if isinstance(error, errors.Unavailable):
         log.warning("request_refused", code=error.code, reason=error.message)
-    return answer(request, status, *code_and_message(error), error.param, **headers)
+    return answer(request, error.status, *code_and_message(error), error.param, **headers)
 
 
 def code_and_message(error: KinoraError) -> tuple[str, str]:
     """The code and the message for a caller. Where a store stands and how it failed is for the log."""
     code = error.reason if isinstance(error, errors.TaskGone) else error.code
-    return code, f"{type(error).__doc__}" if isinstance(error, errors.Unavailable) else error.message[:MOST_SAID]
+    return code, error.example if isinstance(error, errors.Unavailable) else error.message[:MOST_SAID]
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -22,7 +22,7 @@ KinoraError
 ├── KeyNotFound               key_not_found
 ├── Unauthorized              unauthorized
 ├── AdminRequired             admin_required
-├── UntrustedHost               host_unknown
+├── UntrustedHost             host_unknown
 ├── OriginForbidden           origin_forbidden
 ├── RangeNotSatisfiable       range_not_satisfiable
 ├── NotReady                  not_ready
@@ -31,7 +31,7 @@ KinoraError
 │   ├── LedgerUnavailable     ledger_unavailable
 │   ├── StorageUnavailable    storage_unavailable
 │   └── QueueUnavailable      redis_unavailable
-├── LimitExceeded                   the caller must wait
+├── LimitExceeded             the caller must wait
 │   ├── QueueFull             queue_full
 │   ├── QuotaExceeded         quota_exceeded
 │   └── RateLimited           rate_limited
@@ -47,86 +47,93 @@ KinoraError
     ├── EncodingFailed        encoding_failed
     └── InternalError         internal_error
 
-What each means to a caller stands in docs/api.md; how each becomes an HTTP answer in app/errors.py, where the first
-line of a docstring serves as the example of a message.
+What each means to a caller stands in docs/api.md; app/errors.py makes HTTP answers of them.
 """
 
+from enum import Enum
 from typing import ClassVar
+
+
+class Retry(Enum):
+    NEVER = "it would end the same way again"
+    AT_ONCE = "elsewhere, or in a fresh process, it may go well"
+    LATER = "after a while"
 
 
 class KinoraError(Exception):
     """`message` is for a person, `code` for a program, `param` names the field at fault."""
 
     code: ClassVar[str]
+    status: ClassVar[int] = 500
+    """Of the HTTP answer that tells a caller of it."""
+    retry: ClassVar[Retry] = Retry.NEVER
+    """Whether the same may succeed when it is tried again, by a caller or as another attempt at a step."""
+    example: ClassVar[str] = ""
+    """A message, for the documents, and for callers if the message itself is for the log only."""
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
+        """`retry_after`: seconds after which to try again, if that is known."""
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after = retry_after
 
 
 class InvalidRequest(KinoraError):
     code = "invalid_request"
+    status = 422
 
 
 class InvalidParameter(InvalidRequest):
-    """width must be from 64 to 1024, a multiple of 64; got 1000"""
-
     code = "invalid_parameter"
+    example = "width must be from 64 to 1024, a multiple of 64; got 1000"
 
 
 class DestinationForbidden(InvalidRequest):
-    """image_url must not lead to 10.0.0.1: only public addresses are allowed, and what FETCH_ALLOW names"""
-
     code = "destination_forbidden"
+    example = "image_url must not lead to 10.0.0.1: only public addresses are allowed, and what FETCH_ALLOW names"
 
 
 class FetchFailed(InvalidRequest):
-    """image_url could not be fetched: it answered 404"""
-
     code = "fetch_failed"
+    example = "image_url could not be fetched: it answered 404"
 
 
 class IdempotencyMismatch(InvalidRequest):
-    """this Idempotency-Key was used with another request"""
-
     code = "idempotency_mismatch"
+    example = "this Idempotency-Key was used with another request"
 
 
 class FileMissing(InvalidRequest):
-    """no picture was sent: upload one as the form's field file"""
-
     code = "file_missing"
+    example = "no picture was sent: upload one as the form's field file"
 
 
 class UploadTooLarge(InvalidRequest):
-    """the picture may have at most 20 MB"""
-
     code = "upload_too_large"
+    status = 413
+    example = "the picture may have at most 20 MB"
 
 
 class ImageUnsupported(InvalidRequest):
-    """neither JPEG nor PNG nor WebP"""
-
     code = "image_unsupported"
+    status = 415
+    example = "neither JPEG nor PNG nor WebP"
 
 
 class ImageUnreadable(InvalidRequest):
-    """the picture ends before it is complete"""
-
     code = "image_unreadable"
+    example = "the picture ends before it is complete"
 
 
 class ImageTooLarge(InvalidRequest):
-    """more pixels than are allowed"""
-
     code = "image_too_large"
+    example = "more pixels than are allowed"
 
 
 class ImageTooSmall(InvalidRequest):
-    """a side of fewer pixels than are needed"""
-
     code = "image_too_small"
+    example = "a side of fewer pixels than are needed"
 
 
 class TaskExists(KinoraError):
@@ -140,75 +147,77 @@ class TaskExists(KinoraError):
 
 
 class TaskNotFound(KinoraError):
-    """there is no such task"""
-
     code = "task_not_found"
+    status = 404
+    example = "there is no such task"
 
 
 class ArtifactNotFound(KinoraError):
-    """the file is not in the storage"""
-
     code = "artifact_not_found"
+    status = 404
+    example = "the file is not in the storage"
 
 
 class PreviewMissing(KinoraError):
-    """there is no preview of this task now"""
-
     code = "preview_missing"
+    status = 404
+    example = "there is no preview of this task now"
 
 
 class EndpointNotFound(KinoraError):
-    """there is no such endpoint"""
-
     code = "endpoint_not_found"
+    status = 404
+    example = "there is no such endpoint"
 
 
 class DeliveryNotFound(KinoraError):
-    """there is no such delivery"""
-
     code = "delivery_not_found"
+    status = 404
+    example = "there is no such delivery"
 
 
 class ModelNotFound(KinoraError):
-    """there is no such model"""
-
     code = "model_not_found"
+    status = 404
+    example = "there is no such model"
 
 
 class KeyNotFound(KinoraError):
-    """there is no such key"""
-
     code = "key_not_found"
+    status = 404
+    example = "there is no such key"
 
 
 class Unauthorized(KinoraError):
-    """an API key is needed: Authorization: Bearer, or X-API-Key"""
-
     code = "unauthorized"
+    status = 401
+    example = "an API key is needed: Authorization: Bearer, or X-API-Key"
 
 
 class AdminRequired(KinoraError):
-    """only an admin's key may ask for this"""
-
     code = "admin_required"
+    status = 403
+    example = "only an admin's key may ask for this"
 
 
 class UntrustedHost(KinoraError):
-    """this service is not known as 'video.example.com': set PUBLIC_URL"""
-
     code = "host_unknown"
+    status = 421
+    example = "this service is not known as 'video.example.com': set PUBLIC_URL"
 
 
 class OriginForbidden(KinoraError):
-    """a page from https://example.com may not do this"""
-
     code = "origin_forbidden"
+    status = 403
+    example = "a page from https://example.com may not do this"
 
 
 class RangeNotSatisfiable(KinoraError):
     """the range begins after the end; `size` is what there is, in bytes"""
 
     code = "range_not_satisfiable"
+    status = 416
+    example = "the range begins after the end: there are 1024 bytes"
 
     def __init__(self, size: int) -> None:
         super().__init__(f"the range begins after the end: there are {size} bytes")
@@ -216,19 +225,20 @@ class RangeNotSatisfiable(KinoraError):
 
 
 class NotReady(KinoraError):
-    """The task still runs; `retry_after` is in seconds."""
+    """The task still runs."""
 
     code = "not_ready"
-
-    def __init__(self, message: str, *, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    status = 409
+    example = "the task is started"
+    retry = Retry.LATER
 
 
 class TaskGone(KinoraError):
     """There is no video and there will be none; `reason` takes the code's place: what the task ended with."""
 
     code = "task_gone"
+    status = 410
+    example = "the result was deleted"
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -237,12 +247,13 @@ class TaskGone(KinoraError):
 
 class Unavailable(KinoraError):
     code = "unavailable"
+    status = 503
+    retry = Retry.LATER
 
 
 class LedgerUnavailable(Unavailable):
-    """the ledger does not answer"""
-
     code = "ledger_unavailable"
+    example = "the ledger does not answer"
 
 
 class LedgerTooNew(Exception):
@@ -250,55 +261,48 @@ class LedgerTooNew(Exception):
 
 
 class StorageUnavailable(Unavailable):
-    """the storage does not answer"""
-
     code = "storage_unavailable"
+    example = "the storage does not answer"
 
 
 class QueueUnavailable(Unavailable):
-    """Redis does not answer"""
-
     code = "redis_unavailable"
+    example = "Redis does not answer"
 
 
 class LimitExceeded(KinoraError):
-    """`retry_after` is in seconds; None: when a place in the queue comes free."""
+    """Without `retry_after`: when a place in the queue comes free."""
 
     code = "too_much"
-
-    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    status = 429
+    retry = Retry.LATER
 
 
 class QueueFull(LimitExceeded):
-    """as many tasks wait as may wait"""
-
     code = "queue_full"
+    example = "as many tasks wait as may wait"
 
 
 class QuotaExceeded(LimitExceeded):
-    """this key has used up what it may use"""
-
     code = "quota_exceeded"
+    example = "this key has used up what it may use"
 
 
 class RateLimited(LimitExceeded):
-    """more requests than are allowed"""
-
     code = "rate_limited"
+    example = "more requests than are allowed"
 
 
 class StorageFull(KinoraError):
-    """less disk space is free than must be left"""
-
     code = "storage_full"
+    status = 507
+    example = "less disk space is free than must be left"
 
 
 class EngineUnavailable(KinoraError):
-    """the engine cannot run here: no weights"""
-
     code = "engine_unavailable"
+    status = 503
+    example = "the engine cannot run here: no weights"
 
 
 class StepFailed(KinoraError):
@@ -306,48 +310,42 @@ class StepFailed(KinoraError):
 
 
 class AttemptsExhausted(StepFailed):
-    """every attempt died before it could finish"""
-
     code = "attempts_exhausted"
+    example = "every attempt died before it could finish"
 
 
 class EngineFailed(StepFailed):
-    """the engine broke"""
-
     code = "engine_failed"
+    example = "the engine broke"
 
 
 class OutOfMemory(StepFailed):
-    """the clip does not fit the GPU"""
-
     code = "gpu_out_of_memory"
+    example = "the clip does not fit the GPU"
 
 
 class GpuLost(StepFailed):
-    """the GPU reported an error after which nothing works in this process"""
-
     code = "gpu_lost"
+    retry = Retry.AT_ONCE
+    example = "the GPU reported an error after which nothing works in this process"
 
 
 class TimeLimitExceeded(StepFailed):
-    """the step took longer than STEP_TIME_LIMIT"""
-
     code = "time_limit_exceeded"
+    retry = Retry.AT_ONCE
+    example = "the step took longer than STEP_TIME_LIMIT"
 
 
 class InputMissing(StepFailed):
-    """the uploaded picture is no longer in the storage"""
-
     code = "input_missing"
+    example = "the uploaded picture is no longer in the storage"
 
 
 class EncodingFailed(StepFailed):
-    """the frames could not be encoded"""
-
     code = "encoding_failed"
+    example = "the frames could not be encoded"
 
 
 class InternalError(StepFailed):
-    """a fault of ours; the log has it"""
-
     code = "internal_error"
+    example = "a fault of ours; the log has it"

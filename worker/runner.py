@@ -16,7 +16,7 @@ from typing import cast
 import structlog
 
 from core.config import Settings
-from core.errors import GpuLost, InternalError, KinoraError, TimeLimitExceeded, Unavailable
+from core.errors import GpuLost, InternalError, KinoraError, Retry, TimeLimitExceeded, Unavailable
 from core.ledger import Ledger
 from core.live_previews import LivePreviews
 from core.queue import StepQueue
@@ -225,10 +225,6 @@ def _attempt(running: RunningAttempt, context: WorkerContext, part: Callable[[],
     return None
 
 
-# Another worker, or this one afresh, may do better; anything else would end the same way again.
-WORTH_ANOTHER_ATTEMPT = (Unavailable, GpuLost, TimeLimitExceeded)
-
-
 def _end(claim: Claim, attempt: Attempt, error: KinoraError, context: WorkerContext) -> str:
     """Record why the attempt did not finish."""
     # What an engine says may quote what was asked for: it is for the task's owner, not for the log.
@@ -237,8 +233,9 @@ def _end(claim: Claim, attempt: Attempt, error: KinoraError, context: WorkerCont
     context.gpu_lost = context.gpu_lost or isinstance(error, GpuLost)
     info = ErrorInfo(error.code, error.message)
     try:
-        if isinstance(error, WORTH_ANOTHER_ATTEMPT):
-            return "lost" if context.ledger.lose(claim, info, context.settings.max_attempts) else "stopped"
+        if error.retry is not Retry.NEVER:
+            rest = float(error.retry_after or 0)
+            return "lost" if context.ledger.lose(claim, info, context.settings.max_attempts, rest) else "stopped"
         return "failed" if context.ledger.fail(claim, info) else "stopped"
     except Unavailable as unavailable:
         # Then the lease runs out, and the keeper gives the step another attempt.

@@ -16,13 +16,13 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from bench.flops import share_of_shallow
+from bench.fp8 import has_fp8, use_fp8
 from bench.svd_ways import Kinora, clip_of, now
 from core.engines import SVD_FAST, Approximation
 from core.errors import KinoraError
 from harness.random_svd import FULL_CASE, Case
 from worker.attempt import Attempt
 from worker.causes import first_line
-from worker.svd.fp8 import has_fp8, use_fp8
 from worker.svd.speedups import EVERYWHERE, ON_GPU
 
 Frames = NDArray[np.uint8]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from core.tables import counters
+from core.upsert import for_each_dialect
 
 COUNTER = ""  # a counter's `bound`
 SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -32,13 +32,11 @@ class Duration:
     seconds: float
 
 
-def _upsert(insert: Any) -> Any:
-    statement = insert(counters)
-    raised = {name: counters.c[name] + statement.excluded[name] for name in ("count", "total")}
-    return statement.on_conflict_do_update(index_elements=list(counters.primary_key), set_=raised)
+def _raised(statement: Any) -> dict[str, Any]:
+    return {name: counters.c[name] + statement.excluded[name] for name in ("count", "total")}
 
 
-UPSERT = {"postgresql": _upsert(postgresql.insert), "sqlite": _upsert(sqlite.insert)}
+UPSERT = for_each_dialect(counters, _raised)
 
 
 def count(connection: sa.Connection, *observations: Count | Duration) -> None:

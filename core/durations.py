@@ -5,30 +5,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from core.tables import step_durations
 from core.task import Step
+from core.upsert import for_each_dialect
 
 # The first few count alike; from then on each new one moves the mean by this share, so that it follows changes.
 NEWEST_SHARE = 0.2
 MOST_SIZES = 200  # of one engine and kind
 
 
-def _upsert(insert: Any) -> Any:
-    statement = insert(step_durations)
-    count = step_durations.c.count + 1
+def _new_means(statement: Any) -> dict[str, Any]:
+    columns = step_durations.c
+    count = columns.count + 1
     share = sa.case((count < 1 / NEWEST_SHARE, 1.0 / count), else_=NEWEST_SHARE)
     means = {
-        name: step_durations.c[name] + share * (statement.excluded[name] - step_durations.c[name])
+        name: columns[name] + share * (statement.excluded[name] - columns[name])
         for name in ("seconds", "render_seconds")
     }
-    raised = {"count": count, "work": statement.excluded.work} | means
-    return statement.on_conflict_do_update(index_elements=list(step_durations.primary_key), set_=raised)
+    return {"count": count, "work": statement.excluded.work} | means
 
 
 ALL = sa.select(step_durations)
-UPSERT = {"postgresql": _upsert(postgresql.insert), "sqlite": _upsert(sqlite.insert)}
+UPSERT = for_each_dialect(step_durations, _new_means)
 
 
 @dataclass(frozen=True)

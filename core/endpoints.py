@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from core.database import ENDPOINTS_LOCK, one_at_a_time, reading, writing
 from core.errors import EndpointNotFound, InvalidParameter
 from core.tables import endpoints, now, webhook_secrets
 from core.task import Status, is_id, new_id
+from core.upsert import insert
 
 # Each is one more row to write in the transaction that ends a task.
 MAX_ENDPOINTS = 20
@@ -64,9 +64,8 @@ class Endpoints:
             known = tx.execute(sa.select(endpoints.c.url).where(_of(owner))).scalars().all()
             if url not in known and len(known) >= MAX_ENDPOINTS:
                 raise InvalidParameter(f"there are {len(known)} endpoints, and no more may be: remove one", param="url")
-            insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
             changed = {"events": events, "disabled_at": None}
-            made = insert(endpoints).values(values)
+            made = insert(tx, endpoints).values(values)
             made = made.on_conflict_do_update(index_elements=["owner", "url"], set_=changed)
             return _endpoint(tx.execute(made.returning(endpoints)).one())
 
@@ -92,8 +91,7 @@ class Endpoints:
             return str(found)
         made = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
         with writing(self.database) as tx:
-            insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
-            tx.execute(insert(webhook_secrets).values(owner=owner, secret=made).on_conflict_do_nothing())
+            tx.execute(insert(tx, webhook_secrets).values(owner=owner, secret=made).on_conflict_do_nothing())
             return str(tx.execute(query).scalar_one())  # another process may have been first
 
 

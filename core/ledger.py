@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from core import counters, deliveries, durations, quotas, statements
 from core.counters import Count, Duration
@@ -36,6 +35,7 @@ from core.task import (
     new_id,
     sources,
 )
+from core.upsert import insert
 
 # Seconds a step rests after its first, second, … lost attempt.
 RETRY_PAUSES = (1.0, 5.0, 30.0)
@@ -140,8 +140,7 @@ class Ledger(Reader):
     def _use_key(self, tx: sa.Connection, key: IdempotencyKey, task_id: str) -> None:
         """Whoever writes the key's row first makes the task; the others wait for that, find it, and undo theirs."""
         values = vars(key) | {"task_id": task_id, "created_at": now()}
-        insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
-        tx.execute(insert(idempotency_keys).values(values).on_conflict_do_nothing())
+        tx.execute(insert(tx, idempotency_keys).values(values).on_conflict_do_nothing())
         if (made := task_made_with(tx, key)) and made != task_id:
             raise TaskExists(made)
 

@@ -15,7 +15,7 @@ from app.deps import CallerDep, Links, LinksDep, ServicesDep
 from app.errors import documented
 from app.events import SnapshotPoller
 from app.router import create_router
-from app.routes.status import CurrentStep, TaskError
+from app.routes.status import CurrentStep, TaskError, current_step, task_error
 from core import errors
 from core.errors import InvalidParameter
 from core.snapshots import Snapshot
@@ -158,15 +158,8 @@ def task_event(snapshot: Snapshot, links: Links) -> TaskEvent:
         task_id=snapshot.task_id,
         status=snapshot.status,
         progress=snapshot.progress,
-        step=running
-        and CurrentStep(
-            verb=running.kind,
-            phase=running.phase,
-            number=running.position + 1,
-            of=snapshot.steps,
-            attempt=running.attempt,
-        ),
-        error=snapshot.error and TaskError(code=snapshot.error.code, message=snapshot.error.message),
+        step=running and current_step(running, of=snapshot.steps),
+        error=snapshot.error and task_error(snapshot.error),
         result_url=links.result(snapshot.task_id, snapshot.owner) if result else None,
         thumbnail_url=links.result(snapshot.task_id, snapshot.owner, "/thumbnail") if result else None,
     )

@@ -14,7 +14,8 @@ from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS, Accepted, accepted
 from app.tasks import cancel_task, delete_task
 from core import errors
-from core.task import ID_PATTERN, Status, Step, Task, progress_of
+from core.snapshots import RunningStep
+from core.task import ID_PATTERN, ErrorInfo, Status, Step, Task, progress_of
 
 router = create_router(tags=["tasks"])
 
@@ -121,20 +122,22 @@ def task_status(services: Services, links: Links, task: Task, steps: list[Step])
     return TaskStatus(
         **summarize(task, links),
         progress=progress_of(steps),
-        step=running
-        and CurrentStep(
-            verb=running.kind,
-            phase=running.phase,
-            number=running.position + 1,
-            of=len(steps),
-            attempt=running.attempt,
-        ),
+        step=running and current_step(running, of=len(steps)),
         queue_position=estimate.queue_position,
         eta_seconds=estimate.eta_seconds,
         params=task.params,
         warnings=task.warnings,
         receipt=task.receipt,
     )
+
+
+def current_step(running: Step | RunningStep, of: int) -> CurrentStep:
+    number = running.position + 1
+    return CurrentStep(verb=running.kind, phase=running.phase, number=number, of=of, attempt=running.attempt)
+
+
+def task_error(error: ErrorInfo) -> TaskError:
+    return TaskError(code=error.code, message=error.message)
 
 
 def summarize(task: Task, links: Links) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def summarize(task: Task, links: Links) -> dict[str, Any]:
         "created_at": to_datetime(task.created_at),
         "started_at": to_datetime(task.started_at),
         "finished_at": to_datetime(task.finished_at),
-        "error": task.error and TaskError(code=task.error.code, message=task.error.message),
+        "error": task.error and task_error(task.error),
         "result_url": links.result(task.task_id, task.owner) if is_there else None,
         "thumbnail_url": links.result(task.task_id, task.owner, "/thumbnail") if is_there else None,
     }

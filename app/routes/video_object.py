@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from app.deps import Caller, Services
 from app.estimate import Estimate, estimate_task
-from app.routes.status import TaskError
+from app.routes.status import TaskError, task_error
 from core import errors
 from core.config import Settings
 from core.spec import Clip
@@ -83,7 +83,7 @@ def video_of(settings: Settings, task: Task, steps: list[Step], estimate: Estima
 def error_of(task: Task) -> TaskError | None:
     if task.status == Status.CANCELED:
         return TaskError(code="task_canceled", message="the task was canceled")
-    return TaskError(code=task.error.code, message=task.error.message) if task.error else None
+    return task_error(task.error) if task.error else None
 
 
 def poll_after_ms(eta_seconds: float | None) -> int:

@@ -11,15 +11,15 @@ from PIL import Image
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
+from bench import fp8
+from bench.fp8 import Fp8Convolution, Fp8Linear, scaled, use_fp8
 from core.config import Settings
 from core.engines import Approximation, find_engine, known_engines
 from core.spec import Clip, ClipRequest, resolve
 from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt, Stopped
 from worker.engines.svd import Svd
-from worker.svd import fp8
 from worker.svd.deep_cache import Kept, forget_features, keep_deep_features, set_shallow
-from worker.svd.fp8 import Fp8Convolution, Fp8Linear, scaled, use_fp8
 from worker.svd.weights import fetch
 
 pytestmark = SVD_MARKS

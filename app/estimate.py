@@ -6,6 +6,7 @@ from app.deps import Services
 from app.queue_simulation import Simulation
 from core.durations import StepDuration, StepDurations, profile_of
 from core.errors import LedgerUnavailable
+from core.queue import AT_ONCE
 from core.reader import OpenStep
 from core.task import Status, Step, Task, Worker
 
@@ -50,11 +51,17 @@ def durations_of(steps: list[OpenStep], known: StepDurations, otherwise: StepDur
 
 
 def with_everyone(serving: dict[str, list[str]], steps: list[OpenStep], everyone: list[Worker]) -> dict[str, list[str]]:
-    """Return the workers of each queue in which a step waits or runs; somebody, if nobody serves it, so that places
-    in it can be told."""
+    """Return the workers of each queue in which a step waits or runs, each as often as it does steps at a time;
+    somebody, if nobody serves a queue, so that places in it can be told."""
     queues = {step.queue for step in steps}
     found = {queue: [each.worker_id for each in everyone if each.serves(queue)] for queue in queues} | serving
-    return {queue: workers or [f"nobody serves {queue}"] for queue, workers in found.items()}
+    return {queue: slots(queue, workers or [f"nobody serves {queue}"]) for queue, workers in found.items()}
+
+
+def slots(queue: str, workers: list[str]) -> list[str]:
+    if queue not in AT_ONCE:
+        return workers
+    return [f"{worker} {number}" for worker in workers for number in range(AT_ONCE[queue])]
 
 
 def estimate_accepted(services: Services, task_id: str) -> tuple[Status, Estimate]:

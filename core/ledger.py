@@ -215,6 +215,16 @@ class Ledger(Reader):
                 deliveries.write(tx, self._task(tx, task_id), CallbackEvent.PROGRESS)
             return True
 
+    def renew_all(self, claims: Collection[Claim], lease_seconds: float) -> set[str]:
+        """Say that these attempts live, in one statement. Returns the ids of the steps whose attempts may go on: each
+        other one was canceled or taken over, and must end."""
+        if not claims:
+            return set()
+        held = [(claim.step.step_id, claim.step.attempt) for claim in claims]
+        with writing(self.database) as tx:
+            renewed = tx.execute(statements.RENEW_ALL, {"held": held, "lease_seconds": lease_seconds})
+            return set(renewed.scalars())
+
     def finish(
         self,
         claim: Claim,

@@ -19,7 +19,9 @@ from rq.serializers import JSONSerializer
 from core.config import Settings
 from core.errors import QueueUnavailable
 
-QUEUES = ("cpu", "gpu")
+QUEUES = ("cpu", "gpu", "net")
+AT_ONCE = {"net": 100}
+"""Steps that one worker of a queue does at a time; of the others one."""
 STEP_FUNCTION = "worker.runner.run_next"
 SERIALIZER = JSONSerializer
 

@@ -73,6 +73,13 @@ RENEW = (
         phase=sa.bindparam("in_phase"),
     )
 )
+HELD: sa.BindParameter[list[tuple[str, int]]] = sa.bindparam("held", expanding=True)
+RENEW_ALL = (
+    steps.update()
+    .where(sa.tuple_(steps.c.step_id, steps.c.attempt).in_(HELD), steps.c.status == Status.STARTED)
+    .values(lease_until=now() + LEASE)
+    .returning(steps.c.step_id)
+)
 END_ATTEMPT = attempts.update().where(attempts.c.step_id == STEP, attempts.c.attempt == ATTEMPT)
 RELEASE_DEPENDANTS = (
     steps.update()

@@ -349,5 +349,7 @@ class Worker:
     """The UUID of the one that it holds."""
 
     def serves(self, queue: str) -> bool:
-        """It takes that queue's steps or soon will: not one that waits for weights, or for a GPU to fall free."""
-        return self.alive and self.queue == queue and any(said["reason"] is None for said in self.engines.values())
+        """Return whether it takes that queue's steps or soon will: not one that waits for weights, or for a GPU to fall
+        free. One of a queue that has no engines needs none."""
+        can = not self.engines or any(said["reason"] is None for said in self.engines.values())
+        return self.alive and self.queue == queue and can

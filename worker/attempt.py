@@ -95,6 +95,11 @@ class Attempt:
         if self.is_stopped:
             raise Stopped
 
+    def wait(self, seconds: float) -> None:
+        """Wait, unless the attempt must end. Raises Stopped."""
+        if self._stop.wait(seconds):
+            raise Stopped
+
     def keep_trying(self, what: Callable[[], Result]) -> Result:
         """The result of `what`, tried again for as long as it raises Unavailable and the attempt may go on.
 
@@ -106,6 +111,5 @@ class Attempt:
                 return what()
             except Unavailable as error:
                 log.warning("tried_again", phase=self.phase_name, reason=error.message, pause=pause)
-            if self._stop.wait(pause):
-                raise Stopped
+            self.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)

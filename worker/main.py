@@ -22,6 +22,7 @@ from core.startup import wait_for_ledger
 from core.storage import Storage
 from worker.engines.host import EngineHost
 from worker.metrics import WorkerMetrics
+from worker.net import MOST_ABANDONED, NetLane
 from worker.presence import Presence
 from worker.rq_worker import StepWorker
 from worker.runner import WorkerContext, reason_to_leave, release_steps, run_next
@@ -100,7 +101,7 @@ def load_engine(context: WorkerContext) -> None:
         try:
             context.engine_host.preload()
         except (EngineUnavailable, GpuLost) as error:
-            log.error("engine_unavailable", engine=context.engine_host.default_engine.name, reason=error.message)
+            log.error("engine_unavailable", engine=next(iter(context.engine_host.engines)), reason=error.message)
             context.presence.report()
             time.sleep(RELOAD_SECONDS)
             if isinstance(error, GpuLost):  # only a fresh process can try again
@@ -114,9 +115,16 @@ def load_engine(context: WorkerContext) -> None:
 def take_steps(context: WorkerContext, queue: str) -> None:
     """RQ's loop ends when Redis fails for long; a new one begins when Redis is back."""
 
+    lane = NetLane(context) if queue == "net" else None
+
     def answer() -> bool:
-        run_next(context)
+        if lane:
+            lane.run_next()
+        else:
+            run_next(context)
         reason = reason_to_leave(context)
+        if lane and lane.abandoned >= MOST_ABANDONED:
+            reason = f"{lane.abandoned} calls hang in it"
         if reason:
             log.info("worker_leaves", reason=reason)
         return reason is None
@@ -139,5 +147,7 @@ def take_steps(context: WorkerContext, queue: str) -> None:
             pass
         on_stop(leave)
         if loop and loop.stopping:  # also if Redis was away as the loop said goodbye
+            if lane:
+                lane.close()
             return
         time.sleep(RECONNECT_SECONDS)

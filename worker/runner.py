@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import structlog
 
@@ -21,7 +21,7 @@ from core.ledger import Ledger
 from core.live_previews import LivePreviews
 from core.queue import StepQueue
 from core.storage import Storage
-from core.task import Claim, ErrorInfo, ReadyStep, Step, Task
+from core.task import Artifact, Claim, ErrorInfo, ReadyStep, Step, Task
 from worker.attempt import Attempt, Stopped
 from worker.engines.host import EngineHost
 from worker.finalizer import Finalizer
@@ -120,9 +120,10 @@ def _work(running: RunningAttempt, context: WorkerContext) -> None:
         held.enter_context(Lease(context.ledger, claim, attempt, context.settings.lease_seconds))
         held.enter_context(Watchdog(attempt, context.settings.step_time_limit))
         held.enter_context(PreviewPublisher(LivePreviews(context.queue.redis), claim.task.task_id, attempt))
-        outcome = _attempt(running, context, partial(_render_stage, running, context))
+        limit = context.settings.step_time_limit
+        outcome = run_part(running, context, partial(_render_stage, running, context), limit)
         if outcome:
-            _close(running, outcome, context)
+            close_attempt(running, outcome, context)
         else:
             context.finalizer.begin(partial(_finalize_stage, running, held.pop_all(), context))
             if not overlaps(context):
@@ -171,13 +172,24 @@ def peek(context: WorkerContext) -> tuple[Step, Task] | None:
 
 def _finalize_stage(running: RunningAttempt, held: ExitStack, context: WorkerContext) -> None:
     with held:
-        outcome = _attempt(running, context, partial(_finish, running, context))
-        _close(running, outcome or "finished", context)
+        limit = context.settings.step_time_limit
+        outcome = run_part(running, context, partial(_finish, running, context), limit)
+        close_attempt(running, outcome or "finished", context)
 
 
 def _finish(running: RunningAttempt, context: WorkerContext) -> None:
+    record_finish(running, context, *cast(StepHandler, running.handler).finish())
+
+
+def record_finish(
+    running: RunningAttempt,
+    context: WorkerContext,
+    artifacts: list[Artifact],
+    receipt: dict[str, Any],
+    cost: dict[str, Any] | None = None,
+) -> None:
+    """Record what the attempt made, and wake workers for what can be done now. Raises Stopped."""
     attempt = running.attempt
-    artifacts, receipt = cast(StepHandler, running.handler).finish()
     ready = attempt.keep_trying(
         lambda: context.ledger.finish(
             running.claim,
@@ -185,6 +197,7 @@ def _finish(running: RunningAttempt, context: WorkerContext) -> None:
             receipt,
             attempt.seconds,
             attempt.warnings,
+            cost=cost,
             stored_bytes=attempt.stored_bytes,
             render_seconds=running.render_seconds if overlaps(context) else None,
             waited_seconds=running.waited_seconds,
@@ -195,7 +208,7 @@ def _finish(running: RunningAttempt, context: WorkerContext) -> None:
     _wake(ready, context)
 
 
-def _close(running: RunningAttempt, outcome: str, context: WorkerContext) -> None:
+def close_attempt(running: RunningAttempt, outcome: str, context: WorkerContext) -> None:
     """Leave nothing behind, and count it."""
     engine = running.claim.task.engine
     if outcome != "finished" and running.attempt.stored_bytes:
@@ -206,26 +219,28 @@ def _close(running: RunningAttempt, outcome: str, context: WorkerContext) -> Non
     log.info("attempt_ended", outcome=outcome, seconds=round(time.perf_counter() - running.begun, 3))
 
 
-def _attempt(running: RunningAttempt, context: WorkerContext, part: Callable[[], None]) -> str | None:
+def run_part(
+    running: RunningAttempt, context: WorkerContext, part: Callable[[], None], time_limit: float
+) -> str | None:
     """Do a part of it. Returns the outcome's name if the attempt ended there."""
     claim, attempt = running.claim, running.attempt
     try:
         part()
     except Stopped:
         if attempt.out_of_time:
-            limit = f"it took longer than {context.settings.step_time_limit:g} s"
-            return _end(claim, attempt, TimeLimitExceeded(limit), context)
+            limit = f"it took longer than {time_limit:g} s"
+            return end_attempt(claim, attempt, TimeLimitExceeded(limit), context)
         return "stopped"
     except KinoraError as error:
-        return _end(claim, attempt, error, context)
+        return end_attempt(claim, attempt, error, context)
     except Exception:
         log.exception("attempt_crashed")
         unexpected = InternalError("an unexpected error; the worker's log has it under this task's id")
-        return _end(claim, attempt, unexpected, context)
+        return end_attempt(claim, attempt, unexpected, context)
     return None
 
 
-def _end(claim: Claim, attempt: Attempt, error: KinoraError, context: WorkerContext) -> str:
+def end_attempt(claim: Claim, attempt: Attempt, error: KinoraError, context: WorkerContext) -> str:
     """Record why the attempt did not finish."""
     # What an engine says may quote what was asked for: it is for the task's owner, not for the log.
     reason = {"reason": error.message} if isinstance(error, Unavailable) else {}

@@ -117,6 +117,7 @@ def _check(check: Callable[[], None]) -> str:
 def _queues(services: Services, workers: list[Worker]) -> dict[str, QueueInfo]:
     waiting = services.ledger.waiting()
     names = {engine.queue for engine in known_engines(services.settings).values()}
+    names |= {worker.queue for worker in workers} | set(waiting)
     return {
         name: QueueInfo(
             waiting=waiting.get(name, (0, 0.0))[0],

@@ -12,7 +12,7 @@ import pytest
 from app.deps import Services
 from app.estimate import estimate_task
 from core.ledger import Ledger
-from core.task import Claim, NewStep, NewTask
+from core.task import Claim, NewStep, NewTask, Worker
 from tests.app.conftest import worker_that_says
 from tests.conftest import new_task
 
@@ -124,3 +124,19 @@ def test_nine_of_ten_tasks_of_mixed_graphs_end_within_a_quarter_of_their_estimat
     off = [abs(eta / (world.ended[task_id] - asked) - 1) for task_id, (asked, eta) in estimates.items()]
     assert sum(error <= 0.25 for error in off) >= 0.9 * len(off), sorted(off)
     assert len(off) == 30
+
+
+def test_a_worker_of_the_lane_net_does_a_hundred_steps_side_by_side(ledger: Ledger) -> None:
+    services = cast(Services, SimpleNamespace(ledger=ledger))
+    ledger.report_worker(Worker("w", "net", "h", "m", 1, "none", {}, None, None, 0.0, 0.0, alive=True))
+    for took in (10, 10):
+        ledger.create(new_task(steps=[NewStep("hosted", "net")]))
+        claim = ledger.claim_next("net", "w", 60)
+        assert claim is not None
+        ledger.finish(replace(claim, started_at=claim.started_at - took), [], {}, {})
+    tasks = [new_task(steps=[NewStep("hosted", "net")]) for _ in range(101)]
+    for task in tasks:
+        ledger.create(task)
+    etas = [estimate_task(services, *ledger.task_with_steps(task.task_id)).eta_seconds for task in tasks]
+    assert etas[:100] == [pytest.approx(10, abs=0.5)] * 100
+    assert etas[100] == pytest.approx(20, abs=1)

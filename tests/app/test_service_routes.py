@@ -14,10 +14,11 @@ from app.main import create_app
 from core.config import Settings
 from core.machine import machine_id
 from core.queue import StepQueue
-from core.task import Claim
+from core.task import Claim, NewStep, Worker
 from harness.pictures import CAT
 from harness.servers import free_port
 from tests.app.conftest import upload, worker_that_says
+from tests.conftest import new_task
 
 
 def test_engines_are_listed_with_limits_defaults_and_licence(client: TestClient) -> None:
@@ -208,3 +209,13 @@ def test_what_a_worker_works_on_is_for_an_admin(client: TestClient, services: Se
         (worker,) = client.get("/health", headers=headers).json()["queues"]["cpu"]["workers"]
         told[name] = worker["step_id"]
     assert told == {"ann": None, "root": "1" * 32}
+
+
+def test_a_worker_that_has_no_engine_is_seen_by_health_and_metrics(client: TestClient, services: Services) -> None:
+    services.ledger.report_worker(Worker("w", "net", "h", "m", 1, "none", {}, None, None, 0.0, 0.0, alive=True))
+    services.ledger.create(new_task(steps=[NewStep("hosted", "net")]))
+    net = client.get("/health").json()["queues"]["net"]
+    assert (net["waiting"], [worker["worker_id"] for worker in net["workers"]]) == (1, ["w"])
+    metrics = client.get("/metrics").text
+    assert 'kinora_queue_depth{queue="net"} 1.0' in metrics
+    assert 'kinora_workers{queue="net"} 1.0' in metrics

@@ -39,9 +39,9 @@ class EngineHost:
         self._reasons: dict[str, str] = {}
 
     @property
-    def default_engine(self) -> Engine:
-        """The engine to hold from the start: the operator's, else the queue's first."""
-        return self.engines.get(self.settings.engine) or next(iter(self.engines.values()))
+    def default_engine(self) -> Engine | None:
+        """The engine to hold from the start: the operator's, else the queue's first; None: the queue has none."""
+        return self.engines.get(self.settings.engine) or next(iter(self.engines.values()), None)
 
     @property
     def device(self) -> str:
@@ -71,7 +71,8 @@ class EngineHost:
         EngineUnavailable, GpuLost."""
         try:
             self._hold_gpu()
-            self.get(self.default_engine)
+            if self.default_engine:
+                self.get(self.default_engine)
             if self.motion:
                 self.get(self.motion)
         except (EngineUnavailable, GpuLost) as error:

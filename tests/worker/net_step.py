@@ -1,0 +1,50 @@
+"""A kind of step that harness/provider.py does. `python -m tests.worker.net_step URL --queue net`: a worker for it."""
+
+import sys
+from typing import Any, ClassVar
+
+import httpx2
+
+from core.errors import EngineFailed, Unavailable
+from worker.main import main
+from worker.net import NET_KINDS
+from worker.steps.base import Made
+from worker.steps.net import NetStep
+from worker.steps.store import store
+
+
+class Hosted(NetStep):
+    provider = "harness"
+    poll_seconds = 0.1
+    url: ClassVar[str]
+
+    def submit(self) -> dict[str, Any]:
+        return self._ask("POST", "/jobs", json={"step_id": self.claim.step.step_id})
+
+    def poll(self, handle: dict[str, Any]) -> float | None:
+        done = self._ask("GET", f"/jobs/{handle['job']}")["done"]
+        return None if done >= 1 else float(done)
+
+    def fetch(self, handle: dict[str, Any]) -> Made:
+        made = store({"video.mp4": handle["job"].encode()}, self.claim, self.attempt, self.storage)
+        return made, {"job": handle["job"]}
+
+    def cost(self, handle: dict[str, Any]) -> dict[str, Any] | None:
+        return dict(self._ask("GET", f"/jobs/{handle['job']}")["price"])
+
+    def _ask(self, method: str, path: str, **given: Any) -> dict[str, Any]:
+        try:
+            answer = httpx2.request(method, self.url + path, timeout=3600, **given)
+        except httpx2.HTTPError as error:
+            raise Unavailable(f"the provider does not answer: {type(error).__name__}") from error
+        if answer.status_code == 503:
+            raise Unavailable("the provider refuses")
+        if answer.status_code != 200:
+            raise EngineFailed(f"the provider answered {answer.status_code}")
+        return dict(answer.json())
+
+
+if __name__ == "__main__":
+    Hosted.url = sys.argv.pop(1)
+    NET_KINDS["hosted"] = Hosted
+    main()

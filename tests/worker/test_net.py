@@ -1,0 +1,255 @@
+"""The lane of steps that wait for other people's servers: a hundred attempts in one process, which fail alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from core.config import Settings
+from core.ledger import Ledger
+from core.queue import StepQueue
+from core.storage import Storage
+from core.task import NewStep, Status, Step, Task
+from harness.provider import PRICE, Provider
+from harness.servers import free_port, wait_until
+from harness.stack import ROOT
+from tests.conftest import expire_leases, new_task
+from tests.worker.net_step import Hosted
+from worker.engines.host import EngineHost
+from worker.metrics import WorkerMetrics
+from worker.net import NET_KINDS, NetLane
+from worker.presence import Presence
+from worker.runner import WorkerContext, release_steps
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
+    provider = Provider()
+    monkeypatch.setattr(Hosted, "url", provider.url, raising=False)
+    monkeypatch.setitem(NET_KINDS, "hosted", Hosted)
+    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    yield provider
+    provider.close()
+
+
+@pytest.fixture
+def lane(settings: Settings, provider: Provider) -> Iterator[NetLane]:
+    """In a worker of a queue that has no engine."""
+    ledger, queue = Ledger(settings.resolved_database_url), StepQueue(settings)
+    host = EngineHost(settings, "net")
+    host.preload()
+    presence = Presence(ledger, "net", host, None)
+    storage = Storage(settings.resolved_storage_url)
+    context = WorkerContext(settings, ledger, storage, queue, host, presence, WorkerMetrics())
+    presence.report()
+    lane = NetLane(context)
+    yield lane
+    release_steps(context)
+    lane.close()
+    queue.close()
+    ledger.close()
+
+
+def ask(ledger: Ledger) -> str:
+    task = new_task(steps=[NewStep("hosted", "net")])
+    ledger.create(task)
+    return task.task_id
+
+
+def ended(lane: NetLane, task_id: str) -> Task:
+    wait_until(lambda: lane.context.ledger.task(task_id).status.is_final, what="the end of the task")
+    return lane.context.ledger.task(task_id)
+
+
+def step_of(ledger: Ledger, task_id: str) -> Step:
+    (step,) = ledger.task_with_steps(task_id)[1]
+    return step
+
+
+def test_a_step_is_submitted_polled_fetched_and_says_what_it_cost(lane: NetLane, provider: Provider) -> None:
+    provider.work_seconds = 0.5
+    task_id = ask(lane.context.ledger)
+    lane.run_next()
+    task = ended(lane, task_id)
+    assert (task.status, task.error) == (Status.FINISHED, None)
+    step = step_of(lane.context.ledger, task_id)
+    (job,) = provider.jobs
+    assert (task.receipt, step.cost) == ({"job": job}, PRICE)
+    assert step.checkpoint == {"submitted": {"job": job}, "lost": 0}
+    wait_until(lambda: not lane.attempts, what="its end")
+    assert lane.context.running == []
+
+
+def test_a_worker_without_engines_serves_its_queue(lane: NetLane) -> None:
+    (worker,) = lane.context.ledger.workers()
+    assert (worker.engines, worker.serves("net"), worker.serves("cpu")) == ({}, True, False)
+
+
+def test_a_provider_that_refuses_or_breaks_off_costs_an_attempt(lane: NetLane, provider: Provider) -> None:
+    provider.mode = "refuses"
+    task_id = ask(lane.context.ledger)
+    lane.run_next()
+    wait_until(lambda: not lane.attempts, what="its end")
+    assert step_of(lane.context.ledger, task_id).status == Status.QUEUED
+    provider.mode = "works"
+    lane.run_next()
+    assert ended(lane, task_id).status == Status.FINISHED
+    assert sum(provider.submits.values()) == 1
+
+
+def test_what_may_have_been_paid_for_nothing_is_said(lane: NetLane, provider: Provider) -> None:
+    provider.mode = "loses answers"
+    task_id = ask(lane.context.ledger)
+    lane.run_next()
+    wait_until(lambda: not lane.attempts, what="its end")
+    assert step_of(lane.context.ledger, task_id).checkpoint == {"intended": True, "lost": 0}
+    provider.mode = "works"
+    lane.run_next()
+    task = ended(lane, task_id)
+    assert task.warnings == ["harness may have been asked, and paid, before: the answer was lost"]
+    assert (step_of(lane.context.ledger, task_id).checkpoint or {})["lost"] == 1
+    assert sum(provider.submits.values()) == 2
+
+
+def test_a_provider_that_hangs_ends_one_attempt_and_never_the_process(
+    lane: NetLane, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hosted, "time_limit", 0.5)
+    monkeypatch.setattr("worker.net.CHECK_POINT_SECONDS", 0.5)
+    provider.mode = "hangs"
+    hangs = ask(lane.context.ledger)
+    lane.run_next()
+    wait_until(lambda: lane.abandoned == 1, what="it to be left behind")
+    assert step_of(lane.context.ledger, hangs).status == Status.QUEUED
+    assert lane.context.running == []
+    provider.mode = "works"
+    lane.run_next()
+    assert ended(lane, hangs).status == Status.FINISHED
+
+
+def test_no_more_than_a_provider_has_slots_are_asked_at_once(
+    lane: NetLane, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hosted, "at_once", 3)
+    provider.work_seconds = 0.3
+    tasks = [ask(lane.context.ledger) for _ in range(12)]
+    for _ in tasks:
+        lane.run_next()
+    assert {ended(lane, task_id).status for task_id in tasks} == {Status.FINISHED}
+    assert 1 <= provider.most_at_once <= 3
+
+
+def test_a_canceled_step_is_polled_no_more(lane: NetLane, provider: Provider) -> None:
+    provider.work_seconds = 3600
+    task_id = ask(lane.context.ledger)
+    lane.run_next()
+    wait_until(lambda: provider.jobs, what="the job")
+    lane.context.ledger.cancel(task_id)
+    wait_until(lambda: not lane.attempts, what="its end")
+    assert lane.context.ledger.task(task_id).status == Status.CANCELED
+
+
+def test_a_worker_that_drains_hands_its_attempts_over(lane: NetLane, provider: Provider) -> None:
+    provider.work_seconds = 1.0
+    task_id = ask(lane.context.ledger)
+    lane.run_next()
+    wait_until(lambda: provider.jobs, what="the job")
+    wait_until(lambda: "submitted" in (step_of(lane.context.ledger, task_id).checkpoint or {}), what="the handle")
+    release_steps(lane.context)
+    wait_until(lambda: not lane.attempts, what="its end")
+    step = step_of(lane.context.ledger, task_id)
+    assert (step.status, step.attempt) == (Status.QUEUED, 1)
+    lane.run_next()
+    assert ended(lane, task_id).status == Status.FINISHED
+    assert sum(provider.submits.values()) == 1
+
+
+def test_all_leases_are_renewed_by_one_statement(lane: NetLane, provider: Provider) -> None:
+    provider.work_seconds = 3600
+    tasks = [ask(lane.context.ledger) for _ in range(20)]
+    for _ in tasks:
+        lane.run_next()
+    wait_until(lambda: len(provider.jobs) == 20, what="all jobs")
+    seen: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "lease_until" in statement and " IN (" in statement:
+            seen.append(statement)
+
+    before = {task_id: lease_of(lane.context.ledger, task_id) for task_id in tasks}
+    sa.event.listen(lane.context.ledger.database, "before_cursor_execute", note)
+    wait_until(lambda: all(lease_of(lane.context.ledger, each) > before[each] for each in tasks), what="renewals")
+    sa.event.remove(lane.context.ledger.database, "before_cursor_execute", note)
+    assert 1 <= len(seen) <= 3
+
+
+def lease_of(ledger: Ledger, task_id: str) -> float:
+    step_id = step_of(ledger, task_id).step_id
+    return next(lease.lease_until for lease in ledger.held_leases() if lease.step_id == step_id)
+
+
+# As a process
+
+
+def start(settings: Settings, provider: Provider, folder: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "DATA_DIR": str(settings.data_dir),
+        "REDIS_PORT": str(settings.redis_port),
+        "WORKER_METRICS_PORT": str(free_port()),
+        "LEASE_SECONDS": "3",
+        "LOG_FORMAT": "console",
+    }
+    command = [sys.executable, "-m", "tests.worker.net_step", provider.url, "--queue", "net"]
+    with (folder / "worker.log").open("ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+
+def test_one_worker_holds_a_hundred_and_another_polls_on_when_it_is_killed(
+    settings: Settings, provider: Provider, tmp_path: Path
+) -> None:
+    ledger, queue = Ledger(settings.resolved_database_url), StepQueue(settings)
+    provider.work_seconds = 3600
+    tasks = [ask(ledger) for _ in range(100)]
+    for task_id in tasks:
+        queue.wake(step_of(ledger, task_id).step_id, "net")
+    first = start(settings, provider, tmp_path)
+    second = None
+    try:
+        wait_until(lambda: len(ledger.held_leases()) == 100, 60, "a hundred attempts")
+        wait_until(lambda: len(provider.jobs) == Hosted.at_once, 60, "as many jobs as a provider has slots")
+        submitted = [each for each in tasks if "submitted" in (step_of(ledger, each).checkpoint or {})]
+        assert psutil.Process(first.pid).memory_info().rss < 300e6
+        time.sleep(4)  # longer than a lease
+        assert expire_leases(ledger) == [], "all of them are renewed"
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        time.sleep(3.5)
+        assert len(expire_leases(ledger)) == 100
+        provider.work_seconds = 0.0
+        second = start(settings, provider, tmp_path)
+        for task_id in tasks:
+            queue.wake(step_of(ledger, task_id).step_id, "net")
+        wait_until(lambda: all(ledger.task(each).status.is_final for each in tasks), 90, "the end of all")
+        assert {ledger.task(each).status for each in tasks} == {Status.FINISHED}
+        assert len(submitted) >= Hosted.at_once - 1
+        for each in submitted:
+            assert provider.submits[step_of(ledger, each).step_id] == 1, "polled on by its handle"
+        twice = [step_id for step_id, count in provider.submits.items() if count > 1]
+        said = [each for each in tasks if ledger.task(each).warnings]
+        assert len(twice) == len(said) <= 1, "what may have been paid without a handle is said"
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(30) == 0
+    finally:
+        for process in (first, second):
+            if process and process.poll() is None:
+                process.kill()
+                process.wait()
+        queue.close()
+        ledger.close()

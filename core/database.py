@@ -24,7 +24,7 @@ BOUNDS_LOCK = 0x6B696E6F7262
 ENDPOINTS_LOCK = 0x6B696E6F7263
 
 
-OLDEST_SQLITE = (3, 35)  # the first with RETURNING
+OLDEST_SQLITE = (3, 35, 5)  # RETURNING, and a DROP COLUMN that damages nothing
 
 
 def connect(url: str) -> sa.Engine:
@@ -34,7 +34,7 @@ def connect(url: str) -> sa.Engine:
 
         return create_engine(url)
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        sys.exit(f"SQLite 3.35 or newer is needed; this Python has {sqlite3.sqlite_version}. Set DATABASE_URL instead")
+        sys.exit(f"SQLite 3.35.5 or newer is needed, here is {sqlite3.sqlite_version}: set DATABASE_URL instead")
     Path(sa.make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     event.listen(engine, "connect", _set_up_sqlite)
@@ -119,6 +119,8 @@ def migrate(engine: sa.Engine) -> None:
 
     with writing(engine) as connection:
         one_at_a_time(connection, MIGRATION_LOCK)
+        if connection.dialect.name == "postgresql":  # a large table takes its time
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
         settings = config.Config()
         settings.set_main_option("script_location", str(MIGRATIONS))
         settings.attributes["connection"] = connection

@@ -122,7 +122,8 @@ steps = Table(
     Index(None, "content_key"),
     Index(None, "task_id", "position", unique=True),
     Index(None, "task_id", "name", unique=True),
-    Index(None, "queue", "status"),
+    Index(None, "queue", "status", "waits_for"),
+    Index(None, "status", "waits_for"),
     Index(None, "status", "lease_until"),
 )
 

@@ -80,6 +80,7 @@ def add_task(engine: sa.Engine, clip: Clip, status: str = "queued") -> None:
                 not_before=0.0,
                 artifacts={},
             )
+            insert(connection, "attempts", step_id=ids[step.name], attempt=1, worker_id="w", started_at=0.0)
             for name in step.needs:
                 insert(connection, "needs", step_id=ids[step.name], needed_id=ids[name])
 
@@ -108,7 +109,14 @@ def test_steps_that_held_a_whole_clip_know_what_they_do(
     ledger = Ledger(empty_database_url)
     ledger.migrate()
     _, steps = ledger.task_with_steps(TASK_ID)
+    with ledger.database.connect() as connection:
+        edges = connection.execute(sa.text("SELECT count(*) FROM needs")).scalar_one()
+        tried = connection.execute(sa.text("SELECT count(*) FROM attempts")).scalar_one()
     ledger.close()
+    assert (edges, tried) == (
+        sum(len(step.needs) for step in clip_graph(clip, ENGINE, "cpu", SETTINGS).steps),
+        len(steps),
+    )
     assert [PARAMS.validate_python(step.params) for step in steps] == [
         step.params for step in clip_graph(clip, ENGINE, "cpu", SETTINGS).steps
     ]

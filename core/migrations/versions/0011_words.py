@@ -7,12 +7,13 @@ revision = "0011"
 down_revision = "0010"
 
 
+# Not as a batch: on SQLite that makes the table anew, and to drop the old one deletes what refers to its rows.
+RENAMED = (("steps", "verb", "kind"), ("speeds", "verb", "kind"), ("speeds", "front", "render_seconds"))
+
+
 def upgrade() -> None:
-    with op.batch_alter_table("steps") as steps:
-        steps.alter_column("verb", new_column_name="kind")
-    with op.batch_alter_table("speeds") as speeds:
-        speeds.alter_column("verb", new_column_name="kind")
-        speeds.alter_column("front", new_column_name="render_seconds")
+    for table, old, new in RENAMED:
+        op.execute(f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}")
     rename("speeds", "step_durations")
     rename("tallies", "counters")
     ledger = op.create_table("ledger", sa.Column("lowest_reader", sa.String(length=32), nullable=False))
@@ -27,10 +28,7 @@ def rename(old: str, new: str) -> None:
 
 def downgrade() -> None:
     op.drop_table("ledger")
-    op.rename_table("counters", "tallies")
-    op.rename_table("step_durations", "speeds")
-    with op.batch_alter_table("speeds") as speeds:
-        speeds.alter_column("render_seconds", new_column_name="front")
-        speeds.alter_column("kind", new_column_name="verb")
-    with op.batch_alter_table("steps") as steps:
-        steps.alter_column("kind", new_column_name="verb")
+    rename("counters", "tallies")
+    rename("step_durations", "speeds")
+    for table, old, new in RENAMED:
+        op.execute(f"ALTER TABLE {table} RENAME COLUMN {new} TO {old}")

@@ -8,8 +8,7 @@ down_revision = "0012"
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("steps") as steps:
-        steps.alter_column("not_before", new_column_name="ready_at")
+    op.execute("ALTER TABLE steps RENAME COLUMN not_before TO ready_at")
     op.add_column("steps", sa.Column("rest_seconds", sa.Double(), server_default="0", nullable=False))
     op.add_column("steps", sa.Column("rested_at", sa.Double(), nullable=True))
     op.execute(sa.table("ledger", sa.column("lowest_reader")).update().values(lowest_reader=revision))
@@ -18,5 +17,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("steps", "rested_at")
     op.drop_column("steps", "rest_seconds")
-    with op.batch_alter_table("steps") as steps:
-        steps.alter_column("ready_at", new_column_name="not_before")
+    op.execute("ALTER TABLE steps RENAME COLUMN ready_at TO not_before")

@@ -14,7 +14,8 @@ def upgrade() -> None:
     )
     op.drop_index("ix_steps_queue_status_queued_at", "steps")
     op.drop_column("steps", "queued_at")
-    op.create_index("ix_steps_queue_status", "steps", ["queue", "status"])
+    op.create_index("ix_steps_queue_status_waits_for", "steps", ["queue", "status", "waits_for"])
+    op.create_index("ix_steps_status_waits_for", "steps", ["status", "waits_for"])
     op.execute(sa.table("ledger", sa.column("lowest_reader")).update().values(lowest_reader=revision))
 
 

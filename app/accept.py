@@ -61,7 +61,7 @@ def accept(
     """
     if callback:
         check_outbound_url(callback.url, services.settings.fetch_allow, "callback_url", https_only=True)
-    sent = fingerprint(request, source, callback, sizing)
+    sent = fingerprint(request, source, callback, sizing, reuse)
     key = IdempotencyKey(caller.owner, idempotency_key, sent) if idempotency_key else None
     if key and (made := services.ledger.task_made_with(key)):
         return made
@@ -173,10 +173,13 @@ def seconds_to_a_free_place(services: Services, clip: Clip, queue: str, workers:
     return max(1, min(60, math.ceil(seconds / max(1, at_work))))
 
 
-def fingerprint(request: ClipRequest, source: Source, callback: Callback | None, sizing: Sizing | None) -> str:
+def fingerprint(
+    request: ClipRequest, source: Source, callback: Callback | None, sizing: Sizing | None, reuse: bool = False
+) -> str:
     """SHA-256 of all that a caller sent; defaults are not filled in, for they may change."""
     told = f" {callback.url} {' '.join(callback.events)}" if callback else ""
-    sent = f"{request.model_dump_json(exclude_none=True)} {name_of(source)}{told}{f' {sizing.name}' if sizing else ''}"
+    more = (f" {sizing.name}" if sizing else "") + " reuse" * reuse
+    sent = f"{request.model_dump_json(exclude_none=True)} {name_of(source)}{told}{more}"
     return hashlib.sha256(sent.encode()).hexdigest()
 
 

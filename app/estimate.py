@@ -39,7 +39,8 @@ def estimate_task(services: Services, task: Task, steps: list[Step]) -> Estimate
     forecast = Simulation(open_steps, durations, with_everyone(serving, open_steps, everyone)).run()
     waiting = [step for step in left if step.status == Status.QUEUED]
     runs = len(waiting) < len(left)
-    position = None if runs else min((forecast.served.get(step.step_id, 1) for step in waiting), default=None)
+    ready = [step for step in waiting if not step.waits_for]
+    position = None if runs else min((forecast.served.get(step.step_id, 1) for step in ready), default=None)
     if not is_known:
         return Estimate(position, None)
     return Estimate(position, round(max(forecast.ends.get(step.step_id, 0.0) for step in left), 2))

@@ -58,6 +58,7 @@ class Simulation:
         self.schedules = dict.fromkeys(self.queue_of, Schedule())
         self.turns = {step.task_id: step.turn for step in steps}
         self.missing = {step.step_id: len(step.needs) for step in steps}
+        self.names: dict[str, list[str]] = {queue: list(names) for queue, names in workers.items()}
         self.needed_by: dict[str, list[OpenStep]] = {}
         for step in steps:
             for needed in step.needs:
@@ -94,8 +95,7 @@ class Simulation:
     def _go_on(self, step: OpenStep, worker: str) -> None:
         """A step that runs: a dead worker's is done by whichever of its queue is free first."""
         if worker not in self.schedules:
-            others = [name for name, queue in self.queue_of.items() if queue == step.queue]
-            worker = min(others, key=lambda name: self.schedules[name], default=worker)
+            worker = min(self.names.get(step.queue, []), key=lambda name: self.schedules[name], default=worker)
         schedule = self.schedules.get(worker, Schedule()).with_step(self.durations[step.step_id], ran=step.ran)
         if worker in self.schedules:
             self.schedules[worker] = schedule

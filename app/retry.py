@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from app.accept import new_task, record, require_disk_space, smoothing_queue
+from app.accept import choose_engine, new_task, record, require_disk_space, smoothing_queue
 from app.deps import Caller, Services
-from core.engines import find_engine
 from core.errors import ArtifactNotFound, NotReady, TaskGone, TaskNotFound
 from core.plan.clip import clip_graph
 from core.spec import Clip
@@ -25,8 +24,9 @@ def retry_task(services: Services, caller: Caller, task_id: str) -> str:
         raise NotReady(f"the task is {task.status}: it can be made again once it has ended", retry_after=5)
     require_disk_space(services.settings)
     clip = Clip.model_validate(task.params)
-    engine = find_engine(clip.engine, services.settings)
-    queue = smoothing_queue(engine, services.ledger.workers(), services.settings)
+    workers = services.ledger.workers()
+    engine = choose_engine(services, clip.engine, workers)
+    queue = smoothing_queue(engine, workers, services.settings)
     graph, again = clip_graph(clip, engine, queue, services.settings), new_id()
     (before,) = services.ledger.inputs(task_id).values()
     source = replace(before, key=input_key(again))

@@ -138,7 +138,7 @@ def read_picture(given: bytes, settings: Settings, param: str) -> bytes | str:
     """A picture's own bytes, or those of its base64 or `data:` URL; or else the URL where it is. A URL may stand in an
     object, as its `image_url`.
 
-    StreamCursor apart by what they are, since clients send any of them under any name and media type. Raises
+    Told apart by what they are, since clients send any of them under any name and media type. Raises
     FileMissing, UploadTooLarge, InvalidParameter."""
     if found := OBJECT.fullmatch(given):
         given = found[1].replace(b"\\/", b"/")

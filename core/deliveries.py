@@ -29,7 +29,11 @@ WANTED = sa.select(endpoints.c.endpoint_id, endpoints.c.url, endpoints.c.events)
 )
 # As core/task.progress_of has it.
 PROGRESS = sa.select(
-    sa.func.sum(steps.c.progress * steps.c.weight) / sa.func.sum(steps.c.weight + steps.c.reserved_weight)
+    sa.func.coalesce(
+        sa.func.sum(steps.c.progress * steps.c.weight)
+        / sa.func.nullif(sa.func.sum(steps.c.weight + steps.c.reserved_weight), 0.0),
+        0.0,
+    )
 ).where(steps.c.task_id == sa.bindparam("task_id"))
 # What OpenAI's dialect calls an event; of the others it tells nothing.
 VIDEO_EVENTS = {

@@ -30,7 +30,8 @@ KinoraError
 ├── Unavailable               worth another try later
 │   ├── LedgerUnavailable     ledger_unavailable
 │   ├── StorageUnavailable    storage_unavailable
-│   └── QueueUnavailable      redis_unavailable
+│   ├── QueueUnavailable      redis_unavailable
+│   └── NotTaken              provider_refused
 ├── LimitExceeded             the caller must wait
 │   ├── QueueFull             queue_full
 │   ├── QuotaExceeded         quota_exceeded
@@ -268,6 +269,13 @@ class StorageUnavailable(Unavailable):
 class QueueUnavailable(Unavailable):
     code = "redis_unavailable"
     example = "Redis does not answer"
+
+
+class NotTaken(Unavailable):
+    """Somebody else's server has refused a job for now: it was asked, and has begun nothing."""
+
+    code = "provider_refused"
+    example = "the provider takes no job now"
 
 
 class LimitExceeded(KinoraError):

@@ -86,7 +86,7 @@ class Ledger(Reader):
                 quotas.check(tx, task.owner, quota)
             if bounds:
                 one_at_a_time(tx, BOUNDS_LOCK)
-                quotas.check_bounds(tx, {step.queue for step in task.steps if not step.needs}, bounds)
+                quotas.check_bounds(tx, queues_to_wait_in(task.steps), bounds)
             ready = self._add_steps(tx, task.task_id, task.steps, task.result_step)
             tx.execute(statements.INSERT_EVENT, {"task_id": task.task_id, "kind": Status.QUEUED})
             counters.count(tx, Count("tasks_created", task.engine))
@@ -103,6 +103,7 @@ class Ledger(Reader):
         earlier = tx.execute(statements.NAMED_STEPS, {"task_id": task_id}).all()
         ids = {step.name: step.step_id for step in earlier}
         done = {step.step_id for step in earlier if step.status == Status.FINISHED}
+        useless = {step.step_id for step in earlier if step.status in (Status.FAILED, Status.CANCELED)}
         rows, edges, ready = [], [], []
         for position, step in enumerate(new, start=len(earlier)):
             needed = [ids[name] for name in step.needs]
@@ -117,6 +118,8 @@ class Ledger(Reader):
             rows.append(row | own | {"waits_for": sum(each not in done for each in needed)})
             if step.finished:
                 done.add(step_id)
+            elif useless.intersection(needed):
+                useless.add(step_id)
             elif not rows[-1]["waits_for"]:
                 ready.append(ReadyStep(step_id, step.queue))
         tx.execute(statements.INSERT_STEP, rows)
@@ -125,6 +128,9 @@ class Ledger(Reader):
         for row, step in zip(rows, new, strict=True):
             if step.finished:
                 self._take_over_finished(tx, row["step_id"], step.finished)
+        canceled = sa.and_(steps.c.task_id == task_id, steps.c.step_id.in_(useless), steps.c.status == Status.QUEUED)
+        if useless:
+            tx.execute(steps.update().where(canceled).values(status=Status.CANCELED, finished_at=now()))
         if result_step is not None:
             made_by = ids[result_step] if result_step else rows[-1]["step_id"]
             tx.execute(tasks.update().where(tasks.c.task_id == task_id).values(result_step=made_by))
@@ -211,19 +217,27 @@ class Ledger(Reader):
             before = deliveries.progress_of(tx, task_id) if claim.tells_progress else 0
             if not tx.execute(statements.RENEW, _mine(claim) | renewal).rowcount:
                 return False
-            if claim.tells_progress and deliveries.progress_of(tx, task_id) // TOLD_PERCENT > before // TOLD_PERCENT:
-                deliveries.write(tx, self._task(tx, task_id), CallbackEvent.PROGRESS)
+            if claim.tells_progress:
+                self._tell_progress(tx, task_id, before)
             return True
 
-    def renew_all(self, claims: Collection[Claim], lease_seconds: float) -> set[str]:
-        """Say that these attempts live, in one statement. Returns the ids of the steps whose attempts may go on: each
-        other one was canceled or taken over, and must end."""
+    def _tell_progress(self, tx: sa.Connection, task_id: str, before: int) -> None:
+        """Write a callback if the task has passed another ten percent, unless it has ended."""
+        if deliveries.progress_of(tx, task_id) // TOLD_PERCENT > before // TOLD_PERCENT:
+            task = self._task(tx, task_id)
+            if not task.status.is_final:
+                deliveries.write(tx, task, CallbackEvent.PROGRESS)
+
+    def renew_all(self, claims: Collection[Claim], lease_seconds: float) -> set[tuple[str, int]]:
+        """Say that these attempts live, in one statement. Returns those that may go on, by step and attempt: each other
+        one was canceled or taken over, and must end."""
         if not claims:
             return set()
         held = [(claim.step.step_id, claim.step.attempt) for claim in claims]
         with writing(self.database) as tx:
+            tx.execute(statements.LOCK_HELD, {"held": held})
             renewed = tx.execute(statements.RENEW_ALL, {"held": held, "lease_seconds": lease_seconds})
-            return set(renewed.scalars())
+            return {(row.step_id, row.attempt) for row in renewed}
 
     def finish(
         self,
@@ -251,6 +265,7 @@ class Ledger(Reader):
         """
         with writing(self.database) as tx:
             task = self._lock_task_of(tx, claim.step.step_id)
+            before = deliveries.progress_of(tx, claim.task.task_id) if claim.tells_progress else 0
             if task is None or not self._end_step(
                 tx,
                 claim,
@@ -281,6 +296,8 @@ class Ledger(Reader):
                 said = [*task.warnings, *warnings]
                 tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(warnings=said))
             self._end_task_if_done(tx, task)
+            if claim.tells_progress:
+                self._tell_progress(tx, task.task_id, before)
             return ready
 
     def checkpoint(self, claim: Claim, data: dict[str, Any]) -> bool:
@@ -497,6 +514,7 @@ class Ledger(Reader):
             self._end_task(tx, task, Status.FINISHED, receipt=receipt)
 
     def _close_steps(self, tx: sa.Connection, task_id: str, status: Status) -> None:
+        tx.execute(statements.LOCK_STEPS, {"task_id": task_id})
         still_open = sa.and_(steps.c.task_id == task_id, steps.c.status.in_(sources(status)))
         running = sa.select(steps.c.step_id).where(still_open, steps.c.status == Status.STARTED)
         tx.execute(
@@ -554,3 +572,9 @@ def error_of(failed: Sequence[Any]) -> ErrorInfo:
     if not others:
         return ErrorInfo(first.error_code, first.error_message)
     return ErrorInfo(first.error_code, "; ".join(f"{step.name}: {step.error_message}" for step in failed))
+
+
+def queues_to_wait_in(new: Sequence[NewStep]) -> set[str]:
+    """Return the queues in which steps of a new task wait at once."""
+    finished = {step.name or str(position) for position, step in enumerate(new) if step.finished}
+    return {step.queue for step in new if not step.finished and finished.issuperset(step.needs)}

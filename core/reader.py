@@ -254,13 +254,15 @@ class Reader:
             needed: dict[str, list[str]] = {}
             for step_id, needed_id in connection.execute(OPEN_NEEDS):
                 needed.setdefault(step_id, []).append(needed_id)
+            rows = connection.execute(OPEN).all()
+            there = {row.step_id for row in rows}  # one may have ended since its needs were read
             return [
                 OpenStep(
-                    *(row.step_id, row.task_id, row.turn, row.position, row.queue),
-                    *(StepProfile(*row[-4:]), tuple(needed.get(row.step_id, ())), row.rest_seconds),
+                    *(row.step_id, row.task_id, row.turn, row.position, row.queue, StepProfile(*row[-4:])),
+                    *(tuple(need for need in needed.get(row.step_id, ()) if need in there), row.rest_seconds),
                     *((row.worker_id, max(0.0, row.ran)) if row.status == Status.STARTED else (None, 0.0)),
                 )
-                for row in connection.execute(OPEN)
+                for row in rows
             ]
 
     def step_durations(self) -> StepDurations:

@@ -33,16 +33,24 @@ QUEUE: sa.BindParameter[str] = sa.bindparam("of_queue")
 LOADED: sa.BindParameter[list[str]] = sa.bindparam("loaded", expanding=True)
 DEFERRED: sa.BindParameter[float] = sa.bindparam("deferred_seconds")
 READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
-TURN = sa.func.coalesce(tasks.c.claimed_at, tasks.c.created_at)
+# One that was claimed at a time to come was so before the clock was set back.
+TURN = sa.case((tasks.c.claimed_at <= now(), tasks.c.claimed_at), else_=tasks.c.created_at)
 # A step whose engine is not loaded gives way for a while: to load it takes as long as several clips.
 GIVES_WAY = sa.case(
-    (sa.or_(steps.c.engine.is_(None), steps.c.engine.in_(LOADED), steps.c.ready_at <= now() - DEFERRED), 0), else_=1
+    (
+        sa.or_(
+            *(steps.c.engine.is_(None), steps.c.engine.in_(LOADED)),
+            *(steps.c.ready_at <= now() - DEFERRED, steps.c.ready_at > now() + DEFERRED),
+        ),
+        0,
+    ),
+    else_=1,
 )
 # The order in which a queue is served: tasks take turns, and of one task the steps come in the order of its plan.
 NEXT = (
     sa.select(steps.c.step_id)
     .join(tasks, tasks.c.task_id == steps.c.task_id)
-    .where(steps.c.queue == QUEUE, READY, DUE)
+    .where(steps.c.queue == QUEUE, READY, DUE, tasks.c.status.in_([Status.QUEUED, Status.STARTED]))
     .order_by(GIVES_WAY, TURN, tasks.c.task_id, steps.c.position)
     .limit(1)
 )
@@ -74,11 +82,24 @@ RENEW = (
     )
 )
 HELD: sa.BindParameter[list[tuple[str, int]]] = sa.bindparam("held", expanding=True)
+# In the order of their ids, as whoever cancels several steps locks them too.
+LOCK_HELD = (
+    sa.select(steps.c.step_id)
+    .where(sa.tuple_(steps.c.step_id, steps.c.attempt).in_(HELD), steps.c.status == Status.STARTED)
+    .order_by(steps.c.step_id)
+    .with_for_update()
+)
+LOCK_STEPS = (
+    sa.select(steps.c.step_id)
+    .where(steps.c.task_id == sa.bindparam("task_id"))
+    .order_by(steps.c.step_id)
+    .with_for_update()
+)
 RENEW_ALL = (
     steps.update()
     .where(sa.tuple_(steps.c.step_id, steps.c.attempt).in_(HELD), steps.c.status == Status.STARTED)
     .values(lease_until=now() + LEASE)
-    .returning(steps.c.step_id)
+    .returning(steps.c.step_id, steps.c.attempt)
 )
 END_ATTEMPT = attempts.update().where(attempts.c.step_id == STEP, attempts.c.attempt == ATTEMPT)
 RELEASE_DEPENDANTS = (
@@ -97,7 +118,7 @@ NAMED_STEPS = sa.select(steps.c.step_id, steps.c.name, steps.c.status).where(ste
 FAILED_STEPS = (
     sa.select(steps.c.name, steps.c.error_code, steps.c.error_message)
     .where(steps.c.task_id == sa.bindparam("task_id"), steps.c.status == Status.FAILED)
-    .order_by(steps.c.position)
+    .order_by(steps.c.essential.desc(), steps.c.position)
 )
 RECEIPT = (
     sa.select(steps.c.receipt)

@@ -272,7 +272,7 @@ def progress_of(steps: Sequence[Step]) -> int:
     """Return 0 to 100, over all steps of a task: each counts by its weight, and so do those that are yet to be
     planned."""
     done = sum(step.progress * step.weight for step in steps)
-    return whole_percent(done / sum(step.weight + step.reserved_weight for step in steps))
+    return whole_percent(done / (sum(step.weight + step.reserved_weight for step in steps) or 1.0))
 
 
 def whole_percent(percent: float) -> int:

@@ -21,7 +21,7 @@ class Provider:
         self.work_seconds = 0.0
         """How long a job takes."""
         self.mode = "works"
-        """Or `hangs`, `refuses`, `loses answers` (of submits, which it has heard)."""
+        """Or `hangs`, `refuses`, `is away`, `loses answers` (of submits, which it has heard)."""
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
@@ -36,7 +36,7 @@ class Provider:
 
             def _answer(self, what: Any) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                with provider.counted():
+                with provider:
                     status, said = what(self.path, body)
                 if status == 0:  # the connection ends without a word
                     self.close_connection = True
@@ -55,9 +55,6 @@ class Provider:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def counted(self) -> "Provider":
-        return self
-
     def __enter__(self) -> None:
         with self._lock:
             self._at_once += 1
@@ -72,6 +69,8 @@ class Provider:
             time.sleep(3600)
         if self.mode == "refuses":
             return 503, {"error": "come back later"}
+        if self.mode == "is away":
+            return 0, {}
         step_id = json.loads(body)["step_id"]
         with self._lock:
             self.submits[step_id] += 1
@@ -82,6 +81,8 @@ class Provider:
     def look(self, path: str, _body: bytes) -> tuple[int, dict[str, Any]]:
         if self.mode == "hangs":
             time.sleep(3600)
+        if self.mode == "is away":
+            return 0, {}
         job = path.rpartition("/")[2]
         if job not in self.jobs:
             return 404, {"error": "no such job"}

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import dataclass
 
 import structlog
 
@@ -13,15 +14,23 @@ from worker.lease import RENEW_SECONDS
 
 log = structlog.get_logger(__name__)
 
+Key = tuple[str, int]
+"""The step's id and the number of the attempt: two attempts at one step may be here at once, of which one is over."""
+
+
+@dataclass
+class Held:
+    claim: Claim
+    attempt: Attempt
+    valid_until: float
+    told: tuple[int, str | None] = (0, None)
+    """Progress and phase that the ledger knows."""
+
 
 class Leases:
     def __init__(self, ledger: Ledger, seconds: float) -> None:
         self.ledger, self.seconds = ledger, seconds
-        self._held: dict[str, tuple[Claim, Attempt]] = {}
-        """By the step's id."""
-        self._valid_until: dict[str, float] = {}
-        self._told: dict[str, tuple[int, str | None]] = {}
-        """Progress and phase that the ledger knows."""
+        self._held: dict[Key, Held] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
         threading.Thread(target=self._keep, name="leases", daemon=True).start()
@@ -29,13 +38,11 @@ class Leases:
     def add(self, claim: Claim, attempt: Attempt) -> None:
         """Renew the lease of this attempt from now on."""
         with self._lock:
-            self._held[claim.step.step_id] = claim, attempt
-            self._valid_until[claim.step.step_id] = time.monotonic() + self.seconds
+            self._held[key_of(claim)] = Held(claim, attempt, time.monotonic() + self.seconds)
 
     def remove(self, claim: Claim) -> None:
         with self._lock:
-            for kept in (self._held, self._valid_until, self._told):
-                kept.pop(claim.step.step_id, None)
+            self._held.pop(key_of(claim), None)
 
     def close(self) -> None:
         """Renew nothing any more."""
@@ -55,22 +62,25 @@ class Leases:
             return
         asked_at = time.monotonic()
         try:
-            mine = self.ledger.renew_all([claim for claim, _ in held.values()], self.seconds)
-            self._tell_progress({step_id: held[step_id] for step_id in mine})
+            mine = self.ledger.renew_all([each.claim for each in held.values()], self.seconds)
+            for key in mine:
+                held[key].valid_until = asked_at + self.seconds
+            self._tell_progress([held[key] for key in mine])
         except LedgerUnavailable as error:
             # The ledger may be back before a lease runs out; after that another attempt may have begun.
             log.warning("leases_not_renewed", reason=error.message)
-            mine = {step_id for step_id in held if asked_at < self._valid_until.get(step_id, 0.0)}
-        else:
-            with self._lock:
-                self._valid_until |= dict.fromkeys(mine & self._held.keys(), asked_at + self.seconds)
-        for step_id in held.keys() - mine:
-            held[step_id][1].stop()
+            mine = {key for key, each in held.items() if asked_at < each.valid_until}
+        for key in held.keys() - mine:
+            held[key].attempt.stop()
 
-    def _tell_progress(self, held: dict[str, tuple[Claim, Attempt]]) -> None:
+    def _tell_progress(self, held: list[Held]) -> None:
         """Tell the ledger of those that got further: seldom, beside how often leases are renewed."""
-        for step_id, (claim, attempt) in held.items():
-            found = attempt.progress, attempt.phase_name
-            if self._told.get(step_id) != found:
-                self._told[step_id] = found
-                self.ledger.renew(claim, self.seconds, *found)
+        for each in held:
+            found = each.attempt.progress, each.attempt.phase_name
+            if each.told != found:
+                each.told = found
+                self.ledger.renew(each.claim, self.seconds, *found)
+
+
+def key_of(claim: Claim) -> Key:
+    return claim.step.step_id, claim.step.attempt

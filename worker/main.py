@@ -129,17 +129,39 @@ def take_steps(context: WorkerContext, queue: str) -> None:
             log.info("worker_leaves", reason=reason)
         return reason is None
 
-    def leave(signum: int, frame: FrameType | None) -> None:
+    def stop() -> None:
+        if lane:
+            lane.closing = True
         drain(context)
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        stop()
         sys.exit(0)
 
     on_stop(leave)  # until the loop sets its own handlers, and again once it has ended: nothing renders
     if context.presence.ended.is_set():  # told so as it started: it takes no step before the other thread ends it
         threading.Event().wait()
+    try:
+        listen(context, queue, answer, stop, leave)
+    finally:
+        if lane:
+            on_stop(lambda *_: stop())
+            stop()  # what waits here for minutes others poll on
+            lane.close()
+
+
+def listen(
+    context: WorkerContext,
+    queue: str,
+    answer: Callable[[], bool],
+    stop: Callable[[], None],
+    leave: Callable[[int, FrameType | None], None],
+) -> None:
+    """Answer wake-ups until this worker is to leave."""
     while True:
         loop = None
         try:
-            loop = StepWorker(queue, connect_redis(context.settings), answer, lambda: drain(context))
+            loop = StepWorker(queue, connect_redis(context.settings), answer, stop)
             loop.work(logging_level="WARNING")
         except RedisError as error:
             log.warning("redis_away", reason=str(error))
@@ -147,7 +169,5 @@ def take_steps(context: WorkerContext, queue: str) -> None:
             pass
         on_stop(leave)
         if loop and loop.stopping:  # also if Redis was away as the loop said goodbye
-            if lane:
-                lane.close()
             return
         time.sleep(RECONNECT_SECONDS)

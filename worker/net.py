@@ -4,14 +4,14 @@ mostly sleeps. One that hangs or fails ends alone, never the process."""
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 
-from core.errors import TimeLimitExceeded, Unavailable
+from core.errors import NotTaken, TimeLimitExceeded, Unavailable
 from core.queue import AT_ONCE
 from core.task import Claim
 from worker.attempt import Stopped
@@ -35,7 +35,10 @@ log = structlog.get_logger(__name__)
 class NetAttempt:
     running: RunningAttempt
     kind: type[NetStep]
-    thread: threading.Thread | None = None
+    slots: threading.Semaphore | None = None
+    """Of its provider, of which it holds one."""
+    began: float | None = None
+    """When it got that slot, by this process's clock."""
     is_over: bool = False
     """Its end is in the ledger, or was left to somebody else."""
 
@@ -46,6 +49,8 @@ class NetLane:
         self.leases = Leases(context.ledger, context.settings.lease_seconds)
         self.attempts: list[NetAttempt] = []
         self.abandoned = 0
+        self.closing = False
+        """Nothing is begun any more."""
         self._free = threading.Semaphore(at_once)
         self._of_provider: dict[str, threading.Semaphore] = {}
         self._lock = threading.Lock()
@@ -53,119 +58,144 @@ class NetLane:
         threading.Thread(target=self._watch, name="time limits", daemon=True).start()
 
     def run_next(self) -> None:
-        """Claim the step whose turn it is, if one waits, and begin it. Waits while as many run as may. Raises
-        nothing."""
-        context, presence = self.context, self.context.presence
+        """Claim the step whose turn it is, if one waits, and begin it. Waits if as many run as may; raises nothing."""
         self._free.acquire()
-        claim = None
-        try:
-            claim = context.ledger.claim_next(presence.queue, presence.worker_id, context.settings.lease_seconds)
-        except Unavailable as error:
-            log.warning("step_not_claimed", reason=error.message)
+        claim = None if self.closing else self._claim()
         if claim is None:
             self._free.release()
-            return
-        self._begin(claim)
+        else:
+            self._begin(claim)
 
     def close(self) -> None:
-        """Wait until no attempt runs."""
+        """Begin nothing any more, and wait until no attempt runs. Those that have asked for nothing are given back."""
+        self.closing = True
+        for attempt in [each for each in self.attempts if each.slots is None]:
+            with suppress(Unavailable):  # its lease runs out
+                self.context.ledger.give_back(attempt.running.claim)
+            attempt.running.attempt.stop()
         while self.attempts:
             time.sleep(LOOK_SECONDS)
         self._ended.set()
         self.leases.close()
+
+    def _claim(self) -> Claim | None:
+        context, presence = self.context, self.context.presence
+        try:
+            return context.ledger.claim_next(presence.queue, presence.worker_id, context.settings.lease_seconds)
+        except Unavailable as error:
+            log.warning("step_not_claimed", reason=error.message)
+        except Exception:
+            log.exception("step_not_claimed")
+        return None
 
     def _begin(self, claim: Claim) -> None:
         attempt = NetAttempt(RunningAttempt(claim), NET_KINDS.get(claim.step.kind, NetStep))
         self.leases.add(claim, attempt.running.attempt)
         self.context.running.append(attempt.running)
         self.context.presence.step_ids.append(claim.step.step_id)
+        self.attempts.append(attempt)
         names = {"task_id": claim.task.task_id, "step_id": claim.step.step_id, "attempt": claim.step.attempt}
         with structlog.contextvars.bound_contextvars(**names):
             log.info("attempt_started", kind=claim.step.kind, waited=round(claim.waited, 3))
             work = partial(contextvars.copy_context().run, self._work, attempt)
-            attempt.thread = threading.Thread(target=work, name=f"net-{claim.step.step_id}", daemon=True)
-        self.attempts.append(attempt)
-        attempt.thread.start()
+            threading.Thread(target=work, name=f"net-{claim.step.step_id}", daemon=True).start()
 
     def _work(self, attempt: NetAttempt) -> None:
-        running = attempt.running
-        outcome = run_part(running, self.context, partial(self._go, attempt), attempt.kind.time_limit)
-        self._over(attempt, outcome or "finished")
+        outcome: str | None = "crashed"
+        try:
+            outcome = run_part(attempt.running, self.context, partial(self._go, attempt), attempt.kind.time_limit)
+        finally:
+            self._over(attempt, outcome or "finished")
 
     def _go(self, attempt: NetAttempt) -> None:
         """Submit, unless an earlier attempt has, poll until it is done, fetch, and record."""
-        running = attempt.running
+        running, context = attempt.running, self.context
         claim, its = running.claim, running.attempt
         its.shares = {"submit": 0.01, "poll": 0.94, "fetch": 0.05}
-        context = self.context
         step = attempt.kind(StepContext(claim, its, context.storage, context.engine_host, context.pictures))
-        with self._slot_of(attempt.kind, running):
-            kept = claim.step.checkpoint or {}
-            handle = kept.get("submitted")
-            if handle is None:
-                with its.phase("submit"):
-                    handle = self._submit(step, claim, kept)
-            with its.phase("poll"):
-                while (done := step.poll(handle)) is not None:
-                    its.advance(round(1000 * done), 1000)
-                    its.wait(step.poll_seconds)
-            with its.phase("fetch"):
-                artifacts, receipt = step.fetch(handle)
-        record_finish(running, context, artifacts, receipt, cost=step.cost(handle))
+        self._wait_for_slot(attempt)
+        handle = (claim.step.checkpoint or {}).get("submitted")
+        if handle is None:
+            with its.phase("submit"):
+                handle = self._submit(step, claim)
+        # From here on another attempt would only do the same: what fails for a while is tried again.
+        with its.phase("poll"):
+            while (done := its.keep_trying(partial(step.poll, handle))) is not None:
+                its.advance(round(1000 * done), 1000)
+                its.wait(step.poll_seconds)
+        with its.phase("fetch"):
+            artifacts, receipt = its.keep_trying(partial(step.fetch, handle))
+            cost = its.keep_trying(partial(step.cost, handle))
+        record_finish(running, context, artifacts, receipt, cost)
 
-    def _submit(self, step: NetStep, claim: Claim, kept: dict[str, object]) -> dict[str, object]:
+    def _submit(self, step: NetStep, claim: Claim) -> dict[str, Any]:
         """Return the handle, once it is recorded."""
-        lost = int(str(kept.get("lost", 0)))
+        kept = claim.step.checkpoint or {}
+        lost = int(kept.get("lost", 0))
         if "intended" in kept:  # an attempt asked, and nobody knows whether it was heard
             lost += 1
             step.attempt.warnings.append(f"{step.provider} may have been asked, and paid, before: the answer was lost")
             log.warning("answer_lost", provider=step.provider)
-        if not self.context.ledger.checkpoint(claim, {"intended": True, "lost": lost}):
-            raise Stopped
-        handle = step.submit()
-        if not step.attempt.keep_trying(
-            lambda: self.context.ledger.checkpoint(claim, {"submitted": handle, "lost": lost})
-        ):
-            raise Stopped
+        self._keep(step, claim, {"intended": True, "lost": lost})
+        try:
+            handle = step.submit()
+        except NotTaken:
+            self._keep(step, claim, {"lost": lost})
+            raise
+        self._keep(step, claim, {"submitted": handle, "lost": lost})
         return handle
 
-    @contextmanager
-    def _slot_of(self, kind: type[NetStep], running: RunningAttempt) -> Iterator[None]:
-        """One of those that a provider has here."""
+    def _keep(self, step: NetStep, claim: Claim, data: dict[str, Any]) -> None:
+        if not step.attempt.keep_trying(lambda: self.context.ledger.checkpoint(claim, data)):
+            raise Stopped
+
+    def _wait_for_slot(self, attempt: NetAttempt) -> None:
+        """Until the provider has one free here; its time counts from then on."""
         with self._lock:
-            slots = self._of_provider.setdefault(kind.provider, threading.Semaphore(kind.at_once))
+            slots = self._of_provider.setdefault(attempt.kind.provider, threading.Semaphore(attempt.kind.at_once))
         while not slots.acquire(timeout=LOOK_SECONDS):
-            running.attempt.check()
-        try:
-            yield
-        finally:
-            slots.release()
+            attempt.running.attempt.check()
+        attempt.slots, attempt.began = slots, time.monotonic()
 
     def _over(self, attempt: NetAttempt, outcome: str) -> None:
-        with self._lock:
-            if attempt.is_over:
-                return
-            attempt.is_over = True
+        """Give back what the attempt holds, once: it may be given up before its thread ends."""
         claim = attempt.running.claim
+        with self._lock:
+            is_first, attempt.is_over = not attempt.is_over, True
+        try:
+            close_attempt(attempt.running, outcome, self.context)
+        except Exception:
+            log.exception("attempt_not_closed")
+        if not is_first:
+            return
         self.leases.remove(claim)
-        close_attempt(attempt.running, outcome, self.context)
         self.context.running.remove(attempt.running)
         self.context.presence.step_ids.remove(claim.step.step_id)
         self.attempts.remove(attempt)
         self.context.steps_done += 1
+        if attempt.slots:
+            attempt.slots.release()
         self._free.release()
 
     def _watch(self) -> None:
-        """End attempts that are over their time. One that hangs in a call is left behind: its lease is given up, and
-        whatever it still does matches no row."""
         while not self._ended.wait(LOOK_SECONDS):
             for attempt in list(self.attempts):
-                over = time.perf_counter() - attempt.running.begun - attempt.kind.time_limit
-                if over > 0 and not attempt.running.attempt.out_of_time:
-                    attempt.running.attempt.out_of_time = True
-                    attempt.running.attempt.stop()
-                if over > CHECK_POINT_SECONDS:
-                    self.abandoned += 1
-                    error = TimeLimitExceeded(f"it took longer than {attempt.kind.time_limit:g} s")
-                    running = attempt.running
-                    self._over(attempt, end_attempt(running.claim, running.attempt, error, self.context))
+                try:
+                    self._check_time(attempt)
+                except Exception:
+                    log.exception("time_limit_not_kept")
+
+    def _check_time(self, attempt: NetAttempt) -> None:
+        """End an attempt that is over its time. One that hangs in a call is left behind: its step is given up, and
+        whatever it still does matches no row."""
+        running = attempt.running
+        over = time.monotonic() - (attempt.began or time.monotonic()) - attempt.kind.time_limit
+        if attempt.is_over or over <= 0:
+            return
+        if not running.attempt.out_of_time:
+            running.attempt.out_of_time = True
+            running.attempt.stop()
+        if over > CHECK_POINT_SECONDS:
+            self.abandoned += 1
+            error = TimeLimitExceeded(f"it took longer than {attempt.kind.time_limit:g} s")
+            self._over(attempt, end_attempt(running.claim, running.attempt, error, self.context))

@@ -54,7 +54,7 @@ def extend_receipt(
     made: MadeStep, claim: Claim, attempt: Attempt, video: bytes, parameters: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the receipt of what this attempt made of another step's video: that step's, with what is new."""
-    before = made.receipt
+    before = {name: said for name, said in made.receipt.items() if name != "reused_from"}  # this is made anew
     seconds = {f"{claim.step.kind}_{name}": round(spent, 4) for name, spent in attempt.seconds.items()}
     return before | {
         "parameters": before.get("parameters", {}) | parameters,

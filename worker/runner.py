@@ -269,16 +269,19 @@ def _discard(claim: Claim, context: WorkerContext) -> None:
 
 def release_steps(context: WorkerContext) -> None:
     """Give every running step back, for another worker to claim at once. No attempt is used up."""
-    for running in list(context.running):
-        claim = running.claim
-        try:
-            if context.ledger.give_back(claim):
-                _wake([ReadyStep(claim.step.step_id, claim.step.queue)], context)
-                log.info("step_given_back", step_id=claim.step.step_id)
-        except Unavailable as error:
-            log.warning("step_not_given_back", step_id=claim.step.step_id, reason=error.message)  # its lease runs out
-        finally:
-            running.attempt.stop()  # not before: once it has stopped, the process leaves and takes this thread along
+    running, given_back = list(context.running), []
+    try:
+        for claim in [each.claim for each in running]:
+            try:
+                if context.ledger.give_back(claim):
+                    given_back.append(ReadyStep(claim.step.step_id, claim.step.queue))
+                    log.info("step_given_back", step_id=claim.step.step_id)
+            except Unavailable as error:  # its lease runs out
+                log.warning("step_not_given_back", step_id=claim.step.step_id, reason=error.message)
+        _wake(given_back, context)
+    finally:
+        for each in running:  # not before: once all have stopped, the process leaves and takes this thread along
+            each.attempt.stop()
 
 
 def reason_to_leave(context: WorkerContext) -> str | None:
@@ -304,4 +307,5 @@ def _wake(ready: list[ReadyStep], context: WorkerContext) -> None:
         try:
             context.queue.wake(step_id, queue)
         except Unavailable as error:
-            log.warning("step_not_woken", step_id=step_id, reason=error.message)  # the keeper will
+            log.warning("step_not_woken", step_id=step_id, reason=error.message)  # the keeper will, and the others
+            return

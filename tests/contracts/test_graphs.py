@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.endpoints import CallbackEvent
 from core.ledger import Ledger
-from core.task import Artifact, Claim, ErrorInfo, FinishedStep, NewStep, NewTask, Status, progress_of
+from core.tables import tasks
+from core.task import Artifact, Callback, Claim, ErrorInfo, FinishedStep, NewStep, NewTask, Status, progress_of
 from tests.conftest import artifacts_at, expire_leases, new_task
 
 BROKEN = ErrorInfo("engine_failed", "it broke")
@@ -244,3 +246,45 @@ def test_a_task_of_which_nothing_is_left_to_do_ends_as_it_begins(ledger: Ledger)
     assert statuses(ledger, half) == {"clip": "finished", "film": "queued"}
     finish(ledger, half, "film")
     assert ledger.task(half.task_id).status == Status.FINISHED
+
+
+def test_a_planned_step_that_needs_one_that_failed_is_canceled(ledger: Ledger) -> None:
+    task = create(ledger, step("plan", reserved_weight=3.0), step("shot", essential=False))
+    planning = claim(ledger, task, "plan")
+    assert ledger.fail(claim(ledger, task, "shot"), BROKEN)
+    more = [step("fit", "shot"), step("join", "fit"), step("other", "plan")]
+    assert ledger.finish(planning, [], {}, {}, more=more) is not None
+    assert statuses(ledger, task) == {
+        **{"plan": "finished", "shot": "failed"},
+        **{"fit": "canceled", "join": "canceled", "other": "queued"},
+    }
+    finish(ledger, task, "other")
+    assert ledger.task(task.task_id).status == Status.FAILED
+
+
+def test_an_essential_error_is_said_before_others(ledger: Ledger) -> None:
+    task = create(ledger, step("shot", essential=False), step("mix"))
+    assert ledger.fail(claim(ledger, task, "shot"), BROKEN)
+    assert ledger.fail(claim(ledger, task, "mix"), ErrorInfo("encoding_failed", "no room"))
+    assert ledger.task(task.task_id).error == ErrorInfo("encoding_failed", "mix: no room; shot: it broke")
+
+
+def test_progress_is_told_at_the_end_of_steps_too(ledger: Ledger) -> None:
+    steps = [step(f"shot-{number}") for number in range(10)]
+    callback = Callback("https://example.com/", [CallbackEvent.PROGRESS, CallbackEvent.FINISHED])
+    task = new_task(steps=steps, callback=callback)
+    ledger.create(task)
+    for each in steps:
+        finish(ledger, task, each.name)
+    events = [delivery.event for delivery in ledger.deliveries.due(99)]
+    assert events == ["task.progress"] * 9 + ["task.finished"]
+
+
+def test_a_queued_step_of_a_task_that_has_ended_holds_up_nobody(ledger: Ledger) -> None:
+    """There is none; but one would come first for ever."""
+    task, other = create(ledger, step("clip")), create(ledger, step("clip"))
+    with ledger.database.begin() as tx:
+        tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(status=Status.CANCELED))
+    found = ledger.claim_next("cpu", "w", 60)
+    assert found is not None
+    assert found.task.task_id == other.task_id

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import httpx2
 
-from core.errors import EngineFailed, Unavailable
+from core.errors import EngineFailed, NotTaken, Unavailable
 from worker.main import main
 from worker.net import NET_KINDS
 from worker.steps.base import Made
@@ -38,7 +38,7 @@ class Hosted(NetStep):
         except httpx2.HTTPError as error:
             raise Unavailable(f"the provider does not answer: {type(error).__name__}") from error
         if answer.status_code == 503:
-            raise Unavailable("the provider refuses")
+            raise NotTaken("the provider refuses")
         if answer.status_code != 200:
             raise EngineFailed(f"the provider answered {answer.status_code}")
         return dict(answer.json())

@@ -22,6 +22,7 @@ from harness.servers import free_port, wait_until
 from harness.stack import ROOT
 from tests.conftest import expire_leases, new_task
 from tests.worker.net_step import Hosted
+from worker.attempt import Attempt
 from worker.engines.host import EngineHost
 from worker.metrics import WorkerMetrics
 from worker.net import NET_KINDS, NetLane
@@ -100,7 +101,71 @@ def test_a_provider_that_refuses_or_breaks_off_costs_an_attempt(lane: NetLane, p
     assert step_of(lane.context.ledger, task_id).status == Status.QUEUED
     provider.mode = "works"
     lane.run_next()
+    task = ended(lane, task_id)
+    assert (task.status, task.warnings) == (Status.FINISHED, []), "nobody paid for what was refused"
+    assert sum(provider.submits.values()) == 1
+
+
+def test_a_provider_that_is_away_while_it_works_costs_nothing(lane: NetLane, provider: Provider) -> None:
+    provider.work_seconds = 1.0
+    task_id = ask(lane.context.ledger)
+    lane.run_next()
+    wait_until(lambda: "submitted" in (step_of(lane.context.ledger, task_id).checkpoint or {}), what="the handle")
+    provider.mode = "is away"
+    time.sleep(1.0)
+    provider.mode = "works"
     assert ended(lane, task_id).status == Status.FINISHED
+    assert step_of(lane.context.ledger, task_id).attempt == 1
+
+
+def test_slots_of_a_provider_come_back_from_calls_that_hang(
+    lane: NetLane, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hosted, "at_once", 1)
+    monkeypatch.setattr(Hosted, "time_limit", 0.5)
+    monkeypatch.setattr("worker.net.CHECK_POINT_SECONDS", 0.2)
+    provider.mode = "hangs"
+    first, second = ask(lane.context.ledger), ask(lane.context.ledger)
+    lane.run_next()
+    wait_until(lambda: lane.abandoned == 1, what="it to be left behind")
+    provider.mode = "works"
+    for _ in range(2):
+        lane.run_next()
+    assert {ended(lane, task_id).status for task_id in (first, second)} == {Status.FINISHED}
+
+
+def test_the_end_of_an_old_attempt_takes_nothing_from_a_newer_one(lane: NetLane) -> None:
+    ledger, leases = lane.context.ledger, lane.leases
+    task_id = ask(ledger)
+    old = ledger.claim_next("net", "w", 60)
+    assert old is not None
+    assert ledger.give_back(old)
+    new = ledger.claim_next("net", "w", 60)
+    assert new is not None
+    attempts = [Attempt(), Attempt()]
+    for claim, attempt in zip((old, new), attempts, strict=True):
+        leases.add(claim, attempt)
+    wait_until(lambda: attempts[0].is_stopped, what="the old one to be told")
+    leases.remove(old)
+    before = lease_of(ledger, task_id)
+    wait_until(lambda: lease_of(ledger, task_id) > before, what="another renewal")
+    assert not attempts[1].is_stopped
+
+
+def test_a_worker_that_closes_begins_nothing_and_gives_back_what_waits_for_a_slot(
+    lane: NetLane, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hosted, "at_once", 1)
+    provider.work_seconds = 1.0
+    first, second, third = (ask(lane.context.ledger) for _ in range(3))
+    lane.run_next()
+    lane.run_next()
+    wait_until(lambda: "submitted" in (step_of(lane.context.ledger, first).checkpoint or {}), what="the handle")
+    lane.close()
+    lane.run_next()
+    assert lane.context.ledger.task(first).status == Status.FINISHED
+    for task_id in (second, third):
+        assert step_of(lane.context.ledger, task_id).status == Status.QUEUED
     assert sum(provider.submits.values()) == 1
 
 

@@ -1,11 +1,13 @@
 """What endpoints are given."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 from fastapi import Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from app.estimate import Outlooks
 from core.config import Settings
 from core.keys import Keys
 from core.ledger import Ledger
@@ -20,6 +22,10 @@ class Services:
     ledger: Ledger
     storage: Storage
     queue: StepQueue
+
+    @cached_property
+    def outlooks(self) -> Outlooks:
+        return Outlooks(self.ledger)
 
 
 @dataclass(frozen=True)

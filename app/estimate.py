@@ -1,14 +1,27 @@
 """When a task will be done, from how long such steps took before, what stands before it, and who is there to work."""
 
-from dataclasses import dataclass
+import statistics
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from app.deps import Services
-from app.queue_simulation import Simulation
+from app.queue_simulation import Forecast, Simulation
 from core.durations import StepDuration, StepDurations, profile_of
 from core.errors import LedgerUnavailable
+from core.ledger import Ledger
 from core.queue import AT_ONCE
 from core.reader import OpenStep
 from core.task import Status, Step, Task, Worker
+
+if TYPE_CHECKING:
+    from app.deps import Services
+
+# To play a thousand steps forward takes some ten milliseconds: then one forecast serves whoever asks for a while.
+MANY, KEPT_SECONDS = 100, 0.5
+UNMEASURED = StepDuration(1.0, 0.0)
+"""Of steps of which nothing is known, so that places in the queue can be told."""
 
 
 @dataclass(frozen=True)
@@ -20,43 +33,74 @@ class Estimate:
 
 
 UNKNOWN = Estimate(None, None)
-UNMEASURED = StepDuration(1.0, 0.0)
-"""Of a step of which nothing is known, so that its place in the queue can be told."""
 
 
-def estimate_task(services: Services, task: Task, steps: list[Step]) -> Estimate:
+@dataclass(frozen=True)
+class Outlook:
+    """All open steps played forward, and what that was made from."""
+
+    forecast: Forecast
+    durations: StepDurations
+    workers: list[Worker]
+    step_ids: frozenset[str]
+    made_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self.made_at
+
+
+class Outlooks:
+    """The newest outlook of a process."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._newest: Outlook | None = None
+        self._lock = threading.Lock()
+
+    def newest(self, step_ids: Iterable[str]) -> Outlook:
+        """Return an outlook that has these steps, if they are open. Raises LedgerUnavailable."""
+        with self._lock:
+            kept = self._newest
+            if not kept or len(kept.step_ids) < MANY or kept.age > KEPT_SECONDS or not kept.step_ids >= set(step_ids):
+                kept = self._newest = look_ahead(self.ledger)
+            return kept
+
+
+def look_ahead(ledger: Ledger) -> Outlook:
+    known, workers, steps = ledger.step_durations(), ledger.workers(), ledger.open_steps()
+    measured = {step.step_id: known.of(step.profile) for step in steps}
+    seconds = [found.seconds for found in measured.values() if found]
+    # Of a step that was never measured as long as others take.
+    otherwise = StepDuration(statistics.median(seconds), 0.0) if seconds else UNMEASURED
+    durations = {step_id: found or otherwise for step_id, found in measured.items()}
+    forecast = Simulation(steps, durations, serving(steps, workers)).run()
+    return Outlook(forecast, known, workers, frozenset(durations))
+
+
+def estimate_task(services: "Services", task: Task, steps: list[Step]) -> Estimate:
     """Return the place of the task's next step in its queue, and when its last step will be done."""
     left = [step for step in steps if not step.status.is_final]
     if task.status.is_final or not left:
         return UNKNOWN
-    ledger = services.ledger
-    known, everyone = ledger.step_durations(), ledger.workers()
-    serving = {step.queue: [worker.worker_id for worker in everyone if worker.serves(step.queue)] for step in left}
-    own = [known.of(profile_of(step)) for step in left]
-    is_known = all(own) and all(serving[step.queue] for step in left if step.status != Status.STARTED)
-    open_steps = ledger.open_steps()
-    durations = durations_of(open_steps, known, own[0] or UNMEASURED)
-    forecast = Simulation(open_steps, durations, with_everyone(serving, open_steps, everyone)).run()
-    waiting = [step for step in left if step.status == Status.QUEUED]
-    runs = len(waiting) < len(left)
-    ready = [step for step in waiting if not step.waits_for]
-    position = None if runs else min((forecast.served.get(step.step_id, 1) for step in ready), default=None)
-    if not is_known:
+    outlook = services.outlooks.newest(step.step_id for step in left)
+    forecast, waiting = outlook.forecast, [step for step in left if step.status == Status.QUEUED]
+    ready = [forecast.served.get(step.step_id, 1) for step in waiting if not step.waits_for]
+    position = min(ready, default=None) if len(waiting) == len(left) else None
+    is_measured = all(outlook.durations.of(profile_of(step)) for step in left)
+    is_served = all(any(worker.serves(step.queue) for worker in outlook.workers) for step in waiting)
+    if not (is_measured and is_served):
         return Estimate(position, None)
-    return Estimate(position, round(max(forecast.ends.get(step.step_id, 0.0) for step in left), 2))
+    ends = max(forecast.ends.get(step.step_id, 0.0) for step in left)
+    return Estimate(position, round(max(0.0, ends - outlook.age), 2))
 
 
-def durations_of(steps: list[OpenStep], known: StepDurations, otherwise: StepDuration) -> dict[str, StepDuration]:
-    """Return how long each step takes; without a measurement, as long as `otherwise`."""
-    return {step.step_id: known.of(step.profile) or otherwise for step in steps}
-
-
-def with_everyone(serving: dict[str, list[str]], steps: list[OpenStep], everyone: list[Worker]) -> dict[str, list[str]]:
+def serving(steps: list[OpenStep], workers: list[Worker]) -> dict[str, list[str]]:
     """Return the workers of each queue in which a step waits or runs, each as often as it does steps at a time;
     somebody, if nobody serves a queue, so that places in it can be told."""
     queues = {step.queue for step in steps}
-    found = {queue: [each.worker_id for each in everyone if each.serves(queue)] for queue in queues} | serving
-    return {queue: slots(queue, workers or [f"nobody serves {queue}"]) for queue, workers in found.items()}
+    found = {queue: [each.worker_id for each in workers if each.serves(queue)] for queue in queues}
+    return {queue: slots(queue, names or [f"nobody serves {queue}"]) for queue, names in found.items()}
 
 
 def slots(queue: str, workers: list[str]) -> list[str]:
@@ -65,7 +109,7 @@ def slots(queue: str, workers: list[str]) -> list[str]:
     return [f"{worker} {number}" for worker in workers for number in range(AT_ONCE[queue])]
 
 
-def estimate_accepted(services: Services, task_id: str) -> tuple[Status, Estimate]:
+def estimate_accepted(services: "Services", task_id: str) -> tuple[Status, Estimate]:
     """Return the status and estimate of a task just accepted; UNKNOWN if the ledger is away by now: the task is
     safe."""
     try:

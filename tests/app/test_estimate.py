@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from app.deps import Services
-from app.estimate import estimate_task
+from app.estimate import Outlooks, estimate_task
 from core.ledger import Ledger
 from core.task import Claim, NewStep, NewTask, Worker
 from tests.app.conftest import worker_that_says
@@ -51,7 +51,7 @@ class World:
 
     def __init__(self, ledger: Ledger, set_clock: Callable[[float], None], seed: int) -> None:
         self.ledger, self.set_clock, self.random = ledger, set_clock, Random(seed)
-        self.services = cast(Services, SimpleNamespace(ledger=ledger))
+        self.services = cast(Services, SimpleNamespace(ledger=ledger, outlooks=Outlooks(ledger)))
         self.now = 0.0
         self.running: list[tuple[float, int, str, Claim]] = []
         self.number = 0
@@ -126,8 +126,10 @@ def test_nine_of_ten_tasks_of_mixed_graphs_end_within_a_quarter_of_their_estimat
     assert len(off) == 30
 
 
-def test_a_worker_of_the_lane_net_does_a_hundred_steps_side_by_side(ledger: Ledger) -> None:
-    services = cast(Services, SimpleNamespace(ledger=ledger))
+def test_a_worker_of_the_lane_net_does_a_hundred_steps_side_by_side(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = cast(Services, SimpleNamespace(ledger=ledger, outlooks=Outlooks(ledger)))
     ledger.report_worker(Worker("w", "net", "h", "m", 1, "none", {}, None, None, 0.0, 0.0, alive=True))
     for took in (10, 10):
         ledger.create(new_task(steps=[NewStep("hosted", "net")]))
@@ -137,6 +139,28 @@ def test_a_worker_of_the_lane_net_does_a_hundred_steps_side_by_side(ledger: Ledg
     tasks = [new_task(steps=[NewStep("hosted", "net")]) for _ in range(101)]
     for task in tasks:
         ledger.create(task)
+    monkeypatch.setattr("app.estimate.MANY", 10**6)  # each time anew
     etas = [estimate_task(services, *ledger.task_with_steps(task.task_id)).eta_seconds for task in tasks]
     assert etas[:100] == [pytest.approx(10, abs=0.5)] * 100
     assert etas[100] == pytest.approx(20, abs=1)
+
+
+def test_with_many_steps_one_forecast_serves_whoever_asks_for_a_while(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.estimate.MANY", 3)
+    monkeypatch.setattr("app.estimate.KEPT_SECONDS", 60.0)
+    services = cast(Services, SimpleNamespace(ledger=ledger, outlooks=Outlooks(ledger)))
+    looks: list[None] = []
+    open_steps = ledger.open_steps
+    monkeypatch.setattr(ledger, "open_steps", lambda: (looks.append(None), open_steps())[1])
+    tasks = [new_task() for _ in range(4)]
+    for number, task in enumerate(tasks):
+        ledger.create(task)
+        for _ in range(3):
+            place = estimate_task(services, *ledger.task_with_steps(task.task_id)).queue_position
+            assert place == number + 1
+    assert len(looks) == 3 + 3 + 1 + 1, "each time while there are few, then once for each that is new"
+    monkeypatch.setattr("app.estimate.KEPT_SECONDS", 0.0)
+    estimate_task(services, *ledger.task_with_steps(tasks[0].task_id))
+    assert len(looks) == 9

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.endpoints import CallbackEvent
 from core.ledger import Ledger
-from core.tables import tasks
+from core.tables import now, tasks
 from core.task import Artifact, Callback, Claim, ErrorInfo, FinishedStep, NewStep, NewTask, Status, progress_of
 from tests.conftest import artifacts_at, expire_leases, new_task
 
@@ -284,7 +284,8 @@ def test_a_queued_step_of_a_task_that_has_ended_holds_up_nobody(ledger: Ledger) 
     """There is none; but one would come first for ever."""
     task, other = create(ledger, step("clip")), create(ledger, step("clip"))
     with ledger.database.begin() as tx:
-        tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(status=Status.CANCELED))
+        ended = {"status": Status.CANCELED, "finished_at": now()}
+        tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(ended))
     found = ledger.claim_next("cpu", "w", 60)
     assert found is not None
     assert found.task.task_id == other.task_id

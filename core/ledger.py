@@ -463,7 +463,7 @@ class Ledger(Reader):
         **values: Any,
     ) -> bool:
         if status == Status.QUEUED:
-            values = {"ready_at": now(), "rested_at": now(), "phase": None} | values  # it keeps its place in the queue
+            values = {"ready_at": now(), "rested_at": now(), "phase": None} | values  # its turn stays
         else:
             values |= {"finished_at": now()}
         if status == Status.FAILED and error:

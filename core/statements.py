@@ -110,7 +110,7 @@ END_ATTEMPT = attempts.update().where(attempts.c.step_id == STEP, attempts.c.att
 RELEASE_DEPENDANTS = (
     steps.update()
     .where(steps.c.step_id.in_(sa.select(needs.c.step_id).where(needs.c.needed_id == STEP)))
-    .values(waits_for=steps.c.waits_for - 1, ready_at=now())  # its place in the queue is the task's
+    .values(waits_for=steps.c.waits_for - 1, ready_at=now())  # its turn stays
     .returning(steps.c.step_id, steps.c.queue, steps.c.waits_for)
 )
 NEEDED_STEPS = (

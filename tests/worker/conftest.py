@@ -5,9 +5,14 @@ from PIL import Image
 
 from core.config import Settings
 from core.ledger import Ledger
+from core.plan.clip import clip_graph
 from core.queue import StepQueue
+from core.spec import Clip
 from core.storage import Storage
+from core.task import NewTask, new_id
 from harness.pictures import SAMPLES
+from tests.conftest import input_for
+from worker.engines.base import Engine
 from worker.engines.host import EngineHost
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
@@ -48,6 +53,14 @@ def context(settings: Settings) -> Iterator[WorkerContext]:
     yield WorkerContext(settings, ledger, storage, queue, engine_host, presence, WorkerMetrics())
     queue.close()
     ledger.close()
+
+
+def clip_task(context: WorkerContext, clip: Clip, engine: Engine | None = None) -> NewTask:
+    """A new task that makes `clip` of one picture, or of the video that it continues; in no ledger yet."""
+    task_id = new_id()
+    steps = clip_graph(clip, engine or context.engine_host.default_engine, "cpu", context.settings).new_steps()
+    given = input_for(task_id, "picture" if clip.continues is None else "video")
+    return NewTask(task_id, "", clip.engine, clip.model_dump(), [given], [], steps)
 
 
 def stored(context: WorkerContext, task_id: str, name: str) -> bytes:

@@ -13,13 +13,11 @@ from PIL import Image
 
 from chaos.load import graph
 from core.errors import EncodingFailed
-from core.plan.clip import clip_graph
 from core.spec import Clip
 from core.storage import input_key
-from core.task import NewTask, Status, Task, new_id
+from core.task import Status, Task, new_id
 from harness.pictures import SAMPLES
-from tests.conftest import input_for
-from tests.worker.conftest import stored
+from tests.worker.conftest import clip_task, stored
 from tests.worker.test_mp4 import moving
 from tests.worker.test_runner import do
 from worker.media.mp4 import encode_mp4, tile_indices
@@ -94,23 +92,13 @@ def test_a_spritesheet_shows_the_first_frame_the_last_and_what_lies_between(coun
 def extension(context: WorkerContext, before: bytes, frames_before: int) -> Task:
     clip = Clip(engine="preview", width=256, height=144, num_frames=6, fps=7, seed=1, fit="cover", quality=18)
     clip = clip.model_copy(update={"continues": frames_before, "motion": "zoom_in"})
-    task_id = new_id()
-    steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
-    task = NewTask(
-        task_id,
-        "",
-        "preview",
-        clip.model_dump(),
-        [input_for(task_id, "picture" if clip.continues is None else "video")],
-        [],
-        steps,
-    )
+    task = clip_task(context, clip)
     context.storage.put(input_key(task.task_id), before)
     ready = context.ledger.create(task)
     while ready:  # as wake-ups would
         do(ready[0].step_id, context)
         ready = context.ledger.steps_to_wake(0)
-    return context.ledger.task(task_id)
+    return context.ledger.task(task.task_id)
 
 
 def test_an_extension_continues_from_the_last_frame_and_joins(

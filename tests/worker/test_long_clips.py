@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import StorageUnavailable
-from core.plan.clip import clip_graph
 from core.spec import Clip, ClipSettings
 from core.storage import input_key
-from core.task import NewTask, Status, Task, new_id
+from core.task import Status, Task
 from harness.pictures import SAMPLES
-from tests.conftest import input_for
-from tests.worker.conftest import stored
+from tests.worker.conftest import clip_task, stored
 from tests.worker.test_runner import do
 from worker.attempt import Attempt
 from worker.engines.camera import Camera
@@ -61,23 +59,13 @@ def make(context: WorkerContext, num_frames: int = 26, before: Path | None = Non
     wanted = {"engine": "preview", "num_frames": num_frames, "width": 128, "height": 64, "seed": 3, "quality": 4}
     wanted |= {"continues": before and len(list(frames_of(before)))} | changes
     clip = Clip.model_validate(engine.defaults | wanted)
-    task_id = new_id()
-    steps = clip_graph(clip, engine, "cpu", context.settings).new_steps()
-    task = NewTask(
-        task_id,
-        "",
-        "preview",
-        clip.model_dump(),
-        [input_for(task_id, "picture" if clip.continues is None else "video")],
-        [],
-        steps,
-    )
+    task = clip_task(context, clip, engine)
     context.storage.put(input_key(task.task_id), (before or SAMPLES / "cat.jpg").read_bytes())
     ready = context.ledger.create(task)
     while ready:  # as wake-ups would
         do(ready[0].step_id, context)
         ready = context.ledger.steps_to_wake(0)
-    return context.ledger.task(task_id)
+    return context.ledger.task(task.task_id)
 
 
 def video_of(task: Task, context: WorkerContext) -> Frames:

@@ -17,13 +17,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.plan.clip import clip_graph
 from core.spec import Clip
 from core.storage import input_key
-from core.task import NewTask, Status, Task, new_id
+from core.task import Status, Task
 from harness.pictures import SAMPLES
-from tests.conftest import input_for
-from tests.worker.conftest import stored
+from tests.worker.conftest import clip_task, stored
 from tests.worker.test_join import mp4
 from tests.worker.test_mp4 import moving
 from tests.worker.test_runner import do, picture
@@ -184,19 +182,9 @@ def begin(context: WorkerContext, continues: int | None = None, **asked: int) ->
     """A clip of 6 frames, 7 a second, to be smoothed to 30; the way to join it to what it continues besides."""
     clip = Clip(engine="preview", width=256, height=144, num_frames=6, fps=7, seed=1, fit="cover", quality=18)
     clip = clip.model_copy(update={"motion": "zoom_in", "smooth_fps": 30, "continues": continues} | asked)
-    task_id = new_id()
-    steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
-    task = NewTask(
-        task_id,
-        "",
-        "preview",
-        clip.model_dump(),
-        [input_for(task_id, "picture" if clip.continues is None else "video")],
-        [],
-        steps,
-    )
+    task = clip_task(context, clip)
     context.ledger.create(task)
-    return context.ledger.task(task_id)
+    return context.ledger.task(task.task_id)
 
 
 def finish(context: WorkerContext, task: Task) -> Task:

@@ -11,7 +11,6 @@ from app.queue_simulation import Forecast, Simulation
 from core.durations import StepDuration, StepDurations, profile_of
 from core.errors import LedgerUnavailable
 from core.ledger import Ledger
-from core.queue import AT_ONCE
 from core.reader import OpenStep
 from core.task import Status, Step, Task, Worker
 
@@ -95,18 +94,12 @@ def estimate_task(services: "Services", task: Task, steps: list[Step]) -> Estima
     return Estimate(position, round(max(0.0, ends - outlook.age), 2))
 
 
-def serving(steps: list[OpenStep], workers: list[Worker]) -> dict[str, list[str]]:
-    """Return the workers of each queue in which a step waits or runs, each as often as it does steps at a time;
-    somebody, if nobody serves a queue, so that places in it can be told."""
+def serving(steps: list[OpenStep], workers: list[Worker]) -> dict[str, dict[str, int]]:
+    """Return the workers of each queue in which a step waits or runs, and how many steps each does at a time; somebody,
+    if nobody serves a queue, so that places in it can be told."""
     queues = {step.queue for step in steps}
-    found = {queue: [each.worker_id for each in workers if each.serves(queue)] for queue in queues}
-    return {queue: slots(queue, names or [f"nobody serves {queue}"]) for queue, names in found.items()}
-
-
-def slots(queue: str, workers: list[str]) -> list[str]:
-    if queue not in AT_ONCE:
-        return workers
-    return [f"{worker} {number}" for worker in workers for number in range(AT_ONCE[queue])]
+    found = {queue: {each.worker_id: each.at_once for each in workers if each.serves(queue)} for queue in queues}
+    return {queue: serve or {f"nobody serves {queue}": 1} for queue, serve in found.items()}
 
 
 def estimate_accepted(services: "Services", task_id: str) -> tuple[Status, Estimate]:

@@ -170,15 +170,20 @@ class Ledger(Reader):
         lease_seconds: float,
         loaded: Collection[str] = (),
         defer_seconds: float = 0.0,
+        kinds: Collection[str] | None = None,
     ) -> Claim | None:
-        """Take the step of `queue` whose turn it is; None if none waits. A step whose engine is not `loaded` gives way
-        to others for up to `defer_seconds`."""
-        asked = {"of_queue": queue, "loaded": list(loaded), "deferred_seconds": defer_seconds}
+        """Take the step of `queue` whose turn it is, of those of these `kinds` if some are given; None if none waits. A
+        step whose engine is not `loaded` gives way to others for up to `defer_seconds`."""
+        asked: dict[str, Any] = {"of_queue": queue, "loaded": list(loaded), "deferred_seconds": defer_seconds}
+        following, unlocked = statements.NEXT, statements.NEXT_UNLOCKED
+        if kinds is not None:
+            following, unlocked = statements.NEXT_OF_KINDS, statements.NEXT_OF_KINDS_UNLOCKED
+            asked["kinds"] = list(kinds)
         for _ in range(CLAIM_TRIES):
             with writing(self.database) as tx:
                 # If all that waits is of tasks that others are moving just now, the first of these is waited for.
-                step_id = tx.execute(statements.NEXT_UNLOCKED, asked).scalar_one_or_none()
-                step_id = step_id or tx.execute(statements.NEXT, asked).scalar_one_or_none()
+                step_id = tx.execute(unlocked, asked).scalar_one_or_none()
+                step_id = step_id or tx.execute(following, asked).scalar_one_or_none()
                 if step_id is None:
                     return None
                 claim = self._claim(tx, step_id, worker_id, lease_seconds)

@@ -20,9 +20,7 @@ from core.config import Settings
 from core.errors import QueueUnavailable
 
 QUEUES = ("cpu", "gpu", "net")
-AT_ONCE = {"net": 100}
-"""Steps that one worker of a queue does at a time; of the others one."""
-STEP_FUNCTION = "worker.runner.run_next"
+STEP_FUNCTION = "worker.lanes.Lane.run_next"
 SERIALIZER = JSONSerializer
 
 # A frozen Redis must not hold an upload for long: the keeper wakes a worker later.

@@ -11,6 +11,7 @@ from core.counters import Histogram, read_counters, read_histograms
 from core.database import check_reader, connect, reading
 from core.durations import StepDurations, StepProfile
 from core.errors import IdempotencyMismatch, TaskNotFound
+from core.plan.steps import ONE_CORE_KINDS
 from core.snapshots import Snapshot, read_snapshots
 from core.statements import ARTIFACTS, DUE, INPUTS, NEXT, READY, RESULT, TURN
 from core.tables import artifacts, attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
@@ -81,6 +82,11 @@ class OpenStep(NamedTuple):
     """By whom it is being done; None: it waits."""
     ran: float
     """For how long it is being done."""
+
+    @property
+    def uses_all_cores(self) -> bool:
+        """Return whether its worker does no other such step beside it."""
+        return self.queue != "net" and self.profile.kind not in ONE_CORE_KINDS
 
 
 def task_from(row: sa.Row[Any]) -> Task:

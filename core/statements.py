@@ -61,6 +61,8 @@ NEXT = (
 )
 # Others' tasks are skipped while they lock them: on PostgreSQL several workers claim at once.
 NEXT_UNLOCKED = NEXT.with_for_update(key_share=True, skip_locked=True, of=tasks)
+OF_KINDS = steps.c.kind.in_(sa.bindparam("kinds", expanding=True))
+NEXT_OF_KINDS, NEXT_OF_KINDS_UNLOCKED = NEXT.where(OF_KINDS), NEXT_UNLOCKED.where(OF_KINDS)
 CLAIM = (
     steps.update()
     .where(steps.c.step_id == STEP, steps.c.status == Status.QUEUED)

@@ -193,6 +193,7 @@ workers = Table(
     Column("engines", JSON, nullable=False),
     Column("step_id", String(32)),
     Column("metrics_port", Integer),
+    Column("at_once", Integer, nullable=False, server_default="1"),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
 )

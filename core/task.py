@@ -347,6 +347,8 @@ class Worker:
     alive: bool
     gpu: str | None = None
     """The UUID of the one that it holds."""
+    at_once: int = 1
+    """How many steps it does at a time; of the cpu lane only one that uses all cores."""
 
     def serves(self, queue: str) -> bool:
         """Return whether it takes that queue's steps or soon will: not one that waits for weights, or for a GPU to fall

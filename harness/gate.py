@@ -3,7 +3,8 @@
     python -m harness.gate FOLDER [--overlap] --queue cpu
 
 is `python -m worker`, but an attempt waits in a phase while FOLDER holds a file of the phase's name: until the file is
-gone, or the attempt is stopped. With `--overlap` a step is finalized beside the next one, as it does on a GPU.
+gone, or the attempt is stopped. With `--overlap` there is one at a time, and a step is finalized beside the next one,
+as on a GPU.
 """
 
 import importlib
@@ -54,6 +55,12 @@ def install(folder: Path) -> None:
     Attempt.phase, Attempt.advance = gated_phase, gated_advance  # type: ignore[method-assign]
 
 
+def work_as_on_a_gpu() -> None:
+    """Have the workers of this process do one step at a time, finalized beside the next one, whatever their queue."""
+    importlib.import_module("worker.runner").overlaps = lambda _context: True  # type: ignore[attr-defined]
+    importlib.import_module("worker.main").LANES["cpu"] = importlib.import_module("worker.lanes").Lane
+
+
 def wait(attempt: Attempt, closed: Path, done: int) -> None:
     """Raises Stopped."""
     while reached(closed, done):
@@ -73,7 +80,7 @@ def main() -> None:
     rest = sys.argv[2:]
     if "--overlap" in rest:
         rest.remove("--overlap")
-        importlib.import_module("worker.runner").overlaps = lambda _kit: True  # type: ignore[attr-defined]
+        work_as_on_a_gpu()
     sys.argv = ["worker", *rest]
     runpy.run_module("worker", run_name="__main__", alter_sys=True)
 

@@ -21,16 +21,19 @@ from core.queue import QUEUES, StepQueue, connect_redis
 from core.startup import wait_for_ledger
 from core.storage import Storage
 from worker.engines.host import EngineHost
+from worker.lanes import CpuLane, Lane, steps_at_once
 from worker.metrics import WorkerMetrics
-from worker.net import MOST_ABANDONED, NetLane
+from worker.net import NetLane
 from worker.presence import Presence
 from worker.rq_worker import StepWorker
-from worker.runner import WorkerContext, reason_to_leave, release_steps, run_next
+from worker.runner import WorkerContext, release_steps
 from worker.watchdog import CHECK_POINT_SECONDS
 
 EXIT_GPU_LOST = 71  # EX_OSERR
 RELOAD_SECONDS = 60.0
 RECONNECT_SECONDS = 1.0
+
+LANES: dict[str, type[Lane]] = {"gpu": Lane, "cpu": CpuLane, "net": NetLane}
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +51,7 @@ def main() -> None:
     metrics = WorkerMetrics()
     port = metrics.serve(settings.worker_metrics_host, settings.worker_metrics_port)
     engine_host = EngineHost(settings, queue, metrics)
-    presence = Presence(ledger, queue, engine_host, port)
+    presence = Presence(ledger, queue, engine_host, port, steps_at_once(queue))
     context = WorkerContext(
         settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings), engine_host, presence, metrics
     )
@@ -60,7 +63,6 @@ def main() -> None:
             take_steps(context, queue)
     finally:
         on_stop(lambda *_: drain(context))
-        context.finalizer.wait()
         presence.leave()
         ledger.close()
     if context.gpu_lost:
@@ -114,24 +116,17 @@ def load_engine(context: WorkerContext) -> None:
 
 def take_steps(context: WorkerContext, queue: str) -> None:
     """RQ's loop ends when Redis fails for long; a new one begins when Redis is back."""
-
-    lane = NetLane(context) if queue == "net" else None
+    lane = LANES[queue](context)
 
     def answer() -> bool:
-        if lane:
-            lane.run_next()
-        else:
-            run_next(context)
-        reason = reason_to_leave(context)
-        if lane and lane.abandoned >= MOST_ABANDONED:
-            reason = f"{lane.abandoned} calls hang in it"
+        lane.run_next()
+        reason = lane.reason_to_leave()
         if reason:
             log.info("worker_leaves", reason=reason)
         return reason is None
 
     def stop() -> None:
-        if lane:
-            lane.closing = True
+        lane.closing = True
         drain(context)
 
     def leave(signum: int, frame: FrameType | None) -> None:
@@ -144,10 +139,10 @@ def take_steps(context: WorkerContext, queue: str) -> None:
     try:
         listen(context, queue, answer, stop, leave)
     finally:
-        if lane:
-            on_stop(lambda *_: stop())
-            stop()  # what waits here for minutes others poll on
-            lane.close()
+        on_stop(lambda *_: stop())
+        if lane.drains_at_close:
+            stop()
+        lane.close()
 
 
 def listen(

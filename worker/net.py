@@ -12,9 +12,9 @@ from typing import Any
 import structlog
 
 from core.errors import NotTaken, TimeLimitExceeded, Unavailable
-from core.queue import AT_ONCE
 from core.task import Claim
 from worker.attempt import Stopped
+from worker.lanes import ThreadsLane, steps_at_once
 from worker.leases import Leases
 from worker.runner import RunningAttempt, WorkerContext, close_attempt, end_attempt, record_finish, run_part
 from worker.steps.base import StepContext
@@ -43,28 +43,22 @@ class NetAttempt:
     """Its end is in the ledger, or was left to somebody else."""
 
 
-class NetLane:
-    def __init__(self, context: WorkerContext, at_once: int = AT_ONCE["net"]) -> None:
-        self.context = context
+class NetLane(ThreadsLane):
+    drains_at_close = True
+
+    def __init__(self, context: WorkerContext, at_once: int | None = None) -> None:
+        super().__init__(context, at_once or steps_at_once("net"))
         self.leases = Leases(context.ledger, context.settings.lease_seconds)
         self.attempts: list[NetAttempt] = []
         self.abandoned = 0
-        self.closing = False
-        """Nothing is begun any more."""
-        self._free = threading.Semaphore(at_once)
         self._of_provider: dict[str, threading.Semaphore] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
         threading.Thread(target=self._watch, name="time limits", daemon=True).start()
 
-    def run_next(self) -> None:
-        """Claim the step whose turn it is, if one waits, and begin it. Waits if as many run as may; raises nothing."""
-        self._free.acquire()
-        claim = None if self.closing else self._claim()
-        if claim is None:
-            self._free.release()
-        else:
-            self._begin(claim)
+    def reason_to_leave(self) -> str | None:
+        hanging = f"{self.abandoned} calls hang in it" if self.abandoned >= MOST_ABANDONED else None
+        return super().reason_to_leave() or hanging
 
     def close(self) -> None:
         """Begin nothing any more, and wait until no attempt runs. Those that have asked for nothing are given back."""
@@ -78,17 +72,7 @@ class NetLane:
         self._ended.set()
         self.leases.close()
 
-    def _claim(self) -> Claim | None:
-        context, presence = self.context, self.context.presence
-        try:
-            return context.ledger.claim_next(presence.queue, presence.worker_id, context.settings.lease_seconds)
-        except Unavailable as error:
-            log.warning("step_not_claimed", reason=error.message)
-        except Exception:
-            log.exception("step_not_claimed")
-        return None
-
-    def _begin(self, claim: Claim) -> None:
+    def begin(self, claim: Claim) -> None:
         attempt = NetAttempt(RunningAttempt(claim), NET_KINDS.get(claim.step.kind, NetStep))
         self.leases.add(claim, attempt.running.attempt)
         self.context.running.append(attempt.running)
@@ -172,7 +156,6 @@ class NetLane:
         self.context.running.remove(attempt.running)
         self.context.presence.step_ids.remove(claim.step.step_id)
         self.attempts.remove(attempt)
-        self.context.steps_done += 1
         if attempt.slots:
             attempt.slots.release()
         self._free.release()

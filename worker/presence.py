@@ -19,10 +19,13 @@ log = structlog.get_logger(__name__)
 
 
 class Presence:
-    def __init__(self, ledger: Ledger, queue: str, engine_host: EngineHost, metrics_port: int | None) -> None:
+    def __init__(
+        self, ledger: Ledger, queue: str, engine_host: EngineHost, metrics_port: int | None, at_once: int = 1
+    ) -> None:
         # Never a fixed name: a restarted worker must not be taken for the one that died.
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.ledger, self.queue, self.engine_host, self.metrics_port = ledger, queue, engine_host, metrics_port
+        self.ledger, self.queue, self.engine_host = ledger, queue, engine_host
+        self.metrics_port, self.at_once = metrics_port, at_once
         self.step_ids: list[str] = []
         """Of what it works on; the newest is reported."""
         self.ended = threading.Event()
@@ -47,6 +50,7 @@ class Presence:
             engines=self.engine_host.report(),
             step_id=next(reversed(self.step_ids), None),
             metrics_port=self.metrics_port,
+            at_once=self.at_once,
             started_at=0.0,
             seen_at=0.0,
             alive=True,

@@ -7,7 +7,7 @@ GPU the next step renders meanwhile. Whatever ends an attempt, in either stage, 
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from core.config import Settings
 from core.errors import GpuLost, InternalError, KinoraError, Retry, TimeLimitExceeded, Unavailable
 from core.ledger import Ledger
 from core.live_previews import LivePreviews
+from core.plan.steps import ONE_CORE_KINDS
 from core.queue import StepQueue
 from core.storage import Storage
 from core.task import Artifact, Claim, ErrorInfo, ReadyStep, Step, Task
@@ -71,9 +72,9 @@ class WorkerContext:
     metrics: WorkerMetrics
     finalizer: Finalizer = field(default_factory=Finalizer)
     running: list[RunningAttempt] = field(default_factory=list)
-    """At most one that finalizes, and one that renders."""
+    """In the order in which they were claimed."""
     steps_done: int = 0
-    """Rendered; the last one may still be finalized."""
+    """Or begun, where several run at a time."""
     gpu_lost: bool = False
 
     def __post_init__(self) -> None:
@@ -81,28 +82,14 @@ class WorkerContext:
         self.metrics.busy.set_function(lambda: float(bool(self.running)))
 
 
-def run_next(context: WorkerContext) -> None:
-    """Claim the step whose turn it is, if one waits, and do it; its finalize stage may still run when this returns.
-    Raises nothing: its end is in the ledger or the log."""
-    presence = context.presence
-    try:
-        claim = context.ledger.claim_next(
-            presence.queue, presence.worker_id, context.settings.lease_seconds, *preference(context)
-        )
-    except Unavailable as error:
-        log.warning("step_not_claimed", reason=error.message)
-        return
-    if claim:
-        run_claim(claim, context)
-
-
 def run_claim(claim: Claim, context: WorkerContext) -> None:
+    """Do the step; its finalize stage may still run when this returns. Raises nothing: its end is in the ledger or the
+    log."""
     names = {"task_id": claim.task.task_id, "step_id": claim.step.step_id, "attempt": claim.step.attempt}
     if claim.task.owner:
         names["owner"] = claim.task.owner
     with structlog.contextvars.bound_contextvars(**names):
         _work(RunningAttempt(claim), context)
-    context.steps_done += 1
 
 
 def preference(context: WorkerContext) -> tuple[list[str], float]:
@@ -124,10 +111,10 @@ def _work(running: RunningAttempt, context: WorkerContext) -> None:
         outcome = run_part(running, context, partial(_render_stage, running, context), limit)
         if outcome:
             close_attempt(running, outcome, context)
-        else:
+        elif overlaps(context):
             context.finalizer.begin(partial(_finalize_stage, running, held.pop_all(), context))
-            if not overlaps(context):
-                context.finalizer.wait()
+        else:
+            _finalize_stage(running, held.pop_all(), context)
 
 
 def overlaps(context: WorkerContext) -> bool:
@@ -154,8 +141,10 @@ def _render_stage(running: RunningAttempt, context: WorkerContext) -> None:
     claim, host = running.claim, context.engine_host
     step = StepContext(claim, running.attempt, context.storage, host, context.pictures)
     running.handler = STEP_KINDS[claim.step.kind](step)
+    is_short = claim.step.kind in ONE_CORE_KINDS
+    ahead = nullcontext() if is_short else context.pictures.reading_ahead(context.ledger, partial(peek, context))
     try:
-        with context.pictures.reading_ahead(context.ledger, partial(peek, context)):
+        with ahead:
             running.handler.prepare()
             running.handler.render()
     finally:

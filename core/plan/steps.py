@@ -77,5 +77,7 @@ class JoinClips(StepParams):
 
 
 Params = RenderClip | SmoothClip | JoinClips
+ONE_CORE_KINDS = frozenset({"join"})
+"""The kinds of step of which a worker does as many at a time as it has cores; each other kind uses all cores."""
 PARAMS: TypeAdapter[Params] = TypeAdapter(Annotated[Params, Field(discriminator="kind")])
 """Reads the parameters of a step of any kind."""

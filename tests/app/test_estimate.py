@@ -130,7 +130,7 @@ def test_a_worker_of_the_lane_net_does_a_hundred_steps_side_by_side(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services = cast(Services, SimpleNamespace(ledger=ledger, outlooks=Outlooks(ledger)))
-    ledger.report_worker(Worker("w", "net", "h", "m", 1, "none", {}, None, None, 0.0, 0.0, alive=True))
+    ledger.report_worker(Worker("w", "net", "h", "m", 1, "none", {}, None, None, 0.0, 0.0, alive=True, at_once=100))
     for took in (10, 10):
         ledger.create(new_task(steps=[NewStep("hosted", "net")]))
         claim = ledger.claim_next("net", "w", 60)

@@ -33,9 +33,10 @@ from keeper.main import Keeper
 from tests.conftest import new_task
 from worker.engines.camera import Camera
 from worker.engines.host import EngineHost
+from worker.lanes import Lane
 from worker.metrics import WorkerMetrics
 from worker.presence import Presence
-from worker.runner import WorkerContext, run_next
+from worker.runner import WorkerContext
 
 PROMPT, SEED, TOKEN = "a-prompt-of-a-users", "1029384756", "a-token-in-a-url"
 FIELDS = {"prompt": PROMPT, "seed": SEED, "callback_url": f"http://127.0.0.1:9/{TOKEN}", "width": 64, "height": 64}
@@ -97,7 +98,7 @@ class Crashing:
         assert [self.ledger.task(task).status for task in (whole, crashes)] == [Status.FINISHED, Status.FAILED]
 
     def do(self, task_id: str, context: WorkerContext) -> None:
-        run_next(context)
+        Lane(context).run_next()
         assert self.ledger.task(task_id).status.is_final or context.running
 
     def in_the_keeper(self) -> None:

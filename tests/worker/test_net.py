@@ -191,9 +191,9 @@ def test_a_provider_that_hangs_ends_one_attempt_and_never_the_process(
     provider.mode = "hangs"
     hangs = ask(lane.context.ledger)
     lane.run_next()
-    wait_until(lambda: lane.abandoned == 1, what="it to be left behind")
-    assert step_of(lane.context.ledger, hangs).status == Status.QUEUED
-    assert lane.context.running == []
+    wait_until(lambda: step_of(lane.context.ledger, hangs).status == Status.QUEUED, what="the step to be given up")
+    wait_until(lambda: lane.context.running == [], what="the attempt to be left behind")
+    assert lane.abandoned == 1
     provider.mode = "works"
     lane.run_next()
     assert ended(lane, hangs).status == Status.FINISHED

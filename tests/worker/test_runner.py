@@ -30,8 +30,9 @@ from worker.attempt import Attempt, Stopped
 from worker.engines.base import Hosted
 from worker.engines.camera import Camera
 from worker.engines.host import EngineHost
+from worker.lanes import Lane
 from worker.main import load_engine
-from worker.runner import WorkerContext, reason_to_leave, release_steps, resident_mb, run_claim, run_next
+from worker.runner import WorkerContext, reason_to_leave, release_steps, resident_mb, run_claim
 
 
 def picture() -> bytes:
@@ -298,15 +299,16 @@ def test_a_step_that_is_handed_over_is_rung_for_and_uses_up_no_attempt(
 def test_a_worker_claims_the_step_whose_turn_it_is_whatever_woke_it(context: WorkerContext) -> None:
     tasks = [enqueue(context, picture())[0] for _ in range(2)]
     for done in (1, 2):
-        run_next(context)
+        Lane(context).run_next()
         context.finalizer.wait()
         assert [context.ledger.task(task_id).status.is_final for task_id in tasks] == [True, done == 2]
-    run_next(context)
+    Lane(context).run_next()
     assert outcomes(context) == {"finished": 2}
 
 
 def test_a_worker_leaves_after_its_steps_or_with_too_much_memory(context: WorkerContext) -> None:
-    run(context)
+    enqueue(context, picture())
+    Lane(context).run_next()
     assert reason_to_leave(context) is None
     steps = context.settings.model_copy(update={"worker_max_steps": 1})
     memory = context.settings.model_copy(update={"worker_max_memory_mb": 10})
@@ -699,7 +701,7 @@ def test_on_a_gpu_steps_of_a_loaded_engine_go_first_for_a_bounded_time(
         connection.execute(steps.update().where(steps.c.task_id == other).values(engine="svd-xt"))
     expected = [*later, other] if seconds else [other, *later]
     for number in range(3):
-        run_next(context)
+        Lane(context).run_next()
         context.finalizer.wait()
         finished = {task_id for task_id in expected if context.ledger.task(task_id).status == Status.FINISHED}
         assert finished == set(expected[: number + 1])

@@ -1,0 +1,132 @@
+"""How many steps a worker does at a time, by its queue: one on a GPU, as many as it has cores, or a hundred that wait
+for other people's servers (worker/net.py)."""
+
+import contextvars
+import os
+import threading
+import time
+from functools import partial
+
+import structlog
+
+from core.errors import Unavailable
+from core.plan.steps import ONE_CORE_KINDS
+from core.task import Claim
+from worker.runner import WorkerContext, preference, reason_to_leave, run_claim
+
+LOOK_SECONDS = 0.2
+
+log = structlog.get_logger(__name__)
+
+
+class Lane:
+    """Does one step at a time, in the thread that calls; on a GPU it is finalized beside the next one."""
+
+    drains_at_close = False
+    """What runs when the worker leaves by itself is given back after SHUTDOWN_GRACE: it may wait for minutes."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self.context = context
+        self.closing = False
+        """Nothing is begun any more."""
+
+    def run_next(self) -> None:
+        """Claim the step whose turn it is, if one waits, and do it; its finalize stage may still run when this returns.
+        Raises nothing: its end is in the ledger or the log."""
+        claim = self.claim()
+        if claim:
+            run_claim(claim, self.context)
+            self.context.steps_done += 1
+
+    def claim(self, kinds: frozenset[str] | None = None) -> Claim | None:
+        """Return the claim of the step whose turn it is, of these `kinds` only if there are some; None if none waits or
+        the ledger is away."""
+        context, presence = self.context, self.context.presence
+        try:
+            return context.ledger.claim_next(
+                presence.queue, presence.worker_id, context.settings.lease_seconds, *preference(context), kinds
+            )
+        except Unavailable as error:
+            log.warning("step_not_claimed", reason=error.message)
+        except Exception:
+            log.exception("step_not_claimed")
+        return None
+
+    def reason_to_leave(self) -> str | None:
+        """Return why this process should make room for a fresh one; None: it can go on."""
+        return reason_to_leave(self.context)
+
+    def close(self) -> None:
+        """Wait until no attempt runs."""
+        self.context.finalizer.wait()
+
+
+class ThreadsLane(Lane):
+    """Does several steps at a time, each in a thread of its own."""
+
+    def __init__(self, context: WorkerContext, at_once: int) -> None:
+        super().__init__(context)
+        self._free = threading.Semaphore(at_once)
+
+    def run_next(self) -> None:
+        """Claim the step whose turn it is, if one waits, and begin it. Waits if as many run as may; raises nothing."""
+        self._free.acquire()
+        claim = None if self.closing else self.claim_possible()
+        if claim is None:
+            self._free.release()
+        else:
+            self.context.steps_done += 1
+            self.begin(claim)
+
+    def claim_possible(self) -> Claim | None:
+        """Return the claim of the next step that can begin now; None if none waits."""
+        return self.claim()
+
+    def begin(self, claim: Claim) -> None:
+        """Do it in a thread, which gives its place back at the end."""
+        raise NotImplementedError
+
+
+class CpuLane(ThreadsLane):
+    """Does as many steps at a time as there are cores: one that uses all of them, and beside it those that use one."""
+
+    def __init__(self, context: WorkerContext, at_once: int | None = None) -> None:
+        super().__init__(context, at_once or steps_at_once("cpu"))
+        self._running: list[Claim] = []
+
+    def claim_possible(self) -> Claim | None:
+        """Return the claim of the next step that can begin now; waits while all that waits needs all cores, and another
+        has them."""
+        while not self.closing:
+            kinds = ONE_CORE_KINDS if any(uses_all_cores(claim) for claim in list(self._running)) else None
+            claim = self.claim(kinds)
+            if claim or kinds is None:
+                return claim
+            time.sleep(LOOK_SECONDS)
+        return None
+
+    def begin(self, claim: Claim) -> None:
+        self._running.append(claim)
+        work = partial(contextvars.copy_context().run, self._work, claim)
+        threading.Thread(target=work, name=f"step-{claim.step.step_id}", daemon=True).start()
+
+    def close(self) -> None:
+        while self._running:
+            time.sleep(LOOK_SECONDS)
+        super().close()
+
+    def _work(self, claim: Claim) -> None:
+        try:
+            run_claim(claim, self.context)
+        finally:
+            self._running.remove(claim)
+            self._free.release()
+
+
+def uses_all_cores(claim: Claim) -> bool:
+    return claim.step.kind not in ONE_CORE_KINDS
+
+
+def steps_at_once(queue: str) -> int:
+    """Return how many steps a worker of this queue does at a time here."""
+    return {"cpu": len(os.sched_getaffinity(0)), "net": 100}.get(queue, 1)

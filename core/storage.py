@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # obstore keeps this type out of the running module
     from obstore.store import ClientConfig, RetryConfig
 
 PART_BYTES = 1 << 19  # a reader who does not read holds two of them in memory
+DOWNLOAD_BYTES = 5_000_000
 HURRY: "ClientConfig" = {"timeout": "2s", "connect_timeout": "1s", "allow_http": True}  # the endpoint is the operator's
 PATIENCE: "ClientConfig" = {"timeout": "15s", "connect_timeout": "3s", "allow_http": True}  # for one part of 5 MB
 RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
@@ -77,6 +78,13 @@ class Storage:
         """Raises ArtifactNotFound."""
         with _translated(key):
             return bytes(self._store.get(key).bytes())
+
+    def download(self, key: str, path: Path) -> None:
+        """Write the bytes to a file, part by part. Raises ArtifactNotFound."""
+        size = self.size(key)
+        with path.open("wb") as file:
+            for begun in range(0, size, DOWNLOAD_BYTES):
+                file.write(self._part(key, begun, min(begun + DOWNLOAD_BYTES, size)))
 
     def size(self, key: str) -> int:
         """Bytes. Raises ArtifactNotFound."""

@@ -7,11 +7,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from core.errors import NotTaken, TimeLimitExceeded, Unavailable
+from core.scratch import scratch_folder
 from core.task import Claim
 from worker.attempt import Stopped
 from worker.lanes import ThreadsLane, steps_at_once
@@ -87,16 +89,22 @@ class NetLane(ThreadsLane):
     def _work(self, attempt: NetAttempt) -> None:
         outcome: str | None = "crashed"
         try:
-            outcome = run_part(attempt.running, self.context, partial(self._go, attempt), attempt.kind.time_limit)
+            outcome = run_part(
+                attempt.running, self.context, partial(self._in_a_folder, attempt), attempt.kind.time_limit
+            )
         finally:
             self._over(attempt, outcome or "finished")
 
-    def _go(self, attempt: NetAttempt) -> None:
+    def _in_a_folder(self, attempt: NetAttempt) -> None:
+        with scratch_folder("attempt") as folder:
+            self._go(attempt, folder)
+
+    def _go(self, attempt: NetAttempt, folder: Path) -> None:
         """Submit, unless an earlier attempt has, poll until it is done, fetch, and record."""
         running, context = attempt.running, self.context
         claim, its = running.claim, running.attempt
         its.shares = {"submit": 0.01, "poll": 0.94, "fetch": 0.05}
-        step = attempt.kind(StepContext(claim, its, context.storage, context.engine_host, context.pictures))
+        step = attempt.kind(StepContext(claim, its, context.storage, context.engine_host, context.pictures, folder))
         self._wait_for_slot(attempt)
         handle = (claim.step.checkpoint or {}).get("submitted")
         if handle is None:

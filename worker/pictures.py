@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import structlog
 from PIL import Image
@@ -46,7 +45,11 @@ class Pictures:
         if ahead:
             with suppress(Exception):  # what failed there is tried again here, and told
                 return ahead[1].result()
-        return self._decode(params, read_input(input_of(params, claim.inputs), attempt, self.storage))
+        source = input_of(params, claim.inputs)
+        try:
+            return attempt.keep_trying(lambda: self._decode(params, source))
+        except ArtifactNotFound as error:
+            raise InputMissing("what the task was made from is no longer in the storage") from error
 
     @contextmanager
     def reading_ahead(self, ledger: Ledger, peek: Peek) -> Iterator[None]:
@@ -78,40 +81,32 @@ class Pictures:
     def _read_ahead(self, task: Task, params: RenderClip, source: Input, is_late: Callable[[], bool]) -> None:
         if self._ahead and self._ahead[0] == task.task_id:
             return
-        data, picture = self.storage.read(source.key), Future[Image.Image]()
+        picture = Future[Image.Image]()
         with self._lock:  # for this alone: the clip that renders may be about to ask for its own picture
             if is_late():
                 return
             self._ahead = task.task_id, picture
         try:
-            picture.set_result(self._decode(params, data))
+            picture.set_result(self._decode(params, source))
         except Exception as error:
             picture.set_exception(error)
             raise
 
-    def _decode(self, params: RenderClip, data: bytes) -> Image.Image:
-        picture, wanted = self._read(params, data), params.settings
+    def _decode(self, params: RenderClip, source: Input) -> Image.Image:
+        picture, wanted = self._read(params, source.key), params.settings
         if find_engine(params.engine, self.settings).fits_pictures:
             return fit_picture(picture, wanted.width, wanted.height, wanted.fit)
         return picture
 
-    def _read(self, params: RenderClip, data: bytes) -> Image.Image:
+    def _read(self, params: RenderClip, key: str) -> Image.Image:
         if params.begins_with == "picture":
-            return read_picture(data, self.settings.max_image_megapixels)
+            return read_picture(self.storage.read(key), self.settings.max_image_megapixels)
         with scratch_folder("continue") as folder:
-            video = Path(folder / "before.mp4")
-            video.write_bytes(data)
+            video = folder / "before.mp4"
+            self.storage.download(key, video)
             return Image.fromarray(last_frame(video))
 
 
 def input_of(params: RenderClip, inputs: dict[str, Input]) -> Input:
     """Return the one of the task's inputs that the clip begins with."""
     return inputs[str(params.input_role)]
-
-
-def read_input(source: Input, attempt: Attempt, storage: Storage) -> bytes:
-    """Raises InputMissing."""
-    try:
-        return attempt.keep_trying(lambda: storage.read(source.key))
-    except ArtifactNotFound as error:
-        raise InputMissing("what the task was made from is no longer in the storage") from error

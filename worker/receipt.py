@@ -1,6 +1,5 @@
 """What is needed to make a clip again: written with every finished task."""
 
-import hashlib
 import platform
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import PIL
 
 from core.spec import ClipSettings
-from core.task import Claim, MadeStep
+from core.task import Artifact, Claim, MadeStep
 from worker.attempt import Attempt
 from worker.engines.base import Renderer
 from worker.media.mp4 import encoder
@@ -23,7 +22,7 @@ def write_receipt(
     crf: int,
     attempt: Attempt,
     input_sha256: str,
-    video: bytes,
+    video: Artifact,
 ) -> dict[str, Any]:
     """`versions` are the renderer's, as they were when it rendered."""
     approximation = renderer.engine.approximation if settings.profile == "fast" else None
@@ -40,8 +39,8 @@ def write_receipt(
         "libraries": libraries,
         "encoder": encoder(),
         "input_sha256": input_sha256,
-        "output_sha256": hashlib.sha256(video).hexdigest(),
-        "output_bytes": len(video),
+        "output_sha256": video.sha256,
+        "output_bytes": video.bytes,
         "seconds": {name: round(seconds, 4) for name, seconds in attempt.seconds.items()},
         **({"threads": renderer.threads} if renderer.threads else {}),
         **({"kernels": renderer.kernels} if renderer.kernels else {}),
@@ -51,7 +50,7 @@ def write_receipt(
 
 
 def extend_receipt(
-    made: MadeStep, claim: Claim, attempt: Attempt, video: bytes, parameters: dict[str, Any]
+    made: MadeStep, claim: Claim, attempt: Attempt, video: Artifact, parameters: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the receipt of what this attempt made of another step's video: that step's, with what is new."""
     before = {name: said for name, said in made.receipt.items() if name != "reused_from"}  # this is made anew
@@ -59,7 +58,7 @@ def extend_receipt(
     return before | {
         "parameters": before.get("parameters", {}) | parameters,
         f"{made.step.kind}_sha256": before.get("output_sha256"),
-        "output_sha256": hashlib.sha256(video).hexdigest(),
-        "output_bytes": len(video),
+        "output_sha256": video.sha256,
+        "output_bytes": video.bytes,
         "seconds": before.get("seconds", {}) | seconds,
     }

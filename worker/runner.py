@@ -21,6 +21,7 @@ from core.ledger import Ledger
 from core.live_previews import LivePreviews
 from core.plan.steps import ONE_CORE_KINDS
 from core.queue import StepQueue
+from core.scratch import scratch_folder
 from core.storage import Storage
 from core.task import Artifact, Claim, ErrorInfo, ReadyStep, Step, Task
 from worker.attempt import Attempt, Stopped
@@ -108,7 +109,7 @@ def _work(running: RunningAttempt, context: WorkerContext) -> None:
         held.enter_context(Watchdog(attempt, context.settings.step_time_limit))
         held.enter_context(PreviewPublisher(LivePreviews(context.queue.redis), claim.task.task_id, attempt))
         limit = context.settings.step_time_limit
-        outcome = run_part(running, context, partial(_render_stage, running, context), limit)
+        outcome = run_part(running, context, partial(_render_stage, running, held, context), limit)
         if outcome:
             close_attempt(running, outcome, context)
         elif overlaps(context):
@@ -136,10 +137,11 @@ def _counted(running: RunningAttempt, context: WorkerContext) -> Iterator[None]:
         context.presence.step_ids.remove(step_id)
 
 
-def _render_stage(running: RunningAttempt, context: WorkerContext) -> None:
+def _render_stage(running: RunningAttempt, held: ExitStack, context: WorkerContext) -> None:
     """Run the render stage, then wait for the finalize stage of the step before."""
     claim, host = running.claim, context.engine_host
-    step = StepContext(claim, running.attempt, context.storage, host, context.pictures)
+    folder = held.enter_context(scratch_folder("attempt"))
+    step = StepContext(claim, running.attempt, context.storage, host, context.pictures, folder)
     running.handler = STEP_KINDS[claim.step.kind](step)
     is_short = claim.step.kind in ONE_CORE_KINDS
     ahead = nullcontext() if is_short else context.pictures.reading_ahead(context.ledger, partial(peek, context))

@@ -37,8 +37,17 @@ def test_a_range_is_streamed(storage: Storage) -> None:
     assert b"".join(storage.stream("tasks/t/big", 0, len(data))) == data
 
 
-def test_what_is_not_there_is_not_found(storage: Storage) -> None:
-    for look in (storage.read, storage.size, lambda key: storage.stream(key, 0, 1)):
+def test_a_file_is_written_part_by_part(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.storage.DOWNLOAD_BYTES", 1000)
+    for size in (0, 1000, 2500):
+        storage.put("tasks/t/big", data := bytes(range(250)) * (size // 250))
+        storage.download("tasks/t/big", tmp_path / "big")
+        assert (tmp_path / "big").read_bytes() == data
+
+
+def test_what_is_not_there_is_not_found(storage: Storage, tmp_path: Path) -> None:
+    download = lambda key: storage.download(key, tmp_path / "nobody")  # noqa: E731
+    for look in (storage.read, storage.size, download, lambda key: storage.stream(key, 0, 1)):
         with pytest.raises(ArtifactNotFound):
             look("tasks/nobody/input")
 

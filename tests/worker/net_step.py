@@ -26,7 +26,9 @@ class Hosted(NetStep):
         return None if done >= 1 else float(done)
 
     def fetch(self, handle: dict[str, Any]) -> Made:
-        made = store({"video.mp4": handle["job"].encode()}, self.claim, self.attempt, self.storage)
+        video = self.context.folder / "video.mp4"
+        video.write_text(handle["job"])
+        made = store([video], self.context)
         return made, {"job": handle["job"]}
 
     def cost(self, handle: dict[str, Any]) -> dict[str, Any] | None:

@@ -201,7 +201,7 @@ def test_colours_are_those_of_optical_flow(
 
 @pytest.mark.parametrize("by_rife", [True, False])
 def test_rife_has_the_engines_place_and_optical_flow_goes_beside_it(
-    context: WorkerContext, rife: Rife, by_rife: bool, monkeypatch: pytest.MonkeyPatch
+    context: WorkerContext, rife: Rife, by_rife: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(rife if by_rife else None, context, monkeypatch)
     task = begin(context, width=64, height=64)
@@ -210,7 +210,7 @@ def test_rife_has_the_engines_place_and_optical_flow_goes_beside_it(
     claim = context.ledger.claim(context.ledger.steps_to_wake(0)[0].step_id, "w1", 60)
     assert claim is not None
     attempt = Attempt()
-    step = SmoothStep(StepContext(claim, attempt, context.storage, context.engine_host, context.pictures))
+    step = SmoothStep(StepContext(claim, attempt, context.storage, context.engine_host, context.pictures, tmp_path))
     step.prepare()
     step.render()
     assert ("smooth" in attempt.seconds) == by_rife

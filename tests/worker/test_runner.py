@@ -161,7 +161,7 @@ def test_a_disk_that_fills_up_while_encoding_fails_the_task_and_the_next_one_wor
             yield Path(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.steps.clip.scratch_folder", on_a_full_disk)
+        patch.setattr("worker.runner.scratch_folder", on_a_full_disk)
         task = run(context)
     assert task.status == Status.FAILED
     assert task.error is not None
@@ -591,11 +591,12 @@ def test_a_picture_is_fitted_where_it_is_read_if_its_engine_wants_it_so(context:
     """On a GPU that is beside the clip before."""
     data = BytesIO()
     Image.new("RGB", (640, 480), "teal").save(data, "PNG")
+    context.storage.put("tasks/t/input", data.getvalue())
     for engine, size in (("svd-xt", (128, 64)), ("preview", (640, 480))):
         found = context.engine_host.find(engine)
         clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), found, context.settings)
         params = RenderClip(engine=engine, settings=clip.settings, crf=18)
-        assert context.pictures._decode(params, data.getvalue()).size == size
+        assert context.pictures._decode(params, input_for("t")).size == size
 
 
 @pytest.mark.parametrize("data", [None, b"no picture at all"])

@@ -1,6 +1,7 @@
 """What every kind of step is: three methods, which the runner calls one after the other."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from core.storage import Storage
@@ -22,6 +23,8 @@ class StepContext:
     storage: Storage
     engine_host: EngineHost
     pictures: Pictures
+    folder: Path
+    """Empty at first, for what is in the making; gone when the attempt ends."""
 
 
 class StepHandler:

@@ -1,23 +1,21 @@
 """The step kind `clip`: a picture in, or the end of a video or of the part before; one MP4 and what shows it out."""
 
 import time
+from pathlib import Path
 from typing import Any, cast
 
 from PIL import Image
 
 from core.errors import OutOfMemory
 from core.plan.steps import RenderClip
-from core.scratch import scratch_folder
 from core.spec import ClipSettings
-from core.storage import Storage
-from core.task import Claim
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
 from worker.media.continuity import Colours, ContinuityState, append_part, as_png, from_png
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
 from worker.receipt import write_receipt
 from worker.steps.base import Made, StepContext, StepHandler
-from worker.steps.store import read_made, store
+from worker.steps.store import fetch_made, store
 
 # Shares of the whole, for the progress a user sees. Rendering and encoding divide the rest.
 LOAD, STORE = 0.02, 0.02
@@ -44,7 +42,7 @@ class ClipStep(StepHandler):
             attempt.shares["encode_video"] = 1 - LOAD - STORE - self.renderer.share
             self.settings = self.renderer.with_memory_plan(params.settings)
             if params.begins_with == "part":
-                self.before = _end_of_part(self.claim, attempt, self.storage)
+                self.before = _end_of_part(self.context)
                 self.picture = Image.fromarray(self.before.frames[0])
             else:
                 self.picture = self.context.pictures.get(self.claim, params, attempt)
@@ -59,35 +57,38 @@ class ClipStep(StepHandler):
         files, continuity = self._encode()
         self.frames = self.before = None  # storing may have to wait, and another clip's are there already
         with self.attempt.phase("store"):
-            artifacts = store(files, self.claim, self.attempt, self.storage)
-        (source,), video, crf = self.claim.inputs.values(), files["video.mp4"], self.params.crf
+            artifacts = store(files, self.context)
+        (source,), video, crf = self.claim.inputs.values(), artifacts[0], self.params.crf
         receipt = write_receipt(self.renderer, self.versions, self.settings, crf, self.attempt, source.sha256, video)
         return artifacts, receipt | continuity
 
-    def _encode(self) -> tuple[dict[str, bytes], dict[str, Any]]:
-        """Return the files that the step makes, and what its receipt says for the part that goes on from it."""
-        params, frames, after = self.params, cast(Frames, self.frames), None
-        with self.attempt.phase("encode_video"), scratch_folder("clip") as folder:
+    def _encode(self) -> tuple[list[Path], dict[str, Any]]:
+        """Return the files that the step makes, the video first, and what its receipt says for the part that goes on
+        from it."""
+        params, frames, after, folder = self.params, cast(Frames, self.frames), None, self.context.folder
+        with self.attempt.phase("encode_video"):
             if params.adds is not None:
                 frames, after = append_part(frames, params.adds, self.before, params.continuity)
             if params.drop_first:
                 frames = frames[1:]
-            path = folder / "video.mp4"
-            encode_mp4(frames, self.settings.fps, params.crf, path, self.attempt.advance)
-            files = {"video.mp4": path.read_bytes()}
+            encode_mp4(frames, self.settings.fps, params.crf, folder / "video.mp4", self.attempt.advance)
+            files = {}
             if after:
                 files["continuity.png"] = as_png(after.frames)
             if params.shows:
                 files["thumbnail.jpg"] = first_frame_jpeg(frames)
                 files["spritesheet.jpg"] = spritesheet_jpeg([frames[index] for index in tile_indices(len(frames))])
-        return files, {"colours": after.colours._asdict()} if after else {}
+            for name, data in files.items():
+                (folder / name).write_bytes(data)
+        paths = [folder / name for name in ("video.mp4", *files)]
+        return paths, {"colours": after.colours._asdict()} if after else {}
 
 
-def _end_of_part(claim: Claim, attempt: Attempt, storage: Storage) -> ContinuityState:
+def _end_of_part(context: StepContext) -> ContinuityState:
     """Return how the part before this one ended, in a long clip."""
-    (made,) = claim.needs
-    colours = Colours(**made.receipt["colours"])
-    return ContinuityState(from_png(read_made(made, "continuity", attempt, storage)), colours)
+    (made,) = context.claim.needs
+    path = fetch_made(made, "continuity", context.folder / "before.png", context)
+    return ContinuityState(from_png(path.read_bytes()), Colours(**made.receipt["colours"]))
 
 
 def _render(

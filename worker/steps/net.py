@@ -20,6 +20,7 @@ class NetStep:
     """Seconds; then the attempt is lost, and the process goes on."""
 
     def __init__(self, context: StepContext) -> None:
+        self.context = context
         self.claim, self.attempt, self.storage = context.claim, context.attempt, context.storage
 
     def submit(self) -> dict[str, Any]:

@@ -1,17 +1,17 @@
 """The step kind `smooth`: the clip of an earlier step again, with more frames a second."""
 
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from core.plan.steps import SmoothClip
-from core.scratch import scratch_folder
 from worker.media.mp4 import encode_each, encoder
 from worker.media.smooth import receipt as flow_receipt
 from worker.media.smooth import smoothed
 from worker.media.video import stored_frames
 from worker.receipt import extend_receipt
 from worker.steps.base import Made, StepContext, StepHandler
-from worker.steps.store import files_of, read_made, store
+from worker.steps.store import fetch_made, store, thumbnails
 
 if TYPE_CHECKING:
     from worker.media.smooth import FindMotion
@@ -25,7 +25,7 @@ class SmoothStep(StepHandler):
         super().__init__(context)
         self.params = SmoothClip.model_validate(context.claim.step.params)
         self.rife: Rife | None = None
-        self.files: dict[str, bytes] = {}
+        self.files: list[Path] = []
         context.attempt.shares = {"load": 0.02, "smooth": 0.96, "store": 0.02}
 
     def prepare(self) -> None:
@@ -39,20 +39,19 @@ class SmoothStep(StepHandler):
     def finish(self) -> Made:
         files = self.files or self._smooth(None)
         with self.attempt.phase("store"):
-            artifacts = store(files, self.claim, self.attempt, self.storage)
+            artifacts = store(files, self.context)
         said = {"smooth_fps": self.params.smooth_fps, "quality": self.params.crf}
-        receipt = extend_receipt(self.claim.needs[0], self.claim, self.attempt, files["video.mp4"], said)
+        receipt = extend_receipt(self.claim.needs[0], self.claim, self.attempt, artifacts[0], said)
         smoothing = self.rife.receipt() if self.rife else flow_receipt()
         return artifacts, receipt | {"encoder": encoder(), "smoothing": smoothing}
 
-    def _smooth(self, find_motion: "FindMotion | None") -> dict[str, bytes]:
+    def _smooth(self, find_motion: "FindMotion | None") -> list[Path]:
         """Return the smooth video, and what shows it."""
         params, attempt, (made,) = self.params, self.attempt, self.claim.needs
+        before, after = self.context.folder / "clip.mp4", self.context.folder / "video.mp4"
         with attempt.phase("load"):
-            rendered = read_made(made, "video", attempt, self.storage)
-        with attempt.phase("smooth"), scratch_folder("smooth") as folder:
-            before, after = folder / "clip.mp4", folder / "video.mp4"
-            before.write_bytes(rendered)
+            fetch_made(made, "video", before, self.context)
+        with attempt.phase("smooth"):
             with closing(smoothed(stored_frames(before), params.fps, params.smooth_fps, find_motion)) as frames:
                 if params.drop_first:
                     next(frames)
@@ -60,4 +59,4 @@ class SmoothStep(StepHandler):
                 encode_each(
                     frames, size, params.smooth_fps, params.crf, after, lambda done: attempt.advance(done, count)
                 )
-            return files_of(after, count)
+            return [after, *thumbnails(after, count)]

@@ -1,41 +1,54 @@
-"""What a step made, into storage, and out of it for the next one."""
+"""What a step made, from files into storage, and out of it into files for the next step."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from core.errors import ArtifactNotFound, InputMissing
-from core.storage import Storage, artifact_key
-from core.task import Artifact, Claim, MadeStep
-from worker.attempt import Attempt
+from core.storage import artifact_key
+from core.task import Artifact, MadeStep
 from worker.media.mp4 import first_frame_jpeg, spritesheet_jpeg, tile_indices
 from worker.media.video import frames_of
+from worker.steps.base import StepContext
 
 
-def store(files: dict[str, bytes], claim: Claim, attempt: Attempt, storage: Storage) -> list[Artifact]:
+def store(files: Sequence[Path], context: StepContext) -> list[Artifact]:
     """Store each file, and return it as an artifact whose name is the file's without the ending. Raises Stopped."""
-    attempt.stored_bytes += sum(map(len, files.values()))
+    claim, attempt = context.claim, context.attempt
+    attempt.stored_bytes += sum(path.stat().st_size for path in files)
     artifacts = []
-    for name, data in files.items():
-        key = artifact_key(claim.task.task_id, claim.step.step_id, claim.step.attempt, name)
-        attempt.keep_trying(partial(storage.put, key, data))
-        artifacts.append(Artifact(PurePath(name).stem, key, len(data), hashlib.sha256(data).hexdigest()))
+    for path in files:
+        key = artifact_key(claim.task.task_id, claim.step.step_id, claim.step.attempt, path.name)
+        attempt.keep_trying(partial(context.storage.put, key, path))
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        artifacts.append(Artifact(path.stem, key, path.stat().st_size, sha256))
     return artifacts
 
 
-def files_of(video: Path, count: int) -> dict[str, bytes]:
-    """A video of `count` frames, and what shows it."""
+def thumbnails(video: Path, count: int) -> list[Path]:
+    """Write beside a video of `count` frames what shows it, and return the files."""
     tiles = list(frames_of(video, tile_indices(count)))
-    return {
-        "video.mp4": video.read_bytes(),
-        "thumbnail.jpg": first_frame_jpeg(tiles),
-        "spritesheet.jpg": spritesheet_jpeg(tiles),
-    }
+    thumbnail, spritesheet = video.with_name("thumbnail.jpg"), video.with_name("spritesheet.jpg")
+    thumbnail.write_bytes(first_frame_jpeg(tiles))
+    spritesheet.write_bytes(spritesheet_jpeg(tiles))
+    return [thumbnail, spritesheet]
 
 
-def read_made(made: MadeStep, name: str, attempt: Attempt, storage: Storage) -> bytes:
-    """An artifact of an earlier step. Raises InputMissing, Stopped."""
+def fetch_made(made: MadeStep, name: str, path: Path, context: StepContext) -> Path:
+    """Write an artifact of an earlier step to `path`, and return that. Raises InputMissing, Stopped."""
     try:
-        return attempt.keep_trying(lambda: storage.read(made.artifacts[name].key))
+        context.attempt.keep_trying(lambda: context.storage.download(made.artifacts[name].key, path))
     except ArtifactNotFound as error:
         raise InputMissing(f"what the step {made.step.kind} made is no longer in the storage") from error
+    return path
+
+
+def fetch_input(role: str, path: Path, context: StepContext) -> Path:
+    """Write what the task was made from to `path`, and return that. Raises InputMissing, Stopped."""
+    try:
+        context.attempt.keep_trying(lambda: context.storage.download(context.claim.inputs[role].key, path))
+    except ArtifactNotFound as error:
+        raise InputMissing("what the task was made from is no longer in the storage") from error
+    return path

@@ -12,8 +12,8 @@ from app.limiter import Limiter
 from app.slow_clients import BoundedHttp
 from core.config import Settings, read_settings
 from core.errors import InvalidParameter, LedgerUnavailable
-from core.ledger import Ledger
-from core.scratch import scratch_folder
+from core.ledger.moves import Ledger
+from core.process.scratch import scratch_folder
 from core.spec import check_defaults
 
 MAX_CONNECTIONS = 1000  # of one process; whoever comes then is answered 503
@@ -43,7 +43,7 @@ def main() -> None:
             limit_concurrency=MAX_CONNECTIONS,
             server_header=False,
             access_log=False,
-            log_config=None,  # core/logs.py speaks for all
+            log_config=None,  # core/process/logs.py speaks for all
         )
 
 

@@ -13,7 +13,6 @@ from app.derive import check_there, extended_from, frames_before, inherit_parame
 from app.reuse import reuse_steps, stored_bytes
 from app.source import Sizing, Source, gathering, name_of
 from core.config import Settings
-from core.durations import StepProfile
 from core.engines import Engine, find_engine, known_engines
 from core.errors import (
     EngineUnavailable,
@@ -23,6 +22,7 @@ from core.errors import (
     StorageFull,
     TaskExists,
 )
+from core.ledger.durations import StepProfile
 from core.outbound import check_outbound_url
 from core.plan.clip import clip_graph
 from core.plan.content_key import content_keys

@@ -9,8 +9,8 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from app.estimate import Outlooks
 from core.config import Settings
-from core.keys import Keys
-from core.ledger import Ledger
+from core.ledger.keys import Keys
+from core.ledger.moves import Ledger
 from core.links import signed
 from core.queue import StepQueue
 from core.storage import Storage

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from app.queue_simulation import Forecast, Simulation
-from core.durations import StepDuration, StepDurations, profile_of
 from core.errors import LedgerUnavailable
-from core.ledger import Ledger
-from core.reader import OpenStep
+from core.ledger.durations import StepDuration, StepDurations, profile_of
+from core.ledger.moves import Ledger
+from core.ledger.reads import OpenStep
 from core.task import Status, Step, Task, Worker
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import structlog
 from starlette.concurrency import run_in_threadpool
 
 from core.errors import LedgerUnavailable
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
+from core.ledger.snapshots import Snapshot
 from core.live_previews import LivePreviews
-from core.snapshots import Snapshot
 
 POLL_SECONDS = 0.5
 

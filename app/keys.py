@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from core.config import read_settings
 from core.errors import KinoraError
-from core.keys import Keys
-from core.ledger import Ledger
+from core.ledger.keys import Keys
+from core.ledger.moves import Ledger
 
 
 def main() -> None:

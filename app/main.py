@@ -43,11 +43,11 @@ from app.routes import (
 from app.security_headers import SecurityHeaders
 from app.slow_clients import SlowClients
 from core.config import Settings, read_settings
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.live_previews import LivePreviews
-from core.logs import set_up_logs
+from core.process.logs import set_up_logs
+from core.process.startup import wait_for_ledger
 from core.queue import StepQueue
-from core.startup import wait_for_ledger
 from core.storage import Storage
 
 # How long to wait for the ledger before the port is opened without it.

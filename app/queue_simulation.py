@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from core.durations import StepDuration
-from core.reader import OpenStep
+from core.ledger.durations import StepDuration
+from core.ledger.reads import OpenStep
 
 
 class Schedule(NamedTuple):

@@ -12,7 +12,7 @@ from app.estimate import estimate_task
 from app.events import SnapshotPoller
 from app.slow_clients import is_ending
 from core.errors import NotReady, QueueUnavailable, TaskGone
-from core.snapshots import Snapshot
+from core.ledger.snapshots import Snapshot
 from core.task import Status, Task
 
 # Each has a connection, and in memory or in the temporary folder what it sent.

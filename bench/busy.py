@@ -18,11 +18,11 @@ from typing import Any, cast
 import sqlalchemy as sa
 
 from core.config import Settings
+from core.db.tables import tasks
 from core.engines import find_engine
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.picture import read_picture
 from core.spec import ClipRequest, resolve
-from core.tables import tasks
 from harness.report import spread
 from harness.servers import RedisServer
 from harness.stack import Stack

@@ -17,8 +17,8 @@ import psutil
 import sqlalchemy as sa
 
 from bench.service import PICTURE
-from core.ledger import Ledger
-from core.tables import tasks
+from core.db.tables import tasks
+from core.ledger.moves import Ledger
 from harness.report import machine, print_table, write
 from harness.servers import wait_until
 from harness.stack import Stack, running_stack

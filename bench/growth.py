@@ -16,8 +16,8 @@ import psutil
 import sqlalchemy as sa
 
 from bench.service import PICTURE, SMALL
-from core.ledger import Ledger
-from core.tables import attempts, events, now, steps, tasks
+from core.db.tables import attempts, events, now, steps, tasks
+from core.ledger.moves import Ledger
 from core.task import NewStep, NewTask, Status, new_id
 from harness.report import machine, print_table, write
 from harness.servers import PostgresServer

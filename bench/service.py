@@ -26,8 +26,8 @@ import psutil
 import sqlalchemy as sa
 
 from bench.busy import busy
-from core.ledger import Ledger
-from core.tables import steps, tasks
+from core.db.tables import steps, tasks
+from core.ledger.moves import Ledger
 from harness.pictures import SAMPLES
 from harness.report import machine, print_table, spread, write
 from harness.stack import Stack, running_stack

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from bench.service import PICTURE
 from core.config import Settings
-from core.ledger import Ledger
-from core.tables import attempts, steps
+from core.db.tables import attempts, steps
+from core.ledger.moves import Ledger
 from harness.report import machine, print_table, write
 from harness.servers import wait_until
 from harness.stack import Stack, running_stack

@@ -25,9 +25,9 @@ from chaos.faults import FAULTS, POSTGRES_FAULTS, WEIGHTS
 from chaos.load import Accepted, Load
 from chaos.reconcile import Verdict, reconcile
 from chaos.service import LEASE_SECONDS, WORKERS, Service, Trouble
+from core.callbacks.deliveries import DeliveryStatus
 from core.config import Settings
-from core.deliveries import DeliveryStatus
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from core.storage import Storage
 from core.task import Status

@@ -13,11 +13,11 @@ from typing import Any
 import httpx2
 
 from chaos.service import Service
+from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
 from core.config import Settings
-from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.engines import known_engines
 from core.errors import KinoraError
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.plan.clip import clip_graph, join_parts
 from core.plan.graph import Graph, PlannedStep
 from core.spec import Clip

@@ -20,11 +20,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-import core.deliveries
-import core.ledger
-from core.database import writing
-from core.deliveries import Deliveries
-from core.ledger import Ledger
+import core.callbacks.deliveries
+import core.ledger.moves
+from core.callbacks.deliveries import Deliveries
+from core.db.database import writing
+from core.ledger.moves import Ledger
 from core.storage import Storage
 
 WRITES = threading.RLock()
@@ -114,7 +114,7 @@ def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 def main() -> None:
     folder, process, module = Path(sys.argv[1]), *sys.argv[2:4]
-    for ledger in (core.ledger, core.deliveries):
+    for ledger in (core.ledger.moves, core.callbacks.deliveries):
         ledger.writing = alone
     for point in POINTS:
         if point.process == process:

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 
 from chaos.load import CLIPS_IN_A_GRAPH, Accepted
 from chaos.service import Death, Service, Trouble
+from core.db.tables import attempts, events, idempotency_keys, inputs, steps, tasks
 from core.errors import TaskNotFound
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.spec import Clip
-from core.tables import attempts, events, idempotency_keys, inputs, steps, tasks
 from core.task import FINAL, Status
 from harness.receiver import Receiver
 

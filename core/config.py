@@ -16,7 +16,7 @@ from pydantic_settings import (
 )
 
 from core.outbound import allowed_places
-from core.secret_files import values_from_files
+from core.process.secret_files import values_from_files
 
 SVD_XT = "stabilityai/stable-video-diffusion-img2vid-xt"
 SVD_XT_REVISION = "9e43909513c6714f1bc78bcb44d96e733cd242aa"

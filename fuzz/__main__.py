@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import Settings
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.task import Status
 from harness.report import machine, print_table, write
 from harness.servers import wait_until

@@ -20,14 +20,14 @@ import httpx2
 import structlog
 from standardwebhooks import Webhook
 
+from core.callbacks.deliveries import VIDEO_EVENTS, Deliveries, Delivery
+from core.callbacks.endpoints import Endpoints
+from core.callbacks.payloads.prediction import located
 from core.config import Settings
-from core.deliveries import VIDEO_EVENTS, Deliveries, Delivery
-from core.endpoints import Endpoints
 from core.errors import InvalidRequest, Unavailable
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.links import signed
 from core.outbound import OutboundUrl, check_outbound_url
-from core.prediction import located
 from core.task import to_iso
 
 LOOK_SECONDS = 0.5

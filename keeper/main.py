@@ -18,10 +18,10 @@ import structlog
 
 from core.config import Settings, read_settings
 from core.errors import Unavailable
-from core.ledger import Ledger
-from core.logs import set_up_logs
+from core.ledger.moves import Ledger
+from core.process.logs import set_up_logs
+from core.process.startup import wait_for_ledger
 from core.queue import StepQueue
-from core.startup import wait_for_ledger
 from core.storage import Storage
 from core.task import id_seconds, is_id
 from keeper.deliverer import Deliverer

@@ -13,9 +13,9 @@ import structlog
 from sqlalchemy import event
 
 from core.config import Settings
-from core.ledger import Ledger
+from core.db.tables import link_secrets, metadata
+from core.ledger.moves import Ledger
 from core.storage import Storage, input_key
-from core.tables import link_secrets, metadata
 from core.task import Artifact, Callback, Input, NewStep, NewTask, new_id
 from harness.servers import PostgresServer, RedisServer, s3_server
 

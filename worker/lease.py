@@ -7,7 +7,7 @@ from types import TracebackType
 import structlog
 
 from core.errors import LedgerUnavailable
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.task import Claim
 from worker.attempt import Attempt
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from core.errors import LedgerUnavailable
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.task import Claim
 from worker.attempt import Attempt
 from worker.lease import RENEW_SECONDS

@@ -15,10 +15,10 @@ from rq.exceptions import StopRequested
 
 from core.config import read_settings
 from core.errors import EngineUnavailable, GpuLost
-from core.ledger import Ledger
-from core.logs import set_up_logs
+from core.ledger.moves import Ledger
+from core.process.logs import set_up_logs
+from core.process.startup import wait_for_ledger
 from core.queue import QUEUES, StepQueue, connect_redis
-from core.startup import wait_for_ledger
 from core.storage import Storage
 from worker.engines.host import EngineHost
 from worker.lanes import CpuLane, Lane, steps_at_once

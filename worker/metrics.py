@@ -11,7 +11,7 @@ from prometheus_client import (
     start_http_server,
 )
 
-from core.counters import SECONDS
+from core.ledger.counters import SECONDS
 
 log = structlog.get_logger(__name__)
 

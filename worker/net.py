@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from core.errors import NotTaken, TimeLimitExceeded, Unavailable
-from core.scratch import scratch_folder
+from core.process.scratch import scratch_folder
 from core.task import Claim
 from worker.attempt import Stopped
 from worker.lanes import ThreadsLane, steps_at_once

@@ -12,10 +12,10 @@ from PIL import Image
 from core.config import Settings
 from core.engines import find_engine
 from core.errors import ArtifactNotFound, InputMissing
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.picture import read_picture
 from core.plan.steps import PARAMS, RenderClip
-from core.scratch import scratch_folder
+from core.process.scratch import scratch_folder
 from core.storage import Storage
 from core.task import Claim, Input, Step, Task
 from worker.attempt import Attempt

@@ -8,8 +8,8 @@ import threading
 import structlog
 
 from core.errors import LedgerUnavailable
-from core.ledger import Ledger
-from core.machine import machine_id
+from core.ledger.moves import Ledger
+from core.process.machine import machine_id
 from core.task import Worker
 from worker.engines.host import EngineHost
 

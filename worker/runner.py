@@ -17,11 +17,11 @@ import structlog
 
 from core.config import Settings
 from core.errors import GpuLost, InternalError, KinoraError, Retry, TimeLimitExceeded, Unavailable
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.live_previews import LivePreviews
 from core.plan.steps import ONE_CORE_KINDS
+from core.process.scratch import scratch_folder
 from core.queue import StepQueue
-from core.scratch import scratch_folder
 from core.storage import Storage
 from core.task import Artifact, Claim, ErrorInfo, ReadyStep, Step, Task
 from worker.attempt import Attempt, Stopped

@@ -18,7 +18,7 @@ from app.router import create_router
 from app.routes.status import CurrentStep, TaskError, current_step, task_error
 from core import errors
 from core.errors import InvalidParameter
-from core.snapshots import Snapshot
+from core.ledger.snapshots import Snapshot
 from core.task import Status
 
 # Of the thousand connections that a process has.

@@ -13,8 +13,8 @@ from app.form import FormRoute, PictureText, also_json, without_null
 from app.router import create_router
 from app.source import uploaded
 from core import errors
+from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
 from core.config import Settings
-from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.spec import ClipRequest
 from core.task import Callback, Status
 

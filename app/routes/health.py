@@ -12,7 +12,7 @@ from app.deps import Caller, Services, ServicesDep
 from app.router import create_router
 from core.engines import known_engines
 from core.errors import KinoraError
-from core.machine import machine_id
+from core.process.machine import machine_id
 from core.task import Worker
 
 router = create_router(dependencies=(), tags=["service"])

@@ -11,9 +11,9 @@ from app.deps import CallerDep, Services, ServicesDep
 from app.errors import documented
 from app.router import create_router
 from app.routes.health import WorkerInfo, examine
-from core.counters import BOUNDS, Histogram
 from core.engines import known_engines
 from core.errors import AdminRequired
+from core.ledger.counters import BOUNDS, Histogram
 
 router = create_router(tags=["service"])
 

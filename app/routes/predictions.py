@@ -20,12 +20,12 @@ from app.routes.generate import ACCEPT_ERRORS
 from app.source import Sizing, read_picture
 from app.tasks import WAITING, follow
 from core import errors
+from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
+from core.callbacks.payloads.prediction import OWNER, located, prediction_of
 from core.config import Settings
-from core.endpoints import FINAL_EVENTS, CallbackEvent
 from core.engines import known_engines
 from core.errors import FileMissing, InvalidParameter, LedgerUnavailable, QueueFull
 from core.outbound import check_outbound_url
-from core.prediction import OWNER, located, prediction_of
 from core.spec import ClipRequest
 from core.task import Callback, Dialect, Step, Task, progress_of
 

@@ -14,7 +14,7 @@ from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS, Accepted, accepted
 from app.tasks import cancel_task, delete_task
 from core import errors
-from core.snapshots import RunningStep
+from core.ledger.snapshots import RunningStep
 from core.task import ID_PATTERN, ErrorInfo, Status, Step, Task, progress_of
 
 router = create_router(tags=["tasks"])

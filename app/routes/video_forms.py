@@ -12,8 +12,8 @@ from app.accept import accept
 from app.deps import Caller, Services
 from app.form import PictureText, alias_of, exactly_one, fields_of, without_null
 from app.source import Extension, Source, uploaded
+from core.callbacks.endpoints import FINAL_EVENTS
 from core.config import Settings
-from core.endpoints import FINAL_EVENTS
 from core.engines import known_engines
 from core.errors import InvalidParameter
 from core.spec import ClipRequest

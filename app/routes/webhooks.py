@@ -11,8 +11,8 @@ from app.errors import documented
 from app.router import create_router
 from app.routes.status import to_datetime
 from core import errors
-from core.deliveries import Delivery, DeliveryStatus
-from core.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint, VideoEvent
+from core.callbacks.deliveries import Delivery, DeliveryStatus
+from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint, VideoEvent
 from core.outbound import MAX_URL, check_outbound_url
 from core.task import ID_PATTERN
 

@@ -11,7 +11,7 @@ from app.auth import PUBLIC
 from app.deps import Services
 from app.main import create_app
 from core.config import Settings
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from harness.pictures import CAT, SAMPLES
 from harness.servers import free_port

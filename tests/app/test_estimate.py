@@ -11,7 +11,7 @@ import pytest
 
 from app.deps import Services
 from app.estimate import Outlooks, estimate_task
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.task import Claim, NewStep, NewTask, Worker
 from tests.app.conftest import worker_that_says
 from tests.conftest import new_task

@@ -23,7 +23,7 @@ from app.routes import events
 from app.slow_clients import BoundedHttp
 from core.config import Settings
 from core.errors import LedgerUnavailable
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.live_previews import LivePreviews
 from core.task import Claim, ErrorInfo
 from harness.servers import wait_until

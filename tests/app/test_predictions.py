@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from fastapi.testclient import TestClient
 
+from core.callbacks.payloads.prediction import located, prediction_of
 from core.errors import LedgerUnavailable
-from core.prediction import located, prediction_of
 from core.task import ErrorInfo, Status
 from harness.pictures import CAT
 from tests.app.conftest import upload
@@ -22,8 +22,8 @@ def test_what_was_accepted_is_answered_without_the_ledger(
     picture = client.post("/v1/files", files={"content": CAT}).json()["urls"]["get"]
     asked = {"version": "preview", "input": {"image": picture}}
     with monkeypatch.context() as patched:
-        patched.setattr("core.reader.Reader.task", away)
-        patched.setattr("core.reader.Reader.task_with_steps", away)
+        patched.setattr("core.ledger.reads.Reader.task", away)
+        patched.setattr("core.ledger.reads.Reader.task_with_steps", away)
         answer = client.post("/v1/predictions", json=asked, headers={"Prefer": prefer})
     assert (answer.status_code, answer.json()["status"]) == (201, "starting")
     assert client.get(f"/status/{answer.json()['id']}").json()["status"] == "queued"

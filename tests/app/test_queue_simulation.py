@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from app.queue_simulation import Forecast, Simulation
-from core.durations import StepDuration, StepProfile
-from core.reader import OpenStep
+from core.ledger.durations import StepDuration, StepProfile
+from core.ledger.reads import OpenStep
 
 PROFILE, JOIN = StepProfile("preview", "clip", "", 0.0), StepProfile("", "join", "", 0.0)
 

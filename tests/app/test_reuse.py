@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from app.deps import Services
 from app.main import create_app
 from core.config import Settings
-from core.keys import Keys
+from core.ledger.keys import Keys
 from core.storage import artifact_key, reused_key
 from core.task import Artifact, ErrorInfo, Step
 from harness.pictures import CAT, png

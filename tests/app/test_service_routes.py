@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.deps import Services
 from app.main import create_app
 from core.config import Settings
-from core.machine import machine_id
+from core.process.machine import machine_id
 from core.queue import StepQueue
 from core.task import Claim, NewStep, Worker
 from harness.pictures import CAT
@@ -164,7 +164,7 @@ def test_an_unexpected_error_tells_the_caller_nothing(client: TestClient, monkey
     def broken(*_: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("core.reader.Reader.task_with_steps", broken)
+    monkeypatch.setattr("core.ledger.reads.Reader.task_with_steps", broken)
     response = client.get("/status/x")
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
     assert "secret" not in response.text

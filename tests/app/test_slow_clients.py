@@ -15,7 +15,7 @@ from app import slow_clients
 from app.main import create_app
 from app.slow_clients import BoundedHttp
 from core.config import Settings
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from harness.pictures import SAMPLES
 from harness.servers import free_port, wait_until
 

@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.storage import Storage, artifact_key
 from core.task import ErrorInfo, NewStep, NewTask, new_id
 from harness.pictures import SAMPLES

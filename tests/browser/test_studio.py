@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from harness.servers import wait_until
 from harness.stack import Stack, running_stack
 from tests.browser.conftest import COFFEE, Visitor

@@ -8,7 +8,7 @@ import av
 import pytest
 
 from core.config import Settings
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from harness.servers import free_port
 from harness.stack import Stack, running_stack
 

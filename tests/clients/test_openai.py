@@ -18,7 +18,7 @@ from openai import AsyncOpenAI, OpenAI
 from PIL import Image
 
 from core.config import Settings
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.task import ErrorInfo
 from harness.pictures import SAMPLES
 from harness.receiver import receiving

@@ -20,8 +20,8 @@ from replicate.prediction import Prediction
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from app.routes.predictions import PUBLIC_MODELS, request_of, seconds_to_wait, size_by
+from core.callbacks.payloads.prediction import bar
 from core.errors import InvalidParameter
-from core.prediction import bar
 from harness.pictures import SAMPLES
 from tests.clients.conftest import Service, frames_of
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.task import Claim, NewStep, NewTask, Status
 from tests.conftest import new_task
 

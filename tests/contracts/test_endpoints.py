@@ -3,9 +3,9 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from core.endpoints import MAX_ENDPOINTS
+from core.callbacks.endpoints import MAX_ENDPOINTS
 from core.errors import InvalidParameter
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 
 
 def test_endpoints_registered_at_the_same_time_do_not_pass_together(ledger: Ledger) -> None:

@@ -14,15 +14,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 
-from core.durations import StepProfile
+from core.db.tables import attempts, events, metadata
 from core.errors import IdempotencyMismatch, QueueFull, TaskExists, TaskNotFound
-from core.ledger import Ledger
-from core.reader import Reader, page_of_tasks
-from core.tables import attempts, events, metadata
+from core.ledger.durations import StepProfile
+from core.ledger.moves import Ledger
+from core.ledger.reads import Reader, page_of_tasks
 from core.task import Artifact, Bounds, Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
 from tests.conftest import artifacts_at, expire_leases, new_task
 
-MIGRATIONS = Path(__file__).parents[2] / "core" / "migrations"
+MIGRATIONS = Path(__file__).parents[2] / "core" / "db" / "migrations"
 BROKEN = ErrorInfo("engine_failed", "it broke")
 
 
@@ -112,7 +112,7 @@ def test_a_lease_that_holds_is_left_alone(ledger: Ledger) -> None:
 
 
 def test_a_zombie_attempt_cannot_write(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
     zombie = begin(ledger, lease=-1)
     expire_leases(ledger, max_attempts=3)
     heir = ledger.claim(zombie.step.step_id, "w2", 60)
@@ -128,7 +128,7 @@ def test_a_zombie_attempt_cannot_write(ledger: Ledger, monkeypatch: pytest.Monke
 
 
 def test_a_step_that_loses_every_attempt_fails_its_task(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
     ((step_id, _),) = ledger.create(new := new_task())
     for _ in range(3):
         assert ledger.claim(step_id, "w", -1)
@@ -220,7 +220,7 @@ def test_a_failed_step_stops_the_others_of_its_task(ledger: Ledger) -> None:
 
 
 def test_the_ledger_keeps_each_attempt(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
     lost = begin(ledger, lease=-1)
     expire_leases(ledger, max_attempts=3)
     finish(ledger, ledger.claim(lost.step.step_id, "w2", 60))
@@ -297,7 +297,7 @@ def test_steps_that_wait_can_be_woken_again(ledger: Ledger) -> None:
 def test_steps_of_a_queue_that_nobody_serves_hold_up_no_other_queue(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.reader.WOKEN_AT_ONCE", 3)
+    monkeypatch.setattr("core.ledger.reads.WOKEN_AT_ONCE", 3)
     for _ in range(5):
         ledger.create(new_task(steps=[NewStep("clip", "gpu")]))
     ((step_id, _),) = ledger.create(new_task())
@@ -307,7 +307,7 @@ def test_steps_of_a_queue_that_nobody_serves_hold_up_no_other_queue(
 
 
 def test_only_the_sizes_that_are_asked_for_most_are_remembered(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.durations.MOST_SIZES", 2)
+    monkeypatch.setattr("core.ledger.durations.MOST_SIZES", 2)
     for size, times in (("rare", 1), ("common", 3), ("usual", 2)):
         for _ in range(times):
             ((step_id, _),) = ledger.create(
@@ -404,7 +404,7 @@ def test_a_key_is_forgotten_after_a_day(ledger: Ledger, monkeypatch: pytest.Monk
     ledger.forget_old_keys()
     with pytest.raises(TaskExists):
         ledger.create(new_task(), key)
-    monkeypatch.setattr("core.ledger.KEY_SECONDS", -1.0)
+    monkeypatch.setattr("core.ledger.moves.KEY_SECONDS", -1.0)
     ledger.forget_old_keys()
     ledger.create(new_task(), key)
 
@@ -445,7 +445,7 @@ def work_off(ledger: Ledger, ready: list[ReadyStep], crash_every: int = 0) -> di
 def test_a_graph_of_thirty_steps_runs_each_step_once_whatever_dies(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
     # Fourteen clips, each with its sound, joined, then finished off: fan-out, fan-in, a chain.
     clips = [NewStep("clip", "cpu") for _ in range(14)]
     sounds = [NewStep("sound", "cpu", needs=(str(number),)) for number in range(14)]
@@ -483,7 +483,7 @@ def test_a_step_may_add_the_steps_that_it_found_to_be_needed(ledger: Ledger) -> 
 def test_steps_added_by_an_attempt_that_was_taken_over_are_not_there(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
     zombie = begin(ledger, lease=-1)
     expire_leases(ledger, max_attempts=3)
     assert ledger.finish(zombie, {}, {}, {}, more=[NewStep("clip", "cpu")]) is None
@@ -492,7 +492,7 @@ def test_steps_added_by_an_attempt_that_was_taken_over_are_not_there(
 
 
 def test_an_attempt_is_in_vain_once_it_can_finish_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
     zombie = begin(ledger, lease=-1)
     assert not ledger.is_in_vain(zombie)
     expire_leases(ledger)

@@ -20,8 +20,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from core.ledger import Ledger
-from core.tables import events
+from core.db.tables import events
+from core.ledger.moves import Ledger
 from core.task import FINAL, Claim, ErrorInfo, Status
 from tests.conftest import artifacts_at, empty_tables, expire_leases, new_task
 
@@ -206,7 +206,7 @@ def play(backend: str, orders: int, request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(autouse=True)
 def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from core.errors import QueueFull, QuotaExceeded
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.task import Bounds, NewStep, NewTask, Quota
 from tests.conftest import new_task
 

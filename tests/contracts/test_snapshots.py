@@ -1,7 +1,7 @@
 """What watchers are told, on every database: the same as whoever asks for the status."""
 
-from core.ledger import Ledger
-from core.snapshots import RunningStep
+from core.ledger.moves import Ledger
+from core.ledger.snapshots import RunningStep
 from core.task import ErrorInfo, NewStep, Status, progress_of
 from tests.conftest import artifacts_at, new_task
 

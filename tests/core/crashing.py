@@ -21,8 +21,8 @@ import app.accept
 from app.main import create_app
 from app.slow_clients import BoundedHttp
 from core.config import Settings
-from core.ledger import Ledger
-from core.logs import set_up_logs
+from core.ledger.moves import Ledger
+from core.process.logs import set_up_logs
 from core.queue import StepQueue
 from core.storage import Storage
 from core.task import Callback, Status

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from core import database
+from core.db import database
 
 
 def test_a_new_file_that_another_process_is_busy_with_is_waited_for(tmp_path: Path) -> None:

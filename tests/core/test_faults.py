@@ -12,9 +12,9 @@ import boto3
 import pytest
 import sqlalchemy as sa
 
+from core.db.postgresql import POSTGRESQL_OPTIONS
 from core.errors import LedgerUnavailable, StorageUnavailable
-from core.ledger import Ledger
-from core.postgresql import POSTGRESQL_OPTIONS
+from core.ledger.moves import Ledger
 from core.storage import Storage
 from harness.proxy import Proxy, proxy_to
 from harness.servers import PostgresServer
@@ -70,7 +70,7 @@ def test_an_object_store_that_is_away_or_slow_is_said_to_be(cut_off: tuple[Stora
 
 
 def test_a_postgresql_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.postgresql.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("core.db.postgresql.ANSWER_SECONDS", 0.5)
     monkeypatch.setitem(POSTGRESQL_OPTIONS, "connect_timeout", 2)
     with PostgresServer() as postgres:
         ledger = Ledger(postgres.url.replace("postgresql:", "postgresql+psycopg:"))
@@ -138,7 +138,7 @@ def test_a_ledger_whose_disk_is_full_promises_nothing(tmp_path: Path) -> None:
 def test_a_sqlite_that_another_process_holds_is_waited_for_and_then_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.database.BUSY_TIMEOUT_MS", 300)
+    monkeypatch.setattr("core.db.database.BUSY_TIMEOUT_MS", 300)
     ledger = Ledger(f"sqlite:///{tmp_path}/kinora.db")
     ledger.migrate()
     other = sa.create_engine(f"sqlite:///{tmp_path}/kinora.db").connect()

@@ -1,10 +1,10 @@
 import pytest
 import sqlalchemy as sa
 
-from core.database import reading
+from core.db.database import reading
+from core.db.tables import api_keys
 from core.errors import InvalidParameter, KeyNotFound
-from core.ledger import Ledger
-from core.tables import api_keys
+from core.ledger.moves import Ledger
 
 
 def test_a_key_is_found_by_its_text_and_by_nothing_else(ledger: Ledger) -> None:

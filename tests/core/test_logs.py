@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.logs import without_values
+from core.process.logs import without_values
 from harness.servers import RedisServer
 from harness.stack import ROOT
 from tests.core import crashing

@@ -6,12 +6,12 @@ import pytest
 import sqlalchemy as sa
 from alembic import command, config
 
-from core import database
 from core.config import Settings
-from core.durations import StepDuration, StepProfile
+from core.db import database
 from core.engines import find_engine
 from core.errors import LedgerTooNew
-from core.ledger import Ledger
+from core.ledger.durations import StepDuration, StepProfile
+from core.ledger.moves import Ledger
 from core.plan.clip import clip_graph
 from core.plan.steps import PARAMS
 from core.spec import Clip, ClipRequest, resolve

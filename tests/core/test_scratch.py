@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from core.scratch import scratch_folder
+from core.process.scratch import scratch_folder
 
 
 def test_a_killed_process_leaves_a_folder_that_the_next_one_clears(
@@ -14,7 +14,7 @@ def test_a_killed_process_leaves_a_folder_that_the_next_one_clears(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     script = (
         f"import os, tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
-        "from core.scratch import scratch_folder\n"
+        "from core.process.scratch import scratch_folder\n"
         "with scratch_folder('clip') as folder:\n"
         "    (folder / 'half.mp4').touch()\n"
         "    os.kill(os.getpid(), 9)\n"
@@ -32,7 +32,7 @@ def test_the_folder_of_a_living_process_is_left_alone(tmp_path: Path, monkeypatc
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     script = (
         f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
-        "from core.scratch import scratch_folder\n"
+        "from core.process.scratch import scratch_folder\n"
         "with scratch_folder('clip') as folder:\n"
         "    print(folder, flush=True)\n"
         "    input()\n"

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import LedgerUnavailable
-from core.ledger import Ledger
-from core.startup import wait_for_ledger
+from core.ledger.moves import Ledger
+from core.process.startup import wait_for_ledger
 
 
 class Ended(threading.Event):

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from chaos.__main__ import run
 from chaos.reconcile import unexplained
 from chaos.service import Death, Trouble
-from core.ledger import Ledger
-from core.tables import steps
+from core.db.tables import steps
+from core.ledger.moves import Ledger
 from core.task import ErrorInfo
 from tests.conftest import new_task
 
@@ -35,7 +35,7 @@ def started_at(ledger: Ledger, step_id: str) -> float:
 @pytest.fixture
 def exhausted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[Death]:
     """The deaths of the three workers that lost a task's only step."""
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
     ((step_id, _),) = ledger.create(new_task())
     deaths = []
     for pid in (11, 12, 13):

@@ -18,14 +18,14 @@ import sqlalchemy as sa
 from chaos.faults import catch, caught, set_trap
 from chaos.points import POINTS
 from chaos.service import WORKERS, Service
+from core.callbacks.endpoints import FINAL_EVENTS
 from core.config import Settings
-from core.endpoints import FINAL_EVENTS
+from core.db.tables import attempts, events, steps
 from core.engines import find_engine
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.plan.clip import clip_graph
 from core.spec import Clip
 from core.storage import Storage, input_key
-from core.tables import attempts, events, steps
 from core.task import FINAL, Callback, NewTask, new_id
 from harness.pictures import SAMPLES
 from harness.receiver import Receiver, receiving

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.task import ErrorInfo
 from fuzz.__main__ import failed_tasks, fuzz_routes, row
 from tests.conftest import new_task

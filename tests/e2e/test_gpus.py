@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from harness.gpus import FIRST, SECOND, environment_with_gpus
 from harness.servers import free_port, wait_until
 from harness.stack import ROOT

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.config import Settings
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from harness.pictures import SAMPLES
 from harness.servers import free_port, wait_until
 from harness.stack import ROOT, running_stack

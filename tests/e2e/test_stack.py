@@ -13,8 +13,8 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from core.ledger import Ledger
-from core.tables import attempts, steps
+from core.db.tables import attempts, steps
+from core.ledger.moves import Ledger
 from harness.pictures import SAMPLES
 from harness.servers import wait_until
 from harness.stack import Stack, running_stack

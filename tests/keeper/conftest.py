@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from core.config import Settings
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from core.storage import Storage
 from keeper.main import Keeper

@@ -14,10 +14,10 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from structlog.testing import capture_logs
 
+from core.callbacks.deliveries import RETRY_SECONDS, Delivery, DeliveryStatus
+from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
 from core.config import Settings
-from core.deliveries import RETRY_SECONDS, Delivery, DeliveryStatus
-from core.endpoints import FINAL_EVENTS, CallbackEvent
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.links import opens
 from core.task import Callback, Dialect, ErrorInfo, Status
 from harness.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
@@ -172,7 +172,7 @@ def test_a_url_named_twice_is_told_once(ledger: Ledger) -> None:
 def test_what_is_no_success_is_tried_again_with_the_same_id(
     ledger: Ledger, deliverer: Deliverer, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.deliveries.RETRY_SECONDS", (1.1, 1.1))
+    monkeypatch.setattr("core.callbacks.deliveries.RETRY_SECONDS", (1.1, 1.1))
     with allowed(deliverer, status=status) as receiver:
         task_id = canceled_task(ledger, receiver.url)
         wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="the first try")
@@ -188,7 +188,7 @@ def test_what_is_no_success_is_tried_again_with_the_same_id(
 def test_after_its_last_try_a_delivery_is_dead_and_can_be_redelivered(
     ledger: Ledger, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.deliveries.RETRY_SECONDS", (0.05, 0.05))
+    monkeypatch.setattr("core.callbacks.deliveries.RETRY_SECONDS", (0.05, 0.05))
     with allowed(deliverer, status=500) as receiver:
         task_id = canceled_task(ledger, receiver.url)
         dead = wait_for_status(ledger, task_id, DeliveryStatus.DEAD)
@@ -266,7 +266,7 @@ def test_of_two_keepers_one_takes_a_delivery_and_a_lost_try_is_made_again(
     assert second is None
     assert ledger.deliveries.due(10) == []
     ledger.deliveries.redeliver("", delivery.delivery_id)
-    monkeypatch.setattr("core.deliveries.TRY_SECONDS", -1.0)  # the keeper died in its try
+    monkeypatch.setattr("core.callbacks.deliveries.TRY_SECONDS", -1.0)  # the keeper died in its try
     ledger.deliveries.take(delivery.delivery_id)
     assert [found.delivery_id for found in ledger.deliveries.due(10)] == [delivery.delivery_id]
 
@@ -333,7 +333,7 @@ def test_renewing_with_progress_and_canceling_at_once_is_no_deadlock(ledger: Led
 def test_old_deliveries_are_forgotten_and_pending_ones_never(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     ended, pending = canceled_task(ledger, "http://a/"), canceled_task(ledger, "http://b/")
     ledger.deliveries.arrived(deliveries_of(ledger, ended)[0], 200)
-    monkeypatch.setattr("core.deliveries.FORGOTTEN_SECONDS", -1.0)
+    monkeypatch.setattr("core.callbacks.deliveries.FORGOTTEN_SECONDS", -1.0)
     ledger.deliveries.forget_old()
     assert deliveries_of(ledger, ended) == []
     assert len(deliveries_of(ledger, pending)) == 1
@@ -366,7 +366,7 @@ def secure_hosts(deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch, folder: 
 def test_a_name_is_judged_anew_at_each_try(
     ledger: Ledger, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("core.deliveries.RETRY_SECONDS", (0.05,))
+    monkeypatch.setattr("core.callbacks.deliveries.RETRY_SECONDS", (0.05,))
     with ExitStack() as stack:
         outer, inner = secure_hosts(deliverer, monkeypatch, tmp_path, stack)
         resolver = Resolver(monkeypatch, [PUBLIC], [PRIVATE])

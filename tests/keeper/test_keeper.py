@@ -5,7 +5,7 @@ import pytest
 
 from core.config import Settings
 from core.errors import ArtifactNotFound, LedgerUnavailable, StorageUnavailable
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from core.storage import Storage, artifact_key, input_key
 from core.task import HeldLease, Status, new_id
@@ -18,7 +18,7 @@ from tests.conftest import new_task
 def keeper(settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
     monkeypatch.setattr("keeper.main.WAKE_AFTER_SECONDS", 0.0)
     monkeypatch.setattr("keeper.leases.SILENCE_SECONDS", 0.0)
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
     queue = StepQueue(settings)
     yield Keeper(settings, ledger, Storage(settings.resolved_storage_url), queue)
     queue.close()

@@ -19,7 +19,7 @@ IMPATIENT = "tests.long.impatient_worker"
 HOLDER = """
 import sys
 from pathlib import Path
-from core.logs import set_up_logs
+from core.process.logs import set_up_logs
 from worker.gpu import Gpu
 set_up_logs("json")
 Gpu(Path(sys.argv[1])).hold()

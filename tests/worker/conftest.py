@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.plan.clip import clip_graph
 from core.queue import StepQueue
 from core.spec import Clip

@@ -24,7 +24,7 @@ WORKER = """
 import json, os, subprocess, sys
 from pathlib import Path
 from core.errors import EngineUnavailable
-from core.logs import set_up_logs
+from core.process.logs import set_up_logs
 from worker.gpu import Gpu, ask_driver
 
 set_up_logs("json")

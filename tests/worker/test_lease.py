@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core.errors import LedgerUnavailable
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.task import Claim
 from harness.servers import wait_until
 from tests.conftest import expire_leases, new_task

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from core.config import Settings
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from harness.stack import ROOT
 
 # The signal comes in the midst of what a library does, whose cleaning up raises an error of its own.

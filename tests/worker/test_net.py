@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.config import Settings
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from core.storage import Storage
 from core.task import NewStep, Status, Step, Task
@@ -35,7 +35,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
     provider = Provider()
     monkeypatch.setattr(Hosted, "url", provider.url, raising=False)
     monkeypatch.setitem(NET_KINDS, "hosted", Hosted)
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
     yield provider
     provider.close()
 

@@ -16,12 +16,12 @@ import pytest
 import structlog
 from PIL import Image
 
+from core.db.tables import steps
 from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, OutOfMemory, StorageUnavailable
 from core.plan.clip import clip_graph
 from core.plan.steps import RenderClip
 from core.spec import Clip, ClipRequest, resolve
 from core.storage import input_key
-from core.tables import steps
 from core.task import NewTask, Status, Task, new_id
 from harness.servers import wait_until
 from tests.conftest import input_for
@@ -205,7 +205,7 @@ def test_a_video_is_not_rendered_again_while_it_cannot_be_stored_or_recorded(
 def test_what_another_attempt_may_do_better_is_tried_again(
     context: WorkerContext, error: KinoraError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.ledger.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
     monkeypatch.setattr("worker.engines.camera.Camera.render", renders(error))
     task_id, step_id = enqueue(context, picture())
     for attempt in (1, 2, 3):

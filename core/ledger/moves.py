@@ -7,15 +7,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core import counters, deliveries, durations, quotas, statements
-from core.counters import Count, Duration
-from core.database import BOUNDS_LOCK, migrate, one_at_a_time, writing
-from core.deliveries import Deliveries
-from core.endpoints import CallbackEvent, Endpoints
+from core.callbacks import deliveries
+from core.callbacks.deliveries import Deliveries
+from core.callbacks.endpoints import CallbackEvent, Endpoints
+from core.db.database import BOUNDS_LOCK, migrate, one_at_a_time, writing
+from core.db.tables import attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
+from core.db.upsert import insert
 from core.errors import TaskExists
-from core.keys import Keys
-from core.reader import ALIVE_SECONDS, Reader, made_steps, read_inputs, step_from, task_from, task_made_with
-from core.tables import attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
+from core.ledger import counters, durations, quotas, statements
+from core.ledger.counters import Count, Duration
+from core.ledger.keys import Keys
+from core.ledger.reads import ALIVE_SECONDS, Reader, made_steps, read_inputs, step_from, task_from, task_made_with
 from core.task import (
     Artifact,
     Bounds,
@@ -35,7 +37,6 @@ from core.task import (
     new_id,
     sources,
 )
-from core.upsert import insert
 
 # Seconds a step rests after its first, second, … lost attempt.
 RETRY_PAUSES = (1.0, 5.0, 30.0)

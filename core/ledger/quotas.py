@@ -5,9 +5,9 @@ import math
 
 import sqlalchemy as sa
 
-from core import statements
+from core.db.tables import api_keys, now, tasks
 from core.errors import QueueFull, QuotaExceeded
-from core.tables import api_keys, now, tasks
+from core.ledger import statements
 from core.task import Bounds, Quota, Status
 
 HOUR = 3600.0

@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
+from core.db.tables import ledger
 from core.errors import LedgerTooNew, LedgerUnavailable
-from core.tables import ledger
 
 BUSY_TIMEOUT_MS = 10_000
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -30,7 +30,7 @@ OLDEST_SQLITE = (3, 35, 5)  # RETURNING, and a DROP COLUMN that damages nothing
 def connect(url: str) -> sa.Engine:
     # hide_parameters: an error in the log must not show a prompt or a caller's URL.
     if sa.make_url(url).get_backend_name() != "sqlite":
-        from core.postgresql import create_engine  # its driver, which most processes do without
+        from core.db.postgresql import create_engine  # its driver, which most processes do without
 
         return create_engine(url)
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
@@ -148,5 +148,5 @@ def version(connection: sa.Connection) -> str | None:
 
 @functools.cache  # as it was when this process began: its files may be replaced while it runs
 def newest_version() -> str:
-    """Return the last revision of core/migrations: their files' names begin with it, and are in order."""
+    """Return the last revision of core/db/migrations: their files' names begin with it, and are in order."""
     return max(file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))

@@ -3,7 +3,7 @@ to run it."""
 
 import sqlalchemy as sa
 
-from core.tables import artifacts, attempts, events, inputs, needs, now, steps, tasks
+from core.db.tables import artifacts, attempts, events, inputs, needs, now, steps, tasks
 from core.task import Status
 
 STEP: sa.BindParameter[str] = sa.bindparam("of_step")

@@ -1,5 +1,5 @@
 """What /metrics counts: rows that are raised in the very transaction that moves a task, so that they survive
-restarts and are the same from every API process. core/tables.py has the table, app/routes/metrics.py shows it."""
+restarts and are the same from every API process. core/db/tables.py has the table, app/routes/metrics.py shows it."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -8,8 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.tables import counters
-from core.upsert import for_each_dialect
+from core.db.tables import counters
+from core.db.upsert import for_each_dialect
 
 COUNTER = ""  # a counter's `bound`
 SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)

@@ -10,12 +10,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.database import reading, writing
-from core.endpoints import CallbackEvent, VideoEvent
+from core.callbacks.endpoints import CallbackEvent, VideoEvent
+from core.callbacks.payloads.prediction import prediction_of
+from core.db.database import reading, writing
+from core.db.tables import deliveries, endpoints, now, steps
 from core.errors import DeliveryNotFound
 from core.outbound import host_of
-from core.prediction import prediction_of
-from core.tables import deliveries, endpoints, now, steps
 from core.task import Dialect, Task, is_id, new_id, to_iso, whole_percent
 
 # Seconds after each failed try, with jitter: the schedule of Standard Webhooks 1.0. After the last one it is dead.

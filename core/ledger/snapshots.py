@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
-from core.tables import events, steps, tasks
+from core.db.tables import events, steps, tasks
 from core.task import ErrorInfo, Status, Step, progress_of
 
 SNAPSHOTS: sa.Select[Any] = (

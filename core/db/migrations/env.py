@@ -1,8 +1,8 @@
-"""Run by Alembic: migrates over the connection, and within the transaction, that core.database.migrate opened."""
+"""Run by Alembic: migrates over the connection, and within the transaction, that core.db.database.migrate opened."""
 
 from alembic import context
 
-from core.tables import metadata
+from core.db.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

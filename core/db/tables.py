@@ -1,4 +1,4 @@
-"""The ledger's tables. A change here needs a migration in core/migrations/versions/; a test compares the two."""
+"""The ledger's tables. A change here needs a migration in core/db/migrations/versions/; a test compares the two."""
 
 from typing import Any
 

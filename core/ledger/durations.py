@@ -6,9 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.tables import step_durations
+from core.db.tables import step_durations
+from core.db.upsert import for_each_dialect
 from core.task import Step
-from core.upsert import for_each_dialect
 
 # The first few count alike; from then on each new one moves the mean by this share, so that it follows changes.
 NEWEST_SHARE = 0.2

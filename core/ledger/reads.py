@@ -1,4 +1,4 @@
-"""What can be read from the ledger. Nothing here changes anything; the moves are in core/ledger.py."""
+"""What can be read from the ledger. Nothing here changes anything; the moves are in core/ledger/moves.py."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from core import quotas
-from core.counters import Histogram, read_counters, read_histograms
-from core.database import check_reader, connect, reading
-from core.durations import StepDurations, StepProfile
+from core.db.database import check_reader, connect, reading
+from core.db.tables import artifacts, attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
 from core.errors import IdempotencyMismatch, TaskNotFound
+from core.ledger import quotas
+from core.ledger.counters import Histogram, read_counters, read_histograms
+from core.ledger.durations import StepDurations, StepProfile
+from core.ledger.snapshots import Snapshot, read_snapshots
+from core.ledger.statements import ARTIFACTS, DUE, INPUTS, NEXT, READY, RESULT, TURN
 from core.plan.steps import ONE_CORE_KINDS
-from core.snapshots import Snapshot, read_snapshots
-from core.statements import ARTIFACTS, DUE, INPUTS, NEXT, READY, RESULT, TURN
-from core.tables import artifacts, attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
 from core.task import (
     Artifact,
     Bounds,

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import sqlalchemy as sa
 
-from core.database import reading, writing
+from core.db.database import reading, writing
+from core.db.tables import api_keys, link_secrets, now
 from core.errors import InvalidParameter, KeyNotFound
-from core.tables import api_keys, link_secrets, now
 from core.task import new_id
 
 KEY_BYTES = 32

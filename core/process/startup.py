@@ -9,7 +9,7 @@ import threading
 import structlog
 
 from core.errors import LedgerTooNew, LedgerUnavailable
-from core.ledger import Ledger
+from core.ledger.moves import Ledger
 
 VERSION_SECONDS = 2.0
 EXIT_TOO_OLD = 78  # EX_CONFIG

@@ -6,10 +6,10 @@ import sys
 
 import uvicorn
 
-from app.auth import lets_everyone_in
-from app.http_metrics import MULTIPROCESS_FOLDER
-from app.limiter import Limiter
-from app.slow_clients import BoundedHttp
+from app.middleware.auth import lets_everyone_in
+from app.middleware.http_metrics import MULTIPROCESS_FOLDER
+from app.middleware.limiter import Limiter
+from app.middleware.slow_clients import BoundedHttp
 from core.config import Settings, read_settings
 from core.errors import InvalidParameter, LedgerUnavailable
 from core.ledger.moves import Ledger

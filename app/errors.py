@@ -14,7 +14,6 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
-from structlog.contextvars import get_contextvars
 
 from core import errors
 from core.errors import KinoraError, Retry
@@ -24,9 +23,6 @@ log = structlog.get_logger(__name__)
 RETRY_AFTER_SECONDS = 5
 LINGER_SECONDS = 2.0
 MOST_SAID = 1000  # characters of a message, which may name what was sent, and of the field's name
-
-STABILITY = "/v2beta/"
-REPLICATE = ("/v1/predictions", "/v1/models/", "/v1/files", "/v1/webhooks/")
 
 # What Starlette and FastAPI refuse by themselves.
 CODES = {
@@ -62,18 +58,15 @@ def answer(
     request: Request, status: int, code: str, message: str, param: str | None = None, **headers: str
 ) -> JSONResponse:
     message, param = message[:MOST_SAID], param and param[:MOST_SAID]
-    body = error_body(status, code, message, param).model_dump() | vendor_error_fields(
-        request.scope["path"], status, code, message
-    )
+    body = error_body(status, code, message, param).model_dump() | vendor_error_fields(request, status, code, message)
     return JSONResponse(body, status, headers={name.replace("_", "-"): text for name, text in headers.items()})
 
 
-def vendor_error_fields(path: str, status: int, code: str, message: str) -> dict[str, Any]:
-    """What the clients of another API read an error by, on the paths that are that API's: beside our own shape."""
-    if path.startswith(STABILITY):
-        return {"id": get_contextvars().get("request_id"), "name": code, "errors": [message]}
-    if path.startswith(REPLICATE):
-        return {"title": code, "detail": message, "status": status}
+def vendor_error_fields(request: Request, status: int, code: str, message: str) -> dict[str, Any]:
+    """Return what the clients of another API read an error by, on the paths that are that API's."""
+    for dialect in request.app.state.dialects:
+        if dialect.error_fields and request.scope["path"].startswith(dialect.paths):
+            return dict(dialect.error_fields(status, code, message))
     return {}
 
 

@@ -15,7 +15,7 @@ from core.ledger.reads import OpenStep
 from core.task import Status, Step, Task, Worker
 
 if TYPE_CHECKING:
-    from app.deps import Services
+    from app.services import Services
 
 # To play a thousand steps forward takes some ten milliseconds: then one forecast serves whoever asks for a while.
 MANY, KEPT_SECONDS = 100, 0.5

@@ -1,6 +1,7 @@
 """create_app(settings): the API server, built whole; nothing happens on import."""
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,36 +13,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 from app import errors, router
-from app.auth import Authentication
-from app.body_limit import BodyLimit
-from app.browser_guard import allowed_origins
-from app.deps import Services
+from app.dialects import mcp, openai, replicate, stability
+from app.dialects.mcp.server import McpServer
 from app.events import SnapshotPoller
-from app.http_metrics import HttpMetrics
-from app.json_bodies import JsonBodies
-from app.limiter import Limiter
-from app.request_log import RequestLog
-from app.routes import (
-    engines,
-    events,
-    files,
-    generate,
-    health,
-    mcp,
-    metrics,
-    models,
-    predictions,
-    preview,
-    results,
-    stability,
-    status,
-    studio,
-    video_content,
-    videos,
-    webhooks,
-)
-from app.security_headers import SecurityHeaders
-from app.slow_clients import SlowClients
+from app.middleware.auth import Authentication
+from app.middleware.body_limit import BodyLimit
+from app.middleware.browser_guard import allowed_origins
+from app.middleware.http_metrics import HttpMetrics
+from app.middleware.json_bodies import JsonBodies
+from app.middleware.limiter import Limiter
+from app.middleware.request_log import RequestLog
+from app.middleware.security_headers import SecurityHeaders
+from app.middleware.slow_clients import SlowClients
+from app.routes import engines, events, generate, health, metrics, preview, results, status, studio, webhooks
+from app.services import Services
 from core.config import Settings, read_settings
 from core.ledger.moves import Ledger
 from core.live_previews import LivePreviews
@@ -49,6 +34,7 @@ from core.process.logs import set_up_logs
 from core.process.startup import wait_for_ledger
 from core.queue import StepQueue
 from core.storage import Storage
+from sandbox.decoder import Decoder
 
 # How long to wait for the ledger before the port is opened without it.
 LEDGER_SECONDS = 5.0
@@ -56,10 +42,12 @@ LEDGER_SECONDS = 5.0
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "DELETE"],
     "allow_headers": ["*"],  # each vendor's client sends some of its own; who may call is said by CORS_ORIGINS
-    "expose_headers": ["X-Request-ID", "Retry-After", "Content-Range", "ETag", "openai-poll-after-ms"]
-    + ["X-Inference-Time-S", "finish-reason", "seed"]
-    + [f"X-RateLimit-{name}" for name in ("Limit", "Remaining", "Reset")],
 }
+EXPOSED_HEADERS = ["X-Request-ID", "Retry-After", "Content-Range", "ETag"]
+EXPOSED_HEADERS += [f"X-RateLimit-{name}" for name in ("Limit", "Remaining", "Reset")]
+
+ROUTES = (generate, status, events, preview, results, webhooks, engines, metrics, health)
+DIALECTS = (openai.DIALECT, stability.DIALECT, replicate.DIALECT, mcp.DIALECT)
 
 DESCRIPTION = """Kinora makes a video out of a picture, on your own machines.
 
@@ -67,7 +55,8 @@ DESCRIPTION = """Kinora makes a video out of a picture, on your own machines.
 then get the MP4 from `GET /results/{task_id}`. Every error has the same shape, with a stable `code`."""
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, decoder: Decoder | None = None) -> FastAPI:
+    """Return the API server; `decoder` is one that several share, and close."""
     settings = settings or read_settings()
     # FastAPIOffline is FastAPI whose /docs loads nothing from other hosts.
     app: FastAPI = FastAPIOffline(
@@ -79,37 +68,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.http_metrics = HttpMetrics()
     app.state.limiter = Limiter(settings)
+    app.state.dialects = DIALECTS
+    app.state.shared_decoder = decoder
     app.state.examined_at = float("-inf")
     errors.install(app)
     # Each is wrapped around those before it.
-    app.add_middleware(JsonBodies, max_upload_mb=settings.max_upload_mb)
-    app.add_middleware(BodyLimit, max_upload_mb=settings.max_upload_mb)
+    uploads = re.compile("|".join(["/generate", *(dialect.uploads for dialect in DIALECTS)]))
+    app.add_middleware(JsonBodies, max_upload_mb=settings.max_upload_mb, uploads=uploads)
+    app.add_middleware(BodyLimit, max_upload_mb=settings.max_upload_mb, uploads=uploads)
     app.add_middleware(Authentication, limiter=app.state.limiter)
     app.add_middleware(SlowClients)
     origins = allowed_origins(settings)
     if origins:
-        app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
+        exposed = EXPOSED_HEADERS + [header for dialect in DIALECTS for header in dialect.headers]
+        app.add_middleware(CORSMiddleware, allow_origins=origins, expose_headers=exposed, **CORS)
     app.add_middleware(RequestLog, metrics=app.state.http_metrics)
     app.add_middleware(SecurityHeaders)
-    modules = (
-        generate,
-        status,
-        events,
-        preview,
-        results,
-        videos,
-        video_content,
-        models,
-        webhooks,
-        engines,
-        metrics,
-        stability,
-        predictions,
-        files,
-        mcp,
-        health,
-    )
-    router.install(app, *(module.router for module in modules))
+    router.install(app, *(module.router for module in ROUTES), *(each for one in DIALECTS for each in one.routers))
     studio.install(app)
     return app
 
@@ -121,7 +96,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     ledger = Ledger(settings.resolved_database_url)
     queue = StepQueue(settings)
     app.state.limiter.share(queue.redis)
-    app.state.services = Services(settings, ledger, Storage(settings.resolved_storage_url), queue)
+    decoder = app.state.shared_decoder or Decoder()
+    app.state.services = Services(settings, ledger, Storage(settings.resolved_storage_url), queue, decoder)
     app.state.poller = SnapshotPoller(ledger, LivePreviews(queue.redis))
     # Without its ledger the API server still answers: with 503, and with what is wrong.
     ended = threading.Event()
@@ -129,10 +105,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.wait({waiting}, timeout=LEDGER_SECONDS)
     if waiting.done():
         waiting.result()  # raises what waiting cannot mend: tables that are newer than this code, say
-    app.state.mcp = mcp.McpServer(settings)
+    app.state.mcp = McpServer(settings)
     async with app.state.mcp.run():
         yield
     ended.set()
     await waiting
+    if decoder is not app.state.shared_decoder:
+        decoder.close()
     queue.close()
     ledger.close()

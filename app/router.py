@@ -7,13 +7,13 @@ from fastapi import APIRouter, FastAPI
 from fastapi.params import Depends
 
 from app import errors
-from app.deps import needs_key
+from app.services import needs_key
 
 
 def create_router(dependencies: Sequence[Depends] = (needs_key,), **options: Any) -> APIRouter:
     """Return a router whose routes are documented as wanting a key, with the errors that any route can give.
 
-    Who calls is found out before, by app/auth.py."""
+    Who calls is found out before, by app/middleware/auth.py."""
     return APIRouter(
         dependencies=dependencies,
         responses=errors.everywhere(),

@@ -6,17 +6,15 @@ from contextlib import suppress
 
 from fastapi import Request
 
-from app.concurrency import ConcurrencyLimit
-from app.deps import Caller, Services
 from app.estimate import estimate_task
 from app.events import SnapshotPoller
-from app.slow_clients import is_ending
+from app.middleware.slow_clients import is_ending
+from app.services import Caller, Services
 from core.errors import NotReady, QueueUnavailable, TaskGone
 from core.ledger.snapshots import Snapshot
 from core.task import Status, Task
 
 # Each has a connection, and in memory or in the temporary folder what it sent.
-WAITING = ConcurrencyLimit(64, "as many wait for the answer to their request as may at once")
 LOOK_SECONDS = 1.0  # whether the service ends
 
 

@@ -1,7 +1,7 @@
 """Users' bytes into a picture: upright, sRGB, RGB with 8 bits, no larger than any clip needs, and nothing else.
 
-The API server decodes an upload with it (in a child of app/sandbox.py), and a worker reads the stored input with it. It
-needs Pillow and no numpy.
+The sandbox decodes an upload with it (sandbox/pictures.py), and a worker reads the stored input with it. It needs
+Pillow and no numpy.
 Not here: how large a file may be (the API's body limit) and how a picture is fitted into a frame
 (worker/media/fit.py).
 """

@@ -8,7 +8,7 @@ from schemathesis import GenerationMode
 from schemathesis.core.failures import AcceptedNegativeData
 from schemathesis.transport.serialization import Binary
 
-from app.routes.video_forms import PICTURES, CreateForm
+from app.dialects.openai.forms import PICTURES, CreateForm
 from harness.pictures import png
 
 PICTURE = Binary(png(64, 64))

@@ -23,7 +23,7 @@ from harness.servers import free_port, wait_until
 ROOT = Path(__file__).parents[1]
 CPU_FILE = "docker-compose.cpu.yml"
 SHIPPED = ["Dockerfile.api", "Dockerfile.worker", "docker-compose.yml", CPU_FILE, ".dockerignore", "requirements"]
-SHIPPED += ["app", "core", "keeper", "worker", "deploy"]
+SHIPPED += ["app", "core", "keeper", "sandbox", "worker", "deploy"]
 README_ADDRESS = "http://127.0.0.1:8000"
 FINAL = ("finished", "failed", "canceled")
 OURS = ("api", "worker", "keeper")

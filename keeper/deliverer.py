@@ -20,15 +20,14 @@ import httpx2
 import structlog
 from standardwebhooks import Webhook
 
-from core.callbacks.deliveries import VIDEO_EVENTS, Deliveries, Delivery
+from core.callbacks.deliveries import Deliveries, Delivery
 from core.callbacks.endpoints import Endpoints
-from core.callbacks.payloads.prediction import located
+from core.callbacks.payloads import payload_of
 from core.config import Settings
 from core.errors import InvalidRequest, Unavailable
 from core.ledger.moves import Ledger
 from core.links import signed
 from core.outbound import OutboundUrl, check_outbound_url
-from core.task import to_iso
 
 LOOK_SECONDS = 0.5
 TRY_TIMEOUT_SECONDS = 15.0
@@ -120,7 +119,8 @@ class Deliverer:
 
     async def _post(self, delivery: Delivery) -> tuple[int | None, str | None]:
         """The status that was answered, if any, and what went wrong, if anything."""
-        body = body_of(delivery, await self._ask(self._result_url, delivery))
+        result_url = await self._ask(self._result_url, delivery)
+        body = json.dumps(payload_of(delivery).body(delivery, result_url))
         secret = await self._ask(self.endpoints.secret, delivery.owner)
         try:
             destination = check_outbound_url(delivery.url, self.settings.fetch_allow, "the URL", https_only=True)
@@ -175,18 +175,6 @@ class Deliverer:
             self.deliveries.missed(delivery, answered, error or "no answer", jitter)
         else:
             self.deliveries.arrived(delivery, answered)
-
-
-def body_of(delivery: Delivery, result_url: str) -> str:
-    """The payload as Standard Webhooks has it, or OpenAI or Replicate if their dialects were spoken."""
-    if delivery.event in VIDEO_EVENTS.values():
-        event = {"id": f"evt_{delivery.delivery_id}", "object": "event", "created_at": int(delivery.created_at)}
-        return json.dumps(event | {"type": delivery.event, "data": delivery.data})
-    data = delivery.data | {"result_url": result_url}
-    prediction = data.pop("prediction", None)
-    if prediction and delivery.endpoint_id is None:
-        return json.dumps(located(prediction, result_url.partition("/results/")[0], result_url))
-    return json.dumps({"type": delivery.event, "timestamp": to_iso(delivery.created_at), "data": data})
 
 
 def headers_of(delivery: Delivery, body: str, secret: str) -> dict[str, str]:

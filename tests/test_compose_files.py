@@ -11,8 +11,8 @@ import yaml
 from prometheus_client import generate_latest
 from starlette.testclient import TestClient
 
-from app.body_limit import largest_upload
 from app.main import create_app
+from app.middleware.body_limit import largest_upload
 from core.config import Settings
 from worker.metrics import WorkerMetrics
 from worker.watchdog import CHECK_POINT_SECONDS
@@ -281,7 +281,14 @@ def required(name: str) -> Iterator[str]:
 def test_the_build_sees_nothing_but_sources() -> None:
     rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert rules[0] == "*"
-    assert {rule[1:] for rule in rules if rule.startswith("!")} == {"app", "core", "keeper", "worker", "requirements"}
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == {
+        "app",
+        "core",
+        "keeper",
+        "sandbox",
+        "worker",
+        "requirements",
+    }
     for name in DOCKERFILES:
         copied = re.findall(r"^COPY (?!--from)(.*)$", (ROOT / name).read_text(), re.MULTILINE)
         sources = {source.partition("/")[0] for line in copied for source in line.split()[:-1]}

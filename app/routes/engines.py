@@ -4,10 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from app.accept import auto_engine, unavailable_reason
-from app.deps import ServicesDep
 from app.errors import documented
+from app.intake.accept import auto_engine, unavailable_reason
 from app.router import create_router
+from app.services import ServicesDep
 from core import errors
 from core.engines import Engine, Limit, Range, UnetFile, known_engines
 from core.spec import Clip, operator_defaults

@@ -10,19 +10,17 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.concurrency import ConcurrencyLimit
-from app.deps import CallerDep, Links, LinksDep, ServicesDep
 from app.errors import documented
 from app.events import SnapshotPoller
 from app.router import create_router
 from app.routes.status import CurrentStep, TaskError, current_step, task_error
+from app.services import CallerDep, Links, LinksDep, ServicesDep
 from core import errors
 from core.errors import InvalidParameter
 from core.ledger.snapshots import Snapshot
 from core.task import Status
 
 # Of the thousand connections that a process has.
-LISTENERS = ConcurrencyLimit(800, "as many listen as may at once")
 HEARTBEAT_SECONDS = 15.0
 SEPARATOR = "\n"
 
@@ -62,9 +60,9 @@ class PreviewEvent(BaseModel):
     preview_url: str
 
 
-async def hold_slot(caller: CallerDep) -> AsyncIterator[None]:
+async def hold_slot(services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
     """Until the stream has ended. Raises QueueFull."""
-    with LISTENERS.slot(caller.owner):
+    with services.listeners.slot(caller.owner):
         yield
 
 

@@ -5,13 +5,13 @@ from typing import Annotated
 from fastapi import Form, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.accept import accept
-from app.deps import Caller, CallerDep, Links, LinksDep, RetryKey, Services, ServicesDep
 from app.errors import documented
 from app.estimate import estimate_accepted
-from app.form import FormRoute, PictureText, also_json, without_null
+from app.intake.accept import accept
+from app.intake.form import FormRoute, PictureText, also_json, without_null
+from app.intake.source import uploaded
 from app.router import create_router
-from app.source import uploaded
+from app.services import Caller, CallerDep, Links, LinksDep, RetryKey, Services, ServicesDep
 from core import errors
 from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
 from core.config import Settings

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
-from app.accept import auto_engine
-from app.deps import Caller, Services, ServicesDep
+from app.intake.accept import auto_engine
 from app.router import create_router
+from app.services import Caller, Services, ServicesDep
 from core.engines import known_engines
 from core.errors import KinoraError
 from core.process.machine import machine_id

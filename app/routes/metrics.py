@@ -7,10 +7,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.deps import CallerDep, Services, ServicesDep
 from app.errors import documented
 from app.router import create_router
 from app.routes.health import WorkerInfo, examine
+from app.services import CallerDep, Services, ServicesDep
 from core.engines import known_engines
 from core.errors import AdminRequired
 from core.ledger.counters import BOUNDS, Histogram

@@ -5,9 +5,9 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from app.deps import CallerDep, ServicesDep
 from app.errors import documented
 from app.router import create_router
+from app.services import CallerDep, ServicesDep
 from core import errors
 from core.errors import PreviewMissing
 from core.live_previews import LivePreviews

@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from app.deps import Caller, CallerDep, Services, ServicesDep, needs_key
 from app.errors import documented
 from app.ranges import parse_range
 from app.router import create_router
+from app.services import Caller, CallerDep, Services, ServicesDep, needs_key
 from app.tasks import require_result
 from core import errors
 
@@ -35,7 +35,7 @@ def signed_link(
     expires: Annotated[str | None, Query(description="Until when the link opens, in seconds since 1970")] = None,
     signature: Annotated[str | None, Query(description="What `result_url` carries in the place of a key")] = None,
 ) -> None:
-    """For the OpenAPI document: app/auth.py has read them."""
+    """For the OpenAPI document: app/middleware/auth.py has read them."""
 
 
 router = create_router([needs_key, Depends(signed_link)], tags=["results"])

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-from app.deps import CallerDep, Links, LinksDep, Services, ServicesDep
 from app.errors import documented
 from app.estimate import estimate_task
-from app.retry import retry_task
+from app.intake.retry import retry_task
 from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS, Accepted, accepted
+from app.services import CallerDep, Links, LinksDep, Services, ServicesDep
 from app.tasks import cancel_task, delete_task
 from core import errors
 from core.ledger.snapshots import RunningStep

@@ -5,7 +5,7 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.staticfiles import StaticFiles
 
-from app.security_headers import studio_policy
+from app.middleware.security_headers import studio_policy
 
 FILES = StaticFiles(directory=Path(__file__).parent.parent / "studio")
 

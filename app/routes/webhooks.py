@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.deps import CallerDep, ServicesDep
 from app.errors import documented
 from app.router import create_router
 from app.routes.status import to_datetime
+from app.services import CallerDep, ServicesDep
 from core import errors
 from core.callbacks.deliveries import Delivery, DeliveryStatus
 from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint, VideoEvent

@@ -10,13 +10,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.callbacks.endpoints import CallbackEvent, VideoEvent
-from core.callbacks.payloads.prediction import prediction_of
+from core.callbacks.endpoints import CallbackEvent
+from core.callbacks.payloads import payload_in
 from core.db.database import reading, writing
 from core.db.tables import deliveries, endpoints, now, steps
 from core.errors import DeliveryNotFound
 from core.outbound import host_of
-from core.task import Dialect, Task, is_id, new_id, to_iso, whole_percent
+from core.task import Task, is_id, new_id, whole_percent
 
 # Seconds after each failed try, with jitter: the schedule of Standard Webhooks 1.0. After the last one it is dead.
 RETRY_SECONDS = (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
@@ -35,12 +35,6 @@ PROGRESS = sa.select(
         0.0,
     )
 ).where(steps.c.task_id == sa.bindparam("task_id"))
-# What OpenAI's dialect calls an event; of the others it tells nothing.
-VIDEO_EVENTS = {
-    CallbackEvent.FINISHED: VideoEvent.COMPLETED,
-    CallbackEvent.FAILED: VideoEvent.FAILED,
-    CallbackEvent.CANCELED: VideoEvent.FAILED,
-}
 INSERT = deliveries.insert().values(tries=0, created_at=now(), next_try_at=now())
 
 
@@ -88,10 +82,11 @@ def wanted(tx: sa.Connection, task: Task, event: CallbackEvent) -> dict[str, str
 def write(tx: sa.Connection, task: Task, event: CallbackEvent) -> None:
     """Record that `event` is to be told wherever it is wanted. `task` is as it is after the move."""
     found = wanted(tx, task, event)
-    told = VIDEO_EVENTS.get(event) if task.dialect == Dialect.OPENAI else event
+    payload = payload_in(task.dialect)
+    told = payload.event_name(event)
     if not found or not told:
         return
-    data = {"id": task.task_id} if told in VIDEO_EVENTS.values() else tell(task, progress_of(tx, task.task_id))
+    data = payload.data(task, progress_of(tx, task.task_id))
     rows = [
         {
             "delivery_id": new_id(),
@@ -112,22 +107,6 @@ def write(tx: sa.Connection, task: Task, event: CallbackEvent) -> None:
 def progress_of(tx: sa.Connection, task_id: str) -> int:
     """0 to 100, over all steps of the task."""
     return whole_percent(float(tx.execute(PROGRESS, {"task_id": task_id}).scalar_one()))
-
-
-def tell(task: Task, progress: int) -> dict[str, Any]:
-    """For an endpoint of ours, and as a `prediction` for the task's own one if Replicate's dialect was spoken."""
-    theirs = {"prediction": prediction_of(task, progress)} if task.dialect == Dialect.REPLICATE else {}
-    return theirs | {
-        "task_id": task.task_id,
-        "status": task.status,
-        "progress": progress,
-        "engine": task.engine,
-        "created_at": to_iso(task.created_at),
-        "started_at": to_iso(task.started_at),
-        "finished_at": to_iso(task.finished_at),
-        "error": task.error and vars(task.error),
-        "warnings": task.warnings,
-    }
 
 
 class Deliveries:

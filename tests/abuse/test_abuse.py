@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.sandbox import is_lossy
 from core.config import Settings
 from core.errors import InvalidRequest
 from core.picture import read_picture
 from core.storage import Storage, input_key
 from harness.servers import RedisServer, wait_until
 from harness.stack import ROOT, Stack
+from sandbox.pictures import is_lossy
 from tests.abuse import build
 from tests.abuse.build import ACCEPTED, EITHER, SECRET, Case, corpus
 from tests.abuse.meter import Meter
@@ -169,7 +169,9 @@ def test_nothing_hands_an_upload_to_ffmpeg() -> None:
     """An `evil.jpg` that holds an ffconcat script makes ffmpeg read other files. PyAV only ever encodes here, and reads
     nothing but what it encoded, and that as MP4 whatever it looks like."""
     sources = {
-        path: path.read_text() for part in ("app", "core", "worker", "keeper") for path in (ROOT / part).rglob("*.py")
+        path: path.read_text()
+        for part in ("app", "core", "worker", "keeper", "sandbox")
+        for path in (ROOT / part).rglob("*.py")
     }
     assert sources
     for path, source in sources.items():

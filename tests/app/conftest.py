@@ -4,22 +4,31 @@ from collections.abc import Callable, Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from app.deps import Services
 from app.main import create_app
+from app.services import Services
 from core.config import Settings
 from core.storage import artifact_key
 from core.task import Claim, Worker
 from harness.pictures import CAT
+from sandbox.decoder import Decoder
 from tests.conftest import artifacts_at
 
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))  # how much hypothesis makes up; scripts/fuzz wants more
 VIDEO, THUMBNAIL = bytes(range(256)) * 100, b"\xff\xd8thumbnail"
 
 
+@pytest.fixture(scope="session")
+def shared_decoder() -> Iterator[Decoder]:
+    """One for all tests: to start a sandbox takes longer than most of them."""
+    decoder = Decoder()
+    yield decoder
+    decoder.close()
+
+
 @pytest.fixture
-def client(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def client(settings: Settings, shared_decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setattr("app.errors.LINGER_SECONDS", 0.01)  # this client never hangs up by itself
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings, shared_decoder), raise_server_exceptions=False) as client:
         yield client
 
 

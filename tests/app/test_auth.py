@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi.testclient import TestClient
 
-from app.auth import PUBLIC
-from app.deps import Services
 from app.main import create_app
+from app.middleware.auth import PUBLIC
+from app.services import Services
 from core.config import Settings
 from core.ledger.moves import Ledger
 from core.queue import StepQueue

@@ -2,9 +2,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from app import decoder, fetch
-from app.concurrency import ConcurrencyLimit
+from app.intake.fetch import Fetcher
+from core.concurrency import ConcurrencyLimit
 from core.errors import QueueFull
+from sandbox.decoder import Decoder
 
 FRONT_THREADS = 40  # of anyio's, which Starlette runs plain functions in
 
@@ -44,4 +45,4 @@ def test_a_place_is_free_again_after_an_error() -> None:
 
 
 def test_what_waits_leaves_threads_for_other_requests() -> None:
-    assert decoder.DECODER.limit.slots + fetch.FETCHES.slots <= 0.6 * FRONT_THREADS
+    assert Decoder().limit.slots + Fetcher().limit.slots <= 0.6 * FRONT_THREADS

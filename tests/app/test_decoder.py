@@ -25,13 +25,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app import decoder as decoder_module
-from app.decoder import AT_ONCE, DECODER, ROOT, WAITING, Decoder, end, give, handle_of, read_answer
-from app.sandbox import JOB, PID, REPLY
 from core.errors import ImageTooLarge, ImageUnreadable, ImageUnsupported, InvalidRequest, QueueFull
 from core.picture import read_picture
 from harness.pictures import CAT, png
 from harness.servers import wait_until
+from sandbox import decoder as decoder_module
+from sandbox.decoder import AT_ONCE, ROOT, WAITING, Decoder, end, give, handle_of, read_answer
+from sandbox.protocol import JOB, PID, REPLY, Kind
 from tests.app.conftest import FUZZ_EXAMPLES
 from tests.core.test_picture import WIDE, exif, gradient, photo, saved
 
@@ -53,7 +53,7 @@ def at_work(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         pids.append(pid)
         return find(pid)
 
-    monkeypatch.setattr("app.decoder.handle_of", noted)
+    monkeypatch.setattr("sandbox.decoder.handle_of", noted)
     return pids
 
 
@@ -78,48 +78,48 @@ def sandbox_of(decoder: Decoder) -> psutil.Process:
 )
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_the_same_picture_comes_back_with_nothing_else_in_it(
-    options: dict[str, Any], stored: str, orientation: int
+    options: dict[str, Any], stored: str, orientation: int, shared_decoder: Decoder
 ) -> None:
     """Turned and with its colours: a child can load no more code, so all of Pillow's must be there."""
     upload = saved(photo(), exif=exif(orientation), icc_profile=WIDE, **options)
-    with Image.open(io.BytesIO(DECODER.decode(upload, 50))) as picture:
+    with Image.open(io.BytesIO(shared_decoder.decode(upload, 50))) as picture:
         assert (picture.format, picture.mode) == (stored, "RGB")
         assert not set(picture.info) - {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
         assert not picture.getexif()
         assert np.abs(np.asarray(picture, float) - np.asarray(read_picture(upload, 50))).mean() < 2
 
 
-def test_a_refusal_comes_through_as_it_was_made() -> None:
+def test_a_refusal_comes_through_as_it_was_made(shared_decoder: Decoder) -> None:
     with pytest.raises(ImageTooLarge, match=r"at most 1 megapixels; got 2\.0 \(2000×1000\)") as caught:
-        DECODER.decode(png(2000, 1000), 1)
+        shared_decoder.decode(png(2000, 1000), 1)
     assert caught.value.param == "file"
 
 
-def test_the_photos_that_people_have_fit_the_limits() -> None:
+def test_the_photos_that_people_have_fit_the_limits(shared_decoder: Decoder) -> None:
     phone = saved(gradient(8000, 6000), "JPEG", exif=exif(6))
-    assert Image.open(io.BytesIO(DECODER.decode(phone, 50))).size == (3000, 4000)
+    assert Image.open(io.BytesIO(shared_decoder.decode(phone, 50))).size == (3000, 4000)
     with_alpha = saved(gradient(6000, 4000, "RGBA"), "PNG", compress_level=1)
-    assert Image.open(io.BytesIO(DECODER.decode(with_alpha, 50))).size == (6000, 4000)
+    assert Image.open(io.BytesIO(shared_decoder.decode(with_alpha, 50))).size == (6000, 4000)
     web = saved(gradient(4032, 3024), "WEBP", method=0)
-    assert Image.open(io.BytesIO(DECODER.decode(web, 50))).size == (4032, 3024)
+    assert Image.open(io.BytesIO(shared_decoder.decode(web, 50))).size == (4032, 3024)
 
 
 # Limits
 
 
-def test_memory_runs_out_for_the_child_alone() -> None:
+def test_memory_runs_out_for_the_child_alone(shared_decoder: Decoder) -> None:
     """50 megapixels with alpha of which nothing can be reduced: the decoder's own buffer takes 200 MB."""
     with pytest.raises(ImageTooLarge, match="more memory than is allowed"):
-        DECODER.decode(saved(Image.new("RGBA", (16384, 3050)), "PNG", compress_level=1), 50)
-    assert DECODER.decode(CAT, 50)
+        shared_decoder.decode(saved(Image.new("RGBA", (16384, 3050)), "PNG", compress_level=1), 50)
+    assert shared_decoder.decode(CAT, 50)
 
 
 def in_a_child(code: str) -> subprocess.CompletedProcess[str]:
     """Runs `code` under the limits of a child, in the sandbox's place."""
     program = f"""
 import os, socket, signal, sys
-from app import sandbox
-sandbox.load_all_code()
+from sandbox import __main__ as sandbox
+sandbox.pictures.load_all_code()
 sandbox.limit_this_process()
 {textwrap.dedent(code)}
 """
@@ -135,7 +135,7 @@ def test_a_child_can_open_nothing(attempt: str) -> None:
 
 def test_a_child_can_write_no_file(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file:
-        program = "from app import sandbox\nimport os\nsandbox.limit_this_process()\nos.write(1, b'x')"
+        program = "from sandbox import __main__ as sandbox\nimport os\nsandbox.limit_this_process()\nos.write(1, b'x')"
         done = subprocess.run(
             [sys.executable, "-c", program], cwd=ROOT, stdout=file, stderr=subprocess.PIPE, check=False
         )
@@ -156,10 +156,10 @@ def test_a_child_that_computes_for_ever_is_ended() -> None:
 def test_a_child_whose_upload_does_not_come_is_ended() -> None:
     ours, theirs = socket.socketpair()
     wait = "sandbox.WALL_SECONDS = 1\nsandbox.work_in_child(socket.socket(fileno=0))"
-    code = f"import socket\nfrom app import sandbox\n{wait}"
+    code = f"import socket\nfrom sandbox import __main__ as sandbox\n{wait}"
     child = subprocess.Popen([sys.executable, "-c", code], stdin=theirs.fileno(), cwd=ROOT)
     with ours, theirs:
-        ours.sendall(JOB.pack(50, 1000))
+        ours.sendall(JOB.pack(Kind.PICTURE, 50, 1000))
         assert child.wait(30) == -signal.SIGALRM
 
 
@@ -271,11 +271,12 @@ def test_who_finds_the_sandbox_dead_leaves_the_one_that_was_started_since(
 
 SERVER = """
 import sys, threading
-from app.decoder import DECODER
-DECODER.decode(open('samples/cat.jpg', 'rb').read(), 50)
+from sandbox.decoder import Decoder
+decoder = Decoder()
+decoder.decode(open('samples/cat.jpg', 'rb').read(), 50)
 large = sys.stdin.buffer.read()
 for _ in range(2):
-    threading.Thread(target=DECODER.decode, args=(large, 50), daemon=True).start()
+    threading.Thread(target=decoder.decode, args=(large, 50), daemon=True).start()
 threading.Event().wait()
 """
 
@@ -412,13 +413,15 @@ def test_a_turn_is_over_with_its_answer(decoder: Decoder) -> None:
         assert second()
 
 
-def test_uploads_wait_in_a_room_of_bounded_size_and_the_front_still_answers(client: TestClient) -> None:
-    sandbox = sandbox_of(DECODER)
+def test_uploads_wait_in_a_room_of_bounded_size_and_the_front_still_answers(
+    client: TestClient, shared_decoder: Decoder
+) -> None:
+    sandbox = sandbox_of(shared_decoder)
     os.killpg(sandbox.pid, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(AT_ONCE + WAITING) as pool:
             sent = [pool.submit(client.post, "/generate", files={"file": CAT}) for _ in range(AT_ONCE + WAITING)]
-            wait_until(lambda: DECODER.limit.free == 0, what="a full room")
+            wait_until(lambda: shared_decoder.limit.free == 0, what="a full room")
             refused = client.post("/generate", files={"file": CAT})
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
             assert int(refused.headers["retry-after"]) >= 1
@@ -434,7 +437,7 @@ def test_uploads_wait_in_a_room_of_bounded_size_and_the_front_still_answers(clie
 
 def test_the_sandbox_knows_no_secret_and_loads_no_web_framework(decoder: Decoder) -> None:
     assert sandbox_of(decoder).environ() == {}
-    code = "import sys, app.sandbox; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys, sandbox.__main__; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split()
     assert not {"fastapi", "starlette", "uvicorn", "sqlalchemy", "redis", "pydantic"} & set(loaded)
 
@@ -464,9 +467,9 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 @pytest.mark.fuzz
 @settings(max_examples=FUZZ_EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(damaged() | st.binary(max_size=300).map(b"\x89PNG\r\n\x1a\n".__add__) | st.binary(max_size=300))
-@example(b"")
-def test_whatever_is_uploaded_becomes_a_plain_picture_or_a_refusal(upload: bytes) -> None:
+@given(upload=damaged() | st.binary(max_size=300).map(b"\x89PNG\r\n\x1a\n".__add__) | st.binary(max_size=300))
+@example(upload=b"")
+def test_whatever_is_uploaded_becomes_a_plain_picture_or_a_refusal(shared_decoder: Decoder, upload: bytes) -> None:
     """Any other error passes on and fails the test."""
     with suppress(InvalidRequest):
-        assert read_picture(bytes(DECODER.decode(upload, 1)), 1).mode == "RGB"
+        assert read_picture(bytes(shared_decoder.decode(upload, 1)), 1).mode == "RGB"

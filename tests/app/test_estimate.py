@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from app.deps import Services
 from app.estimate import Outlooks, estimate_task
+from app.services import Services
 from core.ledger.moves import Ledger
 from core.task import Claim, NewStep, NewTask, Worker
 from tests.app.conftest import worker_that_says

@@ -17,10 +17,10 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.concurrency import ConcurrencyLimit
 from app.main import create_app
+from app.middleware.slow_clients import BoundedHttp
 from app.routes import events
-from app.slow_clients import BoundedHttp
+from core.concurrency import ConcurrencyLimit
 from core.config import Settings
 from core.errors import LedgerUnavailable
 from core.ledger.moves import Ledger
@@ -85,6 +85,15 @@ class Server:
     def ledger(self) -> Ledger:
         ledger: Ledger = self.app.state.services.ledger
         return ledger
+
+    @property
+    def listeners(self) -> ConcurrencyLimit:
+        limit: ConcurrencyLimit = self.app.state.services.listeners
+        return limit
+
+    def set_listeners(self, most: int) -> None:
+        services = self.app.state.services
+        self.app.state.services = replace(services, listeners=ConcurrencyLimit(most, "full"))
 
     def listen(self, task_id: str, after: str | None = None) -> Any:
         return closing(Listener(self.port, task_id, after))
@@ -238,18 +247,18 @@ def test_a_stream_is_counted_as_it_begins(server: Server) -> None:
         assert 'kinora_http_seconds_count{method="GET",route="/status/{task_id}/events"} 1.0' in text
 
 
-def test_a_listener_who_leaves_makes_room_for_another(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "LISTENERS", ConcurrencyLimit(1, "full"))
+def test_a_listener_who_leaves_makes_room_for_another(server: Server) -> None:
+    server.set_listeners(1)
     task_id, _ = server.accept()
     url = f"http://127.0.0.1:{server.port}/status/{task_id}/events"
     with server.listen(task_id) as listener:
         next(iter(listener))
         refused = httpx2.get(url)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
-    wait_until(lambda: events.LISTENERS.free == 1, what="room")
+    wait_until(lambda: server.listeners.free == 1, what="room")
     server.ledger.cancel(task_id)
     assert httpx2.get(url).status_code == 200
-    wait_until(lambda: events.LISTENERS.free == 1, what="room")
+    wait_until(lambda: server.listeners.free == 1, what="room")
 
 
 def test_500_listeners_cost_one_query_a_tick(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,8 +337,8 @@ def test_nothing_is_asked_while_nobody_listens(server: Server) -> None:
         wait_until(lambda: not poller.is_polling, what="rest")
 
 
-def test_one_key_does_not_take_all_places(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "LISTENERS", ConcurrencyLimit(2, "full"))
+def test_one_key_does_not_take_all_places(server: Server) -> None:
+    server.set_listeners(2)
     urls, headers = {}, {}
     for name in ("ann", "bob"):
         key, text = server.ledger.keys.create(name)

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app import fetch as fetching
-from app.deps import Services
-from app.fetch import AT_ONCE, fetch_picture
+from app.intake import fetch as fetching
+from app.intake.fetch import AT_ONCE, Fetcher
 from app.main import create_app
+from app.services import Services
 from core.config import Settings
 from core.errors import DestinationForbidden, FetchFailed, QueueFull, UploadTooLarge
 from core.picture import read_picture
@@ -26,7 +26,7 @@ from harness.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, 
 from harness.pictures import CAT, png
 from harness.servers import free_port, wait_until
 
-PICTURE = answered(CAT)
+PICTURE, FETCHER = answered(CAT), Fetcher()
 
 
 def settings_for(*hosts: Host, **more: object) -> Settings:
@@ -35,7 +35,7 @@ def settings_for(*hosts: Host, **more: object) -> Settings:
 
 def fails(host: Host, url: str | None = None) -> str:
     with pytest.raises(FetchFailed) as caught:
-        fetch_picture(url or host.url, settings_for(host))
+        FETCHER.fetch_picture(url or host.url, settings_for(host))
     assert caught.value.param == "image_url"
     return caught.value.message
 
@@ -48,7 +48,7 @@ def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_picture_is_fetched_from_an_allowed_host(address: str) -> None:
     with hosting(PICTURE, address) as host:
-        assert fetch_picture(host.url, settings_for(host)) == CAT
+        assert FETCHER.fetch_picture(host.url, settings_for(host)) == CAT
         (request,) = host.requests
     assert request.startswith("GET /picture HTTP/1.1\r\n")
     assert f"host: {host.netloc}\r\n" in request.lower()
@@ -58,7 +58,7 @@ def test_a_picture_is_fetched_from_an_allowed_host(address: str) -> None:
 def test_a_host_of_this_machine_that_is_not_allowed_is_not_asked() -> None:
     with hosting(PICTURE) as host:
         with pytest.raises(DestinationForbidden):
-            fetch_picture(host.url, Settings(_env_file=None))
+            FETCHER.fetch_picture(host.url, Settings(_env_file=None))
         assert host.requests == []
 
 
@@ -66,11 +66,11 @@ def test_a_name_that_changes_its_address_after_it_was_judged_gains_nothing(monke
     with hosting(PICTURE, PUBLIC) as first, hosting(answered(b"secret"), PRIVATE, first.port) as inner:
         pretend_public(monkeypatch, first.port)
         resolver = Resolver(monkeypatch, [PUBLIC], [PRIVATE])
-        assert fetch_picture(f"http://rebind.example:{first.port}/a", Settings(_env_file=None)) == CAT
+        assert FETCHER.fetch_picture(f"http://rebind.example:{first.port}/a", Settings(_env_file=None)) == CAT
         assert resolver.asked == ["rebind.example"], "the resolver is asked once"
         assert f"host: rebind.example:{first.port}\r\n" in first.requests[0].lower()
         with pytest.raises(DestinationForbidden):
-            fetch_picture(f"http://rebind.example:{first.port}/a", Settings(_env_file=None))
+            FETCHER.fetch_picture(f"http://rebind.example:{first.port}/a", Settings(_env_file=None))
         assert (len(first.requests), inner.requests) == (1, [])
 
 
@@ -82,7 +82,7 @@ def test_a_name_with_one_private_address_is_not_connected_to(
         pretend_public(monkeypatch, outer.port)
         Resolver(monkeypatch, answer)
         with pytest.raises(DestinationForbidden):
-            fetch_picture(f"http://mixed.example:{outer.port}/", Settings(_env_file=None))
+            FETCHER.fetch_picture(f"http://mixed.example:{outer.port}/", Settings(_env_file=None))
         assert outer.requests == inner.requests == []
 
 
@@ -90,7 +90,7 @@ def test_where_one_address_does_not_answer_the_next_is_taken(monkeypatch: pytest
     with hosting(PICTURE, PUBLIC) as host:
         Resolver(monkeypatch, ["127.0.0.3", PUBLIC])
         allowed = Settings(_env_file=None, fetch_allow=f"two.lan:{host.port}")
-        assert fetch_picture(f"http://two.lan:{host.port}/", allowed) == CAT
+        assert FETCHER.fetch_picture(f"http://two.lan:{host.port}/", allowed) == CAT
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -98,7 +98,7 @@ def test_where_one_address_does_not_answer_the_next_is_taken(monkeypatch: pytest
 def test_a_redirect_is_not_followed(address: str, status: str) -> None:
     with hosting(PICTURE, address) as inner, hosting(answered(b"", status, location=inner.url), address) as outer:
         with pytest.raises(FetchFailed) as caught:
-            fetch_picture(outer.url, settings_for(outer, inner))
+            FETCHER.fetch_picture(outer.url, settings_for(outer, inner))
         assert caught.value.message == f"image_url could not be fetched: it answered {status[:3]}"
         assert (len(outer.requests), inner.requests) == (1, [])
 
@@ -144,10 +144,10 @@ def test_a_resolver_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", hangs)
     with pytest.raises(FetchFailed, match="it took more than"):
-        fetch_picture("https://slow.example/", Settings(_env_file=None))
+        FETCHER.fetch_picture("https://slow.example/", Settings(_env_file=None))
     released.set()
     with pytest.raises(FetchFailed, match="its host has no address"):
-        fetch_picture("https://slow.example/", Settings(_env_file=None))
+        FETCHER.fetch_picture("https://slow.example/", Settings(_env_file=None))
 
 
 def endless(head: bytes, part: bytes) -> tuple[Callable[[socket.socket], None], list[int]]:
@@ -173,7 +173,7 @@ def endless(head: bytes, part: bytes) -> tuple[Callable[[socket.socket], None], 
 def test_a_body_without_an_end_is_read_up_to_the_limit(head: bytes, part: bytes) -> None:
     talk, sent = endless(head, part)
     with hosting(talk) as host, pytest.raises(UploadTooLarge) as caught:
-        fetch_picture(host.url, settings_for(host, max_upload_mb=1))
+        FETCHER.fetch_picture(host.url, settings_for(host, max_upload_mb=1))
     assert caught.value.param == "image_url"
     assert sent[0] < 20_000_000, "what the kernel's buffers hold comes on top of the limit"
 
@@ -209,7 +209,7 @@ def test_a_host_that_lies_or_speaks_another_language_is_a_failed_fetch(answer: b
 
 def test_what_follows_the_length_that_was_said_is_not_read() -> None:
     with hosting(answered(CAT + b"more", content_length=str(len(CAT)))) as host:
-        assert fetch_picture(host.url, settings_for(host)) == CAT
+        assert FETCHER.fetch_picture(host.url, settings_for(host)) == CAT
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "identity, gzip"])
@@ -224,7 +224,7 @@ def test_no_proxy_and_no_netrc_has_a_say(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with hosting(PICTURE) as host, hosting(PICTURE) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://{proxy.netloc}")
-        assert fetch_picture(host.url, settings_for(host)) == CAT
+        assert FETCHER.fetch_picture(host.url, settings_for(host)) == CAT
         assert proxy.requests == []
         assert "authorization" not in host.requests[0].lower()
 
@@ -237,27 +237,27 @@ def test_a_certificate_must_be_for_the_name_and_not_for_the_address(
     with hosting(PICTURE, PUBLIC, tls=shown) as host:
         pretend_public(monkeypatch, host.port)
         Resolver(monkeypatch, [PUBLIC])
-        assert fetch_picture(f"https://pictures.example:{host.port}/", Settings(_env_file=None)) == CAT
+        assert FETCHER.fetch_picture(f"https://pictures.example:{host.port}/", Settings(_env_file=None)) == CAT
         for other in ("other.example", PUBLIC):
             with pytest.raises(FetchFailed, match="ConnectError"):
-                fetch_picture(f"https://{other}:{host.port}/", Settings(_env_file=None))
+                FETCHER.fetch_picture(f"https://{other}:{host.port}/", Settings(_env_file=None))
         assert len(host.requests) == 1
 
 
 def test_no_more_are_fetched_at_once_than_may_be() -> None:
     with hosting(dribble(b"", b"")) as host, hosting(PICTURE) as quick, ThreadPoolExecutor(20) as pool:
-        asked = [pool.submit(fetch_picture, host.url, settings_for(host)) for _ in range(20)]
+        asked = [pool.submit(FETCHER.fetch_picture, host.url, settings_for(host)) for _ in range(20)]
         kinds = sorted(type(each.exception()).__name__ for each in asked)
         assert kinds == ["FetchFailed"] * AT_ONCE + ["QueueFull"] * (20 - AT_ONCE)
         assert {each.exception().retry_after > 0 for each in asked if isinstance(each.exception(), QueueFull)} == {True}
-        assert fetch_picture(quick.url, settings_for(quick)) == CAT, "their places are free again"
+        assert FETCHER.fetch_picture(quick.url, settings_for(quick)) == CAT, "their places are free again"
 
 
 def test_one_key_gets_half_of_the_places() -> None:
     with hosting(dribble(b"", b"")) as host, hosting(PICTURE) as quick, ThreadPoolExecutor(AT_ONCE) as pool:
-        asked = [pool.submit(fetch_picture, host.url, settings_for(host), "ann") for _ in range(AT_ONCE)]
+        asked = [pool.submit(FETCHER.fetch_picture, host.url, settings_for(host), "ann") for _ in range(AT_ONCE)]
         wait_until(lambda: sum(each.done() for each in asked) == AT_ONCE // 2, what="refusals")
-        assert fetch_picture(quick.url, settings_for(quick), "bob") == CAT
+        assert FETCHER.fetch_picture(quick.url, settings_for(quick), "bob") == CAT
         kinds = sorted(type(each.exception()).__name__ for each in asked)
         assert kinds == ["FetchFailed"] * (AT_ONCE // 2) + ["QueueFull"] * (AT_ONCE // 2)
 
@@ -370,7 +370,7 @@ def test_nothing_is_fetched_for_a_caller_who_has_no_room(client: TestClient, sou
 def test_a_host_that_nobody_answers_for_is_a_failed_fetch() -> None:
     port = free_port()
     with pytest.raises(FetchFailed, match="ConnectError"):
-        fetch_picture(f"http://127.0.0.1:{port}/", Settings(_env_file=None, fetch_allow=f"127.0.0.1:{port}"))
+        FETCHER.fetch_picture(f"http://127.0.0.1:{port}/", Settings(_env_file=None, fetch_allow=f"127.0.0.1:{port}"))
 
 
 def test_where_one_address_says_nothing_the_next_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,4 +385,4 @@ def test_where_one_address_says_nothing_the_next_is_taken(monkeypatch: pytest.Mo
             first.connect_ex(("127.0.0.3", host.port))
         Resolver(monkeypatch, ["127.0.0.3", PUBLIC])
         allowed = Settings(_env_file=None, fetch_allow=f"two.lan:{host.port}")
-        assert fetch_picture(f"http://two.lan:{host.port}/", allowed) == CAT
+        assert FETCHER.fetch_picture(f"http://two.lan:{host.port}/", allowed) == CAT

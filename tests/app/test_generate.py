@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.accept import limits
-from app.decoder import DECODER
-from app.deps import Services
+from app.intake.accept import limits
 from app.main import create_app
+from app.services import Services
 from core.config import Settings
 from core.errors import LedgerUnavailable
 from core.queue import StepQueue
@@ -19,6 +18,7 @@ from core.storage import input_key
 from core.task import Claim
 from harness.pictures import CAT, png
 from harness.servers import free_port
+from sandbox.decoder import Decoder
 from tests.app.conftest import upload, worker_that_says
 
 
@@ -231,7 +231,7 @@ def test_a_request_sent_again_gives_the_task_it_made_first(client: TestClient, s
 
 def test_a_request_sent_again_costs_no_decoding(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     first = repeat(client, "k").json()
-    monkeypatch.setattr(DECODER, "decode", None)
+    monkeypatch.setattr(Decoder, "decoding", None)
     assert repeat(client, "k").json() == first
     assert repeat(client, "k", fps=9).json()["error"]["code"] == "idempotency_mismatch"
 
@@ -281,12 +281,12 @@ def test_more_tasks_than_may_wait_are_told_to_come_back(client: TestClient, serv
     assert len(list(services.storage.task_ids())) == 2, "what was refused leaves nothing behind"
 
 
-def test_nothing_is_decoded_while_the_queue_is_full(
+def test_no_picture_is_waited_for_while_the_queue_is_full(
     client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bounded(client, services, max_waiting=1)
     upload(client)
-    monkeypatch.setattr(DECODER, "decode", None)
+    monkeypatch.setattr("sandbox.decoder.read_answer", None)
     refused = client.post("/generate", files={"file": CAT})
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
 

@@ -1,8 +1,8 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from app.limiter import Limiter
 from app.main import create_app
+from app.middleware.limiter import Limiter
 from core.config import Settings
 from core.queue import StepQueue, connect_redis
 from harness.pictures import CAT
@@ -64,7 +64,7 @@ def test_while_redis_is_away_each_front_counts_for_itself(slow: Settings) -> Non
 
 
 def test_when_redis_is_back_it_counts_there_again(slow: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.limiter.AWAY_SECONDS", 0.0)
+    monkeypatch.setattr("app.middleware.limiter.AWAY_SECONDS", 0.0)
     with RedisServer() as server:
         limiter = Limiter(slow)
         queue = StepQueue(slow.model_copy(update={"redis_port": server.port}))

@@ -3,8 +3,8 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from app.concurrency import ConcurrencyLimit
-from app.routes import mcp
+from app.dialects.mcp import server as mcp
+from core.concurrency import ConcurrencyLimit
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
 ACCEPT = {"Accept": "application/json, text/event-stream"}
@@ -12,12 +12,13 @@ ACCEPT = {"Accept": "application/json, text/event-stream"}
 
 def test_only_so_many_speak_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each may hold a video that its client does not read."""
-    monkeypatch.setattr(mcp, "EXCHANGES", ConcurrencyLimit(1, "full"))
-    with mcp.EXCHANGES.slot(""):
+    server = client.app.state.mcp
+    monkeypatch.setattr(server, "exchanges", ConcurrencyLimit(1, "full"))
+    with server.exchanges.slot(""):
         answer = client.post("/mcp", json=LIST, headers=ACCEPT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
     assert client.post("/mcp", json=LIST, headers=ACCEPT).status_code == 200
-    assert mcp.EXCHANGES.free == 1
+    assert server.exchanges.free == 1
 
 
 def test_a_library_that_cannot_be_loaded_fails_each_request_and_nothing_else(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.auth import PUBLIC, PUBLIC_FOLDERS
-from app.deps import Services
+from app.middleware.auth import PUBLIC, PUBLIC_FOLDERS
+from app.services import Services
 from core.storage import artifact_key
 from core.task import Claim
 from harness.pictures import CAT

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from fastapi.testclient import TestClient
 
-from core.callbacks.payloads.prediction import located, prediction_of
+from core.callbacks.payloads.replicate import located, prediction_of
 from core.errors import LedgerUnavailable
 from core.task import ErrorInfo, Status
 from harness.pictures import CAT

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 from fastapi.testclient import TestClient
 
-from app.deps import Services
+from app.services import Services
 from core.live_previews import LivePreviews
 from core.queue import StepQueue
 from core.task import Claim

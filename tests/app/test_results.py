@@ -7,8 +7,8 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.deps import Services
 from app.ranges import parse_range
+from app.services import Services
 from core.errors import RangeNotSatisfiable, StorageUnavailable
 from core.storage import Storage
 from core.task import Claim, ErrorInfo, Task

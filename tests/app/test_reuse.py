@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.deps import Services
 from app.main import create_app
+from app.services import Services
 from core.config import Settings
 from core.ledger.keys import Keys
 from core.storage import artifact_key, reused_key

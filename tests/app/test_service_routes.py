@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.deps import Services
 from app.main import create_app
+from app.services import Services
 from core.config import Settings
 from core.process.machine import machine_id
 from core.queue import StepQueue

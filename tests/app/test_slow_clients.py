@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvicorn
 
-from app import slow_clients
 from app.main import create_app
-from app.slow_clients import BoundedHttp
+from app.middleware import slow_clients
+from app.middleware.slow_clients import BoundedHttp
 from core.config import Settings
 from core.ledger.moves import Ledger
 from harness.pictures import SAMPLES

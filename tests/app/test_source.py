@@ -12,12 +12,12 @@ from functools import partial
 import pytest
 from fastapi.testclient import TestClient
 
-from app import json_bodies
-from app.accept import accept
-from app.auth import ANYONE
-from app.deps import Services
-from app.routes import video_content
-from app.source import Extension, Remix
+from app.dialects.openai import content as video_content
+from app.intake.accept import accept
+from app.intake.source import Extension, Remix
+from app.middleware import json_bodies
+from app.middleware.auth import ANYONE
+from app.services import Services
 from core.errors import InvalidParameter, NotReady, TaskGone, TaskNotFound
 from core.spec import Clip, ClipRequest
 from core.storage import artifact_key, input_key

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from fastapi.testclient import TestClient
 
-from app.deps import Services
+from app.services import Services
 from core.task import Claim, ErrorInfo
 from harness.pictures import CAT
 from tests.app.conftest import upload, worker_that_says

@@ -4,15 +4,16 @@ import base64
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from app.concurrency import ConcurrencyLimit
-from app.deps import Services
-from app.routes import predictions, video_content
-from app.routes.video_object import poll_after_ms
+from app.dialects.openai import content as video_content
+from app.dialects.openai.video_object import poll_after_ms
+from app.services import Services
+from core.concurrency import ConcurrencyLimit
 from core.task import Claim, ErrorInfo
 from harness.pictures import CAT
 from harness.servers import wait_until
@@ -388,10 +389,9 @@ def test_sync_tells_what_the_task_ended_with(
     assert refused(answers[0])[:2] == (410, "gpu_out_of_memory")
 
 
-def test_only_so_many_wait(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_wait(client: TestClient, services: Services) -> None:
     room = ConcurrencyLimit(1, "as many wait as may")
-    monkeypatch.setattr(video_content, "WAITING", room)
-    monkeypatch.setattr(predictions, "WAITING", room)
+    client.app.state.services = replace(services, waiting=room)
     thread, answers = waiting_for(client)
     assert refused(client.post("/v1/videos/sync", files={"input_reference": CAT}))[:2] == (429, "queue_full")
     asked = {"version": "preview", "input": {"image": JSON_CAT}}

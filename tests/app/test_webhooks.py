@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.deps import Services
+from app.services import Services
 from harness.pictures import CAT
 from tests.app.conftest import upload
 

@@ -19,7 +19,7 @@ from replicate.pagination import paginate
 from replicate.prediction import Prediction
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
-from app.routes.predictions import PUBLIC_MODELS, request_of, seconds_to_wait, size_by
+from app.dialects.replicate.predictions import PUBLIC_MODELS, request_of, seconds_to_wait, size_by
 from core.callbacks.payloads.prediction import bar
 from core.errors import InvalidParameter
 from harness.pictures import SAMPLES

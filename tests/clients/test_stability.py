@@ -9,7 +9,7 @@ import pytest
 import requests
 from PIL import Image
 
-from app.routes.stability import ImageToVideoForm, check_size, request_of
+from app.dialects.stability.image_to_video import ImageToVideoForm, check_size, request_of
 from core.errors import InvalidParameter
 from harness.pictures import SAMPLES
 from tests.clients.conftest import Service, frames_of

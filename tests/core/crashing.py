@@ -17,9 +17,9 @@ from typing import Any
 import httpx2
 import uvicorn
 
-import app.accept
+import app.intake.accept
 from app.main import create_app
-from app.slow_clients import BoundedHttp
+from app.middleware.slow_clients import BoundedHttp
 from core.config import Settings
 from core.ledger.moves import Ledger
 from core.process.logs import set_up_logs
@@ -69,9 +69,9 @@ class Crashing:
         wait_until(lambda: server.started, 30, "the server")
         host, port = server.servers[0].sockets[0].getsockname()
         with httpx2.Client(base_url=f"http://{host}:{port}", timeout=30) as client:
-            record, app.accept.record = app.accept.record, self.crash
+            record, app.intake.accept.record = app.intake.accept.record, self.crash
             assert client.post("/generate", files={"file": png(64, 64)}, data=FIELDS).status_code == 500
-            app.accept.record = record
+            app.intake.accept.record = record
             made = [client.post("/generate", files={"file": png(64, 64)}, data=FIELDS).json() for _ in range(2)]
             self.in_a_worker(made[0]["task_id"], made[1]["task_id"])
             stream, Storage.stream = Storage.stream, self.half_a_stream

@@ -1,0 +1,72 @@
+"""Replicate's files: its clients hand a picture over before they name it as a model's input."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from fastapi import UploadFile
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from app.base64_json import MARK, json_with_base64
+from app.errors import documented
+from app.intake.form import FormRoute
+from app.router import create_router
+from app.services import ServicesDep
+from core import errors
+from core.errors import UploadTooLarge
+from core.task import new_id
+
+KIND = "application/octet-stream"
+
+router = create_router(tags=["replicate"], route_class=FormRoute)
+
+
+class File(BaseModel):
+    id: str
+    name: str
+    content_type: str
+    size: int
+    etag: str
+    checksums: dict[str, str]
+    metadata: dict[str, Any]
+    created_at: datetime
+    expires_at: datetime
+    urls: dict[str, str] = Field(description="`get` is the file itself, as a `data:` URL: nothing is kept")
+
+
+@router.post(
+    "/v1/files",
+    status_code=201,
+    summary="Hand a picture over",
+    responses=documented(errors.InvalidParameter, errors.UploadTooLarge)
+    | {201: {"model": File, "description": "What the client names as the model's input"}},
+)
+def create_file(content: UploadFile, services: ServicesDep) -> StreamingResponse:
+    """Nothing is kept: the file's URL is the file, and comes back with the prediction."""
+    size, sha256, now = content.size or 0, hashlib.sha256(), datetime.now(UTC)
+    if size > services.settings.max_upload_mb * 1_000_000:
+        raise UploadTooLarge(f"a file may have at most {services.settings.max_upload_mb} MB", param="content")
+    for part in parts_of(content):
+        sha256.update(part)
+    file = File(
+        id=new_id(),
+        name=content.filename or "file",
+        content_type=KIND,
+        size=size,
+        etag=sha256.hexdigest(),
+        checksums={"sha256": sha256.hexdigest()},
+        metadata={},
+        created_at=now,
+        expires_at=now,
+        urls={"get": f"data:{KIND};base64,{MARK}"},
+    )
+    answer = json_with_base64(file.model_dump(mode="json"), parts_of(content))
+    return StreamingResponse(answer, 201, media_type="application/json")
+
+
+def parts_of(file: UploadFile) -> Iterator[bytes]:
+    file.file.seek(0)
+    return iter(partial(file.file.read, 1 << 18), b"")

@@ -1,0 +1,347 @@
+"""Replicate's HTTP API, as far as its clients need it to run a model that makes a video out of a picture."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import Header, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from app.errors import documented
+from app.intake.accept import accept
+from app.intake.source import Sizing, read_picture
+from app.router import create_router
+from app.routes import status
+from app.routes.generate import ACCEPT_ERRORS
+from app.services import Caller, CallerDep, Links, LinksDep, RetryKey, Services, ServicesDep
+from app.tasks import follow
+from core import errors
+from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
+from core.callbacks.payloads.replicate import OWNER, located, prediction_of
+from core.config import Settings
+from core.engines import known_engines
+from core.errors import FileMissing, InvalidParameter, LedgerUnavailable, QueueFull
+from core.outbound import check_outbound_url
+from core.spec import ClipRequest
+from core.task import Callback, Dialect, Step, Task, progress_of
+
+# The public models that Stable Video Diffusion is, and those of their versions that code out there names.
+PUBLIC_MODELS = {
+    "stability-ai/stable-video-diffusion": "3f0457e4619daac51203dedb472816fd4af51f3149fa7a9e0b5ffcf1b8172438",
+    "christophy/stable-video-diffusion": "92a0c9a9cb1fd93ea0361d15e499dc879b35095077b2feed47315ccab4524036",
+}
+
+PICTURES = ("input_image", "image")
+# Theirs → ours; what has no other name has ours.
+NAMES = {"frames_per_second": "fps", "cond_aug": "noise_aug_strength", "decoding_t": "decode_chunk_size"}
+FRAMES = {"14_frames_with_svd": 14, "25_frames_with_svd_xt": 25}
+SIZINGS = ("maintain_aspect_ratio", "crop_to_16_9", "use_image_dimensions")
+DEFAULTS = {"video_length": "14_frames_with_svd", "sizing_strategy": SIZINGS[0], "frames_per_second": 6}
+WIDTH, HEIGHT, MULTIPLE = 1024, 576, 64
+
+EVENTS = {
+    "start": [CallbackEvent.STARTED],
+    "output": [CallbackEvent.FINISHED],
+    "logs": [CallbackEvent.PROGRESS],
+    "completed": FINAL_EVENTS,
+}
+PAGE = 100
+MOST_SECONDS = 60.0
+
+router = create_router(tags=["replicate"])
+
+
+class NewPrediction(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    input: dict[str, Any]
+    version: Annotated[str | None, Field(description="A version of a public SVD model, or an engine's name")] = None
+    model: Annotated[str | None, Field(description="In the place of `version`: owner/name, or an engine's name")] = None
+    webhook: Annotated[str | None, Field(description="Where the prediction is posted as it goes on")] = None
+    webhook_events_filter: Annotated[
+        list[Literal["start", "output", "logs", "completed"]] | None,
+        Field(max_length=4, description="When; without it, at all of them"),
+    ] = None
+
+
+class Urls(BaseModel):
+    get: str
+    cancel: str
+
+
+class Prediction(BaseModel):
+    id: str
+    model: str = Field("", description="The engine: `kinora/` and its name")
+    version: str = Field("", description="The engine's name")
+    status: Literal["starting", "processing", "succeeded", "failed", "canceled"]
+    input: dict[str, Any] = Field({}, description="Every parameter that was settled, by our names")
+    output: str | None = Field(None, description="Where the MP4 is; signed if keys are asked for")
+    error: str | None = None
+    logs: str = Field("", description="The task's warnings, and how far it is")
+    metrics: dict[str, float] = {}
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    data_removed: bool = False
+    source: Literal["api"] = "api"
+    urls: Urls
+
+
+class PredictionPage(BaseModel):
+    previous: str | None
+    next: str | None
+    results: list[Prediction]
+
+
+class SigningSecret(BaseModel):
+    key: str
+
+
+class Version(BaseModel):
+    id: str
+    created_at: datetime
+    cog_version: str
+    openapi_schema: dict[str, Any]
+
+
+ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.LedgerUnavailable)
+CREATED: dict[int | str, dict[str, Any]] = {201: {"model": Prediction, "description": "Accepted, or what became of it"}}
+CREATION = CREATED | ACCEPT_ERRORS
+Prefer = Annotated[str, Header(description="`wait`, or `wait=` and up to 60 seconds: answer when it has ended")]
+
+
+@router.post("/v1/predictions", status_code=201, summary="Make a clip as Replicate does", responses=CREATION)
+def create_prediction(
+    request: Request,
+    asked: NewPrediction,
+    services: ServicesDep,
+    caller: CallerDep,
+    links: LinksDep,
+    prefer: Prefer = "",
+    idempotency_key: RetryKey = None,
+) -> StreamingResponse:
+    """`version` or `model` is that of a public Stable Video Diffusion model, which means this service's own engine, or
+    the name of an engine."""
+    return create(request, asked, asked.version or asked.model, services, caller, links, prefer, idempotency_key)
+
+
+@router.post(
+    "/v1/models/{owner}/{name}/predictions", status_code=201, summary="Make a clip with a model", responses=CREATION
+)
+def create_model_prediction(
+    owner: str,
+    name: str,
+    request: Request,
+    asked: NewPrediction,
+    services: ServicesDep,
+    caller: CallerDep,
+    links: LinksDep,
+    prefer: Prefer = "",
+    idempotency_key: RetryKey = None,
+) -> StreamingResponse:
+    """As `POST /v1/predictions`, with the model in the path."""
+    return create(request, asked, f"{owner}/{name}", services, caller, links, prefer, idempotency_key)
+
+
+@router.get("/v1/predictions", summary="List predictions", responses=ERRORS)
+def predictions(
+    services: ServicesDep,
+    caller: CallerDep,
+    links: LinksDep,
+    cursor: Annotated[str | None, Query(pattern="^(older|newer)-[0-9a-f]{32}$")] = None,
+) -> PredictionPage:
+    """A hundred at a time, newest first, however they were asked for; `next` and `previous` are whole URLs."""
+    way, _, from_id = (cursor or "older-").partition("-")
+    backwards = way == "newer"
+    found = services.ledger.tasks(owner=caller.sees, after=from_id or None, limit=PAGE + 1, oldest_first=backwards)
+    page, more = found[:PAGE], len(found) > PAGE
+    page = page[::-1] if backwards else page
+    here = f"{links.base}/v1/predictions?cursor="
+    return PredictionPage(
+        previous=f"{here}newer-{page[0].task_id}" if page and (more if backwards else cursor) else None,
+        next=f"{here}older-{page[-1].task_id}" if page and (more or backwards) else None,
+        results=[prediction_with_urls(links, task) for task in page],
+    )
+
+
+@router.get("/v1/predictions/{task_id}", summary="Where a prediction is", responses=ERRORS)
+def prediction(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> Prediction:
+    """Of a task that was asked for in any other way too."""
+    return prediction_with_urls(links, *services.ledger.task_with_steps(task_id, caller.sees))
+
+
+@router.post("/v1/predictions/{task_id}/cancel", summary="End a prediction", responses=ERRORS)
+def cancel_prediction(task_id: str, services: ServicesDep, caller: CallerDep, links: LinksDep) -> Prediction:
+    """One that has ended stays as it is."""
+    status.cancel(task_id, services, caller, links)
+    return prediction_with_urls(links, *services.ledger.task_with_steps(task_id))
+
+
+@router.get(
+    "/v1/models/{owner}/{name}/versions/{version}",
+    summary="A version of a model",
+    responses=documented(errors.InvalidParameter),
+)
+def model_version(owner: str, name: str, version: str, services: ServicesDep) -> Version:
+    """What a client asks for before it reads the output: that this is one URL, and no list."""
+    engine_of(version, services)
+    output = {"type": "string", "format": "uri", "title": "Output"}
+    return Version(
+        id=version,
+        created_at=datetime(2023, 11, 21, tzinfo=UTC),
+        cog_version="0.8.6",
+        openapi_schema={"components": {"schemas": {"Output": output}}},
+    )
+
+
+@router.get(
+    "/v1/webhooks/default/secret",
+    summary="What webhooks are signed with",
+    responses=documented(errors.LedgerUnavailable),
+)
+def webhook_secret(services: ServicesDep, caller: CallerDep) -> SigningSecret:
+    """The one of your key, as `GET /webhooks/secret` has it."""
+    return SigningSecret(key=services.ledger.endpoints.secret(caller.owner))
+
+
+def create(
+    request: Request,
+    asked: NewPrediction,
+    ref: str | None,
+    services: Services,
+    caller: Caller,
+    links: Links,
+    prefer: str,
+    idempotency_key: str | None,
+) -> StreamingResponse:
+    engine, given, seconds = engine_of(ref, services), dict(asked.input), seconds_to_wait(prefer)
+    named = [name for name in PICTURES if given.get(name)]
+    if len(named) != 1:
+        raise FileMissing("give one picture, as input_image or as image", param=PICTURES[0])
+    picture = read_picture(text_in(given, named[0]), services.settings, named[0])
+    clip, sizing = request_of(given if engine else DEFAULTS | given, engine)
+    task_id = accept(
+        services,
+        caller,
+        picture,
+        clip,
+        idempotency_key,
+        callback=callback_of(asked, services.settings),
+        dialect=Dialect.REPLICATE,
+        sizing=Sizing(sizing, partial(with_size, clip, sizing)) if sizing else None,
+    )
+    answer = wait_until_ended(request, services, caller, links, task_id, seconds)
+    return StreamingResponse(answer, 201, media_type="application/json")
+
+
+async def wait_until_ended(
+    request: Request, services: Services, caller: Caller, links: Links, task_id: str, seconds: float
+) -> AsyncIterator[str]:
+    # What can be said if the ledger is away by now: what was promised is kept.
+    begun = {"id": task_id, "status": "starting", "created_at": datetime.now(UTC), "data_removed": False}
+    answer = Prediction.model_validate(located(begun, links.base, ""))
+
+    with suppress(QueueFull), services.waiting.slot(caller.owner):  # without room nobody waits
+        async with aclosing(follow(request, task_id, seconds)) as snapshots:
+            async for _ in snapshots:
+                pass
+    with suppress(LedgerUnavailable):
+        answer = prediction_with_urls(links, *await run_in_threadpool(services.ledger.task_with_steps, task_id))
+    if seconds and answer.completed_at is None:
+        answer.status = "starting"  # any other has the client's `run` believe that it has ended
+    yield answer.model_dump_json()
+
+
+def seconds_to_wait(prefer: str) -> float:
+    """By the header `Prefer` (RFC 7240). Raises InvalidParameter."""
+    asked = next((part.strip() for part in prefer.split(",") if part.strip().startswith("wait")), "")
+    _, is_given, seconds = asked.partition("=")
+    if not is_given:
+        return MOST_SECONDS if asked else 0.0
+    if not (seconds.isdecimal() and 1 <= int(seconds[:9]) <= MOST_SECONDS):
+        raise InvalidParameter(f"Prefer: wait must be from 1 to 60 s; got {seconds[:80]!r}", param="Prefer")
+    return float(seconds)
+
+
+def callback_of(asked: NewPrediction, settings: Settings) -> Callback | None:
+    """Raises InvalidParameter, DestinationForbidden."""
+    if asked.webhook is None:
+        if asked.webhook_events_filter:
+            message = "webhook_events_filter says nothing without webhook"
+            raise InvalidParameter(message, param="webhook_events_filter")
+        return None
+    check_outbound_url(asked.webhook, settings.fetch_allow, "webhook", https_only=True)
+    wanted = [event for name in asked.webhook_events_filter or EVENTS for event in EVENTS[name]]
+    return Callback(asked.webhook, list(dict.fromkeys(wanted)))
+
+
+def engine_of(ref: str | None, services: Services) -> str | None:
+    """The engine that a version or a model names; None for a public model, which any engine here stands for. Raises
+    InvalidParameter."""
+    engines = ["auto", *known_engines(services.settings)]
+    name = (ref or "").removeprefix(f"{OWNER}/")
+    if name in engines:
+        return name
+    model, _, version = name.partition(":")
+    if name in PUBLIC_MODELS.values() or (model in PUBLIC_MODELS and version in ("", PUBLIC_MODELS[model])):
+        return None
+    choices = ", ".join([*engines, *(f"{model}:{version}" for model, version in PUBLIC_MODELS.items())])
+    raise InvalidParameter(f"version or model must be one of {choices}; got {name[:120]!r}", param="version")
+
+
+def request_of(given: dict[str, Any], engine: str | None) -> tuple[ClipRequest, str | None]:
+    """What is asked for, and how the clip's size follows from the picture's. Raises InvalidParameter."""
+    fields = {NAMES.get(name, name): value for name, value in given.items() if name not in PICTURES}
+    sizing = chosen(fields.pop("sizing_strategy", None), SIZINGS, "sizing_strategy")
+    length = chosen(fields.pop("video_length", None), tuple(FRAMES), "video_length")
+    if length and "num_frames" not in fields and "seconds" not in fields:
+        fields["num_frames"] = FRAMES[length]
+    if engine and fields.setdefault("engine", engine) != engine:
+        raise InvalidParameter(f"engine must be {engine}, as the version or model has it", param="engine")
+    try:
+        request = ClipRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        ours = str(first["loc"][0]) if first["loc"] else "input"
+        name = next((theirs for theirs, name in NAMES.items() if name == ours and theirs in given), ours)
+        what = (
+            "is no input of this model" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Input ")
+        )
+        raise InvalidParameter(f"{name} {what}", param=name) from error
+    own_size = request.width is not None or request.height is not None
+    return request, None if own_size else sizing
+
+
+def chosen(value: Any, choices: tuple[str, ...], name: str) -> str | None:
+    if value is None or value in choices:
+        return None if value is None else str(value)
+    raise InvalidParameter(f"{name} must be one of {', '.join(choices)}; got {str(value)[:80]!r}", param=name)
+
+
+def text_in(given: dict[str, Any], name: str) -> bytes:
+    if not isinstance(given[name], str):
+        raise InvalidParameter(f"{name} must be a URL, a data: URL or base64", param=name)
+    return str(given[name]).encode(errors="replace")  # JSON can hold half a character
+
+
+def with_size(request: ClipRequest, sizing: str, size: tuple[int, int]) -> ClipRequest:
+    width, height = size_by(sizing, *size)
+    fit = request.fit or ("cover" if sizing == "crop_to_16_9" else "stretch")
+    return request.model_copy(update={"width": width, "height": height, "fit": fit})
+
+
+def size_by(sizing: str, width: int, height: int) -> tuple[int, int]:
+    """The clip's size for a picture's, as the public models have it; no smaller picture is made larger."""
+    if sizing == "crop_to_16_9":
+        return WIDTH, HEIGHT
+    scale = min(1.0, WIDTH / width, HEIGHT / height) if sizing == "maintain_aspect_ratio" else 1.0
+    return round(width * scale) // MULTIPLE * MULTIPLE, round(height * scale) // MULTIPLE * MULTIPLE
+
+
+def prediction_with_urls(links: Links, task: Task, steps: list[Step] | None = None) -> Prediction:
+    prediction = prediction_of(task, progress_of(steps) if steps else None)
+    return Prediction.model_validate(located(prediction, links.base, links.result(task.task_id, task.owner)))

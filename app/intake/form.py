@@ -1,0 +1,159 @@
+"""What is special about forms: bounds on their parts, which Starlette would allow a thousand of, one kind and one
+character set, since reading others can take far longer than receiving them, and no null.
+
+A JSON object is read as the form it stands for, so that each route knows one way of being asked: `{"a": {"b": 1}}` is
+the field `a[b]`, as clients write it who turn objects into forms.
+"""
+
+import json
+from collections.abc import Callable, Coroutine, Iterator
+from io import BytesIO
+from typing import Annotated, Any
+
+import fastapi
+from fastapi import HTTPException, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, WithJsonSchema
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from core.errors import InvalidParameter
+
+MAX_FIELDS = 40
+MAX_FIELD_BYTES = 20_000
+MAX_NAME = 200  # characters: what is in an object of JSON has the object's name before its own, each time
+MAX_URLENCODED = 64 * 1024  # of these Starlette bounds nothing
+
+# Where a picture is expected, or a URL, or base64: all of them are read as files, which are not held in memory.
+PICTURES = (
+    "file",
+    "image",
+    "image_url",
+    "input_reference",
+    "input_reference[image_url]",
+    "image_reference",
+    "image_reference[image_url]",
+    "reference_url",
+    "video",
+)
+MAX_FILES = len(PICTURES)
+
+PictureText = Annotated[fastapi.UploadFile, WithJsonSchema({"type": "string"})]
+"""A picture's field that is meant for a URL or base64, so that a page does not ask for a file there."""
+
+
+def exactly_one(form: BaseModel, *fields: str) -> str | None:
+    """Which of the fields was given, if any. Raises InvalidParameter if more than one was."""
+    given = [alias_of(form, field) for field in fields if getattr(form, field) is not None]
+    if len(given) > 1:
+        raise InvalidParameter(f"give {' or '.join(given)}, not both", param=given[-1])
+    return next((field for field in fields if getattr(form, field) is not None), None)
+
+
+def alias_of(form: BaseModel, field: str) -> str:
+    """What it is called on the wire."""
+    return type(form).model_fields[field].alias or field
+
+
+def without_null(schema: dict[str, Any]) -> None:
+    """Takes `null` out of a model's JSON schema: a form has none, its fields are there or not."""
+    for field in schema["properties"].values():
+        kinds = [kind for kind in field.pop("anyOf", []) if kind != {"type": "null"}]
+        field |= kinds[0] if kinds else {}
+
+
+def also_json(model: type[BaseModel]) -> dict[str, Any]:
+    """The `openapi_extra` of a route whose form may be sent as JSON too."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)  # they stand there, as the form's
+    for name, field in schema["properties"].items():
+        if name in PICTURES:
+            schema["properties"][name] = {
+                "type": "string",
+                "title": field["title"],
+                "description": "The picture in base64, as a data: URL, or the URL where it is",
+            }
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
+
+
+class BoundedForm(Request):
+    def form(self, **_: Any) -> Any:
+        kind, options = parse_options_header(self.headers.get("content-type", ""))
+        if kind == b"application/json":
+            return self._json_form()
+        if kind not in (b"", b"multipart/form-data", b"application/x-www-form-urlencoded"):
+            raise HTTPException(400, "a form is sent as multipart/form-data or as application/json")
+        length = self.headers.get("content-length", "")
+        if kind == b"application/x-www-form-urlencoded" and not (length.isdigit() and int(length) <= MAX_URLENCODED):
+            raise HTTPException(413, f"a form that is no multipart may have at most {MAX_URLENCODED} bytes")
+        if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8", b"us-ascii"):
+            raise HTTPException(400, "the form's fields must be in UTF-8")
+        return self._multipart() if kind == b"multipart/form-data" else self._urlencoded()
+
+    async def _urlencoded(self) -> FormData:
+        return normalize_fields((await super().form(max_fields=MAX_FIELDS)).multi_items())
+
+    async def _multipart(self) -> FormData:
+        parser = PictureParser(
+            self.headers, self.stream(), max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        )
+        try:
+            return normalize_fields((await parser.parse()).multi_items())
+        except MultiPartException as error:
+            raise HTTPException(400, error.message) from error
+
+    async def _json_form(self) -> FormData:
+        # app/middleware/json_bodies.py has seen to it that there is little in it but pictures.
+        try:
+            found = json.loads(await self.body())
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(400, "the body is no JSON") from error
+        if not isinstance(found, dict):
+            raise HTTPException(400, "the body must be a JSON object")
+        items = list(fields_of(found))
+        if len(items) > MAX_FIELDS:
+            raise HTTPException(400, f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
+        return normalize_fields(items)
+
+
+class PictureParser(MultiPartParser):
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        if options.get(b"name", b"").decode(errors="replace") in PICTURES and b"filename" not in options:
+            part.content_disposition = (part.content_disposition or b"") + b'; filename="text"'
+        super().on_headers_finished()
+
+
+def normalize_fields(items: list[tuple[str, str | UploadFile]]) -> FormData:
+    """`a[]`, which is how some clients write a list, is another `a`; a picture's field is a file, whatever is in it."""
+    return FormData([(name.removesuffix("[]"), as_file(name, value)) for name, value in items])
+
+
+def as_file(name: str, value: str | UploadFile) -> str | UploadFile:
+    return UploadFile(BytesIO(value.encode())) if isinstance(value, str) and name in PICTURES else value
+
+
+def fields_of(found: dict[str, Any], inside: str = "") -> Iterator[tuple[str, str | UploadFile]]:
+    for key, value in found.items():
+        name = f"{inside}[{key}]" if inside else key
+        if len(name) > MAX_NAME:
+            raise HTTPException(400, f"the name of a field may have at most {MAX_NAME} characters")
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                yield from fields_of(each, name)
+            elif each is not None:  # a form has no null, its fields are there or not
+                yield name, each if isinstance(each, str) else json.dumps(each)
+
+
+class FormRoute(APIRoute):
+    """A route whose form is bounded: 400 for what is beyond."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_bounded(request: Request) -> Response:
+            return await handle(BoundedForm(request.scope, request.receive))
+
+        return handle_bounded

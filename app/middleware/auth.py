@@ -1,0 +1,129 @@
+"""Who calls: found out before anything of the body is read, for every path but those that are listed here."""
+
+import ipaddress
+from functools import partial
+
+import structlog
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import refusal
+from app.middleware.base import Middleware
+from app.middleware.browser_guard import check_browser
+from app.middleware.limiter import Allowance, Limiter
+from app.services import Caller, Services
+from core.config import Settings
+from core.errors import KinoraError, LedgerUnavailable, RateLimited, Unauthorized
+from core.links import opens
+
+# What anyone may ask: whether this process lives, how the API looks, and the page, which holds nothing of anyone's.
+PUBLIC = ("/", "/health/live", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
+PUBLIC_FOLDERS = ("/static-offline-docs/", "/studio/")
+# What anyone may ask too; who has a key is told more.
+OPEN_TO_STRANGERS = ("/health",)
+# What must tell that the ledger is away, though nobody can be known without it.
+TOLD_WITHOUT_LEDGER = ("/health", "/metrics")
+LINKED = "/results/"
+# What proxies add.
+FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+
+STRANGER = Caller("", "", admin=False)
+ANYONE = Caller("", "", admin=True)  # if no key is asked for, everything is everyone's
+
+
+class Authentication(Middleware):
+    """Puts the `Caller` into the request's state, or answers 401, 429 or 503 itself."""
+
+    def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
+        super().__init__(app)
+        self.limiter = limiter
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in PUBLIC or scope["path"].startswith(PUBLIC_FOLDERS):
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        send = partial(self._tell_allowance, request, send)
+        try:
+            request.state.caller = await run_in_threadpool(self._admit, request)
+        except KinoraError as error:
+            await refusal(request, error)(scope, receive, send)
+            return
+        structlog.contextvars.bind_contextvars(key=request.state.caller.name)
+        await self.app(scope, receive, send)
+
+    def _admit(self, request: Request) -> Caller:
+        """Raises what `identify` does, and RateLimited."""
+        caller = identify(request.app.state.services, request)
+        if caller.owner:
+            allowance = request.state.allowance = self.limiter.hit(caller.owner)
+            if allowance and not allowance.granted:
+                raise RateLimited(f"this key may send {self.limiter.rule}", retry_after=allowance.seconds)
+        return caller
+
+    async def _tell_allowance(self, request: Request, send: Send, message: Message) -> None:
+        allowance: Allowance | None = getattr(request.state, "allowance", None)
+        if message["type"] == "http.response.start" and allowance:
+            message["headers"] = [*message.get("headers", []), *allowance.headers]
+        await send(message)
+
+
+def identify(services: Services, request: Request) -> Caller:
+    """Raises Unauthorized, UntrustedHost, OriginForbidden, LedgerUnavailable."""
+    if services.settings.auth == "off":
+        check_browser(request, services.settings)
+        return ANYONE
+    # Not request.url.path: Starlette puts a URL together from the Host header, which can hold a path of its own.
+    text, path = key_in(request), request.scope["path"]
+    try:
+        key = services.ledger.keys.find(text) if text else None
+        if key:
+            return Caller(key.key_id, key.name, key.admin)
+        if is_open(services, request):
+            check_browser(request, services.settings)
+            return ANYONE
+    except LedgerUnavailable:
+        if path in TOLD_WITHOUT_LEDGER:
+            return STRANGER
+        raise
+    if text is None and path in OPEN_TO_STRANGERS:
+        return STRANGER
+    if text is None and path.startswith(LINKED) and request.method in ("GET", "HEAD"):
+        expires, signature = (request.query_params.get(name, "") for name in ("expires", "signature"))
+        if signature and opens(path, expires, signature, services.ledger.keys.link_secret):
+            return ANYONE  # of this one path
+    raise Unauthorized("an API key is needed, as Authorization: Bearer … or X-API-Key" if not text else "no such key")
+
+
+def key_in(request: Request) -> str | None:
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
+
+
+def is_open(services: Services, request: Request) -> bool:
+    """Whether no key is asked for: on this machine only, and only until the first one is made. A request that came
+    through a proxy, or by another address of this machine, is not from this machine."""
+    settings, address = services.settings, request.scope.get("server") or ("", 0)
+    if settings.auth != "auto" or not is_loopback(settings.api_host) or is_elsewhere(address[0]):
+        return False
+    return not any(name in request.headers for name in FORWARDED) and not services.ledger.keys.any()
+
+
+def is_elsewhere(address: str) -> bool:
+    try:
+        return not ipaddress.ip_address(address).is_loopback
+    except ValueError:  # no address but a name: no server gives one
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def lets_everyone_in(settings: Settings) -> bool:
+    """Whether nobody is asked for a key, as far as the settings say: on loopback the first key changes that."""
+    return settings.auth == "off" or (settings.auth == "auto" and is_loopback(settings.api_host))

@@ -1,0 +1,83 @@
+"""Bounds on JSON that may hold a picture, before anything parses it: on all that is sent where one is taken and is no
+form, for what else is read as JSON is for the route to say.
+
+It has to be in memory as a whole, so only so much of it is at a time. And what is not the text of a picture must be
+small: a list of a million lists takes far more time and memory to read than it has bytes.
+"""
+
+import re
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import refusal
+from app.middleware.base import Middleware
+from app.middleware.body_limit import FORM_BYTES, largest_upload
+from core.concurrency import ConcurrencyLimit
+from core.errors import QueueFull, UploadTooLarge
+
+HELD_BYTES = 128_000_000
+# Base64, with or without what stands before it in a data: URL. Neither a comma nor a bracket is in it, so that nothing
+# between the end of one text and the beginning of another is taken for it.
+PICTURE = re.compile(rb'"(?:data:[a-zA-Z0-9/.+-]{1,100};base64,)?[A-Za-z0-9+/=_\\-]{500,}+"')
+
+
+class JsonBodies(Middleware):
+    def __init__(self, app: ASGIApp, max_upload_mb: int, uploads: re.Pattern[str]) -> None:
+        """`uploads`: the paths of requests that may hold a picture."""
+        super().__init__(app)
+        self.uploads = uploads
+        self.largest = largest_upload(max_upload_mb)
+        bytes_held = max(HELD_BYTES, 2 * self.largest)  # of which a key has half
+        self.limit = ConcurrencyLimit(bytes_held, "as many pictures are coming in as JSON as may at once")
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        if request.method != "POST" or not self.uploads.fullmatch(scope["path"]) or is_form(request):
+            await self.app(scope, receive, send)
+            return
+        owner, length = request.state.caller.owner, request.headers.get("content-length", "")
+        try:
+            with self.limit.slot(owner, int(length) if length.isdigit() else self.largest):
+                body = await read_body(receive)
+        except (QueueFull, HTTPException) as error:  # there is no room, or it is too slow or too large
+            await refusal(request, error)(scope, receive, send)
+            return
+        if body is None:
+            return
+        if len(PICTURE.sub(b"", body)) > FORM_BYTES:
+            message = f"without its pictures the request may have at most {FORM_BYTES} bytes"
+            await refusal(request, UploadTooLarge(message))(scope, receive, send)
+            return
+        # Which is no more than it had a moment ago.
+        request.state.upload.enter_context(self.limit.slot(owner, len(body)))
+        await self.app(scope, replay(body, receive), send)
+
+
+def is_form(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in ("multipart/form-data", "application/x-www-form-urlencoded")
+
+
+async def read_body(receive: Receive) -> bytes | None:
+    """None: the client has left."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    left = [body]
+
+    async def once() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return await receive()
+
+    return once

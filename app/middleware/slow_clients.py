@@ -1,0 +1,142 @@
+"""Bounds on how slowly a client may send and read, so that a few thousand of them do not hold everything there is.
+
+The head of a request and the reading of its answer are bounded by `BoundedHttp`, uvicorn's own protocol with two
+clocks; the body by `SlowClients`.
+"""
+
+import asyncio
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.errors import refusal
+from app.middleware.base import Middleware
+
+HEAD_SECONDS = 15.0
+MAX_HEAD_BYTES = 64 * 1024  # beside what comes in one read, at most 256 KB
+MAX_HEADERS = 100
+MAX_PIPELINED = 100  # requests that wait for the answer to the one before them
+BODY_PAUSE_SECONDS = 30.0  # between two pieces of a body
+BODY_SECONDS = 600.0
+READ_SECONDS = 300.0  # for a piece of an answer; a part of a video has half a megabyte
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Closes a connection on which a head takes too long or too much, or whose client does not read."""
+
+    _head_clock: asyncio.TimerHandle | None = None
+    _read_clock: asyncio.TimerHandle | None = None
+    _head_bytes = 0  # since a request began, or a piece of its body came: head, trailers, a line without end
+    _answering: RequestResponseCycle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # writing is paused whenever something is left to read
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_idle() and self._head_clock is None:
+            self._await_head()
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.pipeline) > MAX_PIPELINED:
+            self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) <= MAX_HEADERS:  # one more than allowed, for SlowClients to refuse
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._stop_head_clock()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
+
+    def pause_writing(self) -> None:
+        # Closing would wait for the client to read what is left; aborting does not.
+        self._read_clock = self.loop.call_later(READ_SECONDS, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._read_clock:
+            self._read_clock.cancel()
+            self._read_clock = None
+        super().resume_writing()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answering:  # uvicorn tells only the last request in the pipeline, and the others write on
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        self._stop_head_clock()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        if not self._is_idle() and self._answering:  # for whoever waits for something: see `is_ending`
+            self._answering.scope["state"]["is_ending"] = True
+        super().shutdown()
+
+    def _is_idle(self) -> bool:
+        """Whether every request whose head has come is answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._head_clock = self.loop.call_later(HEAD_SECONDS, self._refuse, b"408 Request Timeout")
+
+    def _stop_head_clock(self) -> None:
+        if self._head_clock:
+            self._head_clock.cancel()
+            self._head_clock = None
+
+    def _refuse(self, status: bytes) -> None:
+        self._stop_head_clock()
+        if not self._is_idle():  # an answer is under way, and cannot be followed by another
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.close()
+
+
+def is_ending(request: Request) -> bool:
+    """Whether this process only answers what is under way any more, and then ends."""
+    return getattr(request.state, "is_ending", False)
+
+
+class SlowClients(Middleware):
+    """Refuses a request with too many headers, or whose body comes too slowly."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if len(scope["headers"]) > MAX_HEADERS:
+            error = HTTPException(431, f"a request may have at most {MAX_HEADERS} headers")
+            await refusal(Request(scope), error)(scope, receive, send)
+            return
+        body_ends = asyncio.get_running_loop().time() + BODY_SECONDS
+        whole = False
+
+        async def receive_soon() -> Message:
+            nonlocal whole
+            if whole:  # what comes now is only that the client has left
+                return await receive()
+            try:
+                async with asyncio.timeout_at(min(body_ends, asyncio.get_running_loop().time() + BODY_PAUSE_SECONDS)):
+                    message = await receive()
+            except TimeoutError:
+                headers = {"Connection": "close"}
+                raise HTTPException(408, "the rest of the request did not come in time", headers) from None
+            whole = not message.get("more_body", False)
+            return message
+
+        await self.app(scope, receive_soon, send)

@@ -119,6 +119,10 @@ steps = Table(
     Column("checkpoint", JSON(none_as_null=True)),
     Column("cost", JSON(none_as_null=True)),
     Column("max_attempts", Integer),
+    # Its task's turn, as the task has it, so that what waits is put in order without looking up its tasks. While a
+    # step does not wait, `task_claimed_at` may be of an earlier claim.
+    Column("task_created_at", Double, nullable=False, server_default="0"),
+    Column("task_claimed_at", Double),
     Index(None, "content_key"),
     Index(None, "task_id", "position", unique=True),
     Index(None, "task_id", "name", unique=True),

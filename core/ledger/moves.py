@@ -17,7 +17,15 @@ from core.errors import TaskExists
 from core.ledger import counters, durations, quotas, statements
 from core.ledger.counters import Count, Duration
 from core.ledger.keys import Keys
-from core.ledger.reads import ALIVE_SECONDS, Reader, made_steps, read_inputs, step_from, task_from, task_made_with
+from core.ledger.reads import (
+    ALIVE_SECONDS,
+    Reader,
+    made_steps,
+    read_inputs,
+    step_from,
+    task_from,
+    task_made_with,
+)
 from core.task import (
     Artifact,
     Bounds,
@@ -116,6 +124,7 @@ class Ledger(Reader):
             row = {name: value for name, value in vars(step).items() if name not in ("needs", "finished")}
             weight = step.work + 1 if step.weight is None else step.weight
             own = {"step_id": step_id, "task_id": task_id, "position": position, "name": name, "weight": weight}
+            own |= {"of_task": task_id}
             rows.append(row | own | {"waits_for": sum(each not in done for each in needed)})
             if step.finished:
                 done.add(step_id)
@@ -162,7 +171,7 @@ class Ledger(Reader):
     def claim(self, step_id: str, worker_id: str, lease_seconds: float) -> Claim | None:
         """Take this step, at a new attempt number. None: it is not there to be taken, do nothing."""
         with writing(self.database) as tx:
-            return self._claim(tx, step_id, worker_id, lease_seconds)
+            return self._claim(tx, self._lock_task_of(tx, step_id), step_id, worker_id, lease_seconds)
 
     def claim_next(
         self,
@@ -180,20 +189,26 @@ class Ledger(Reader):
         if kinds is not None:
             following, unlocked = statements.NEXT_OF_KINDS, statements.NEXT_OF_KINDS_UNLOCKED
             asked["kinds"] = list(kinds)
+        if self.database.dialect.name == "sqlite":  # nobody else writes meanwhile
+            unlocked = following
         for _ in range(CLAIM_TRIES):
             with writing(self.database) as tx:
                 # If all that waits is of tasks that others are moving just now, the first of these is waited for.
-                step_id = tx.execute(unlocked, asked).scalar_one_or_none()
-                step_id = step_id or tx.execute(following, asked).scalar_one_or_none()
-                if step_id is None:
+                found = tx.execute(unlocked, asked).one_or_none()
+                locked = task_from(found) if found else None
+                found = found or tx.execute(following, asked).one_or_none()
+                if found is None:
                     return None
-                claim = self._claim(tx, step_id, worker_id, lease_seconds)
+                task = locked or self._lock_task_of(tx, found.step_id)
+                claim = self._claim(tx, task, found.step_id, worker_id, lease_seconds)
                 if claim:
                     return claim
         return None
 
-    def _claim(self, tx: sa.Connection, step_id: str, worker_id: str, lease_seconds: float) -> Claim | None:
-        task = self._lock_task_of(tx, step_id)
+    def _claim(
+        self, tx: sa.Connection, task: Task | None, step_id: str, worker_id: str, lease_seconds: float
+    ) -> Claim | None:
+        """`task` is the step's, locked."""
         if task is None or task.status.is_final:
             return None
         row = tx.execute(
@@ -205,6 +220,7 @@ class Ledger(Reader):
         tx.execute(statements.INSERT_ATTEMPT, begun)
         waited = max(0.0, row.started_at - row.ready_at)
         turn = {"claimed_at": row.started_at}
+        tx.execute(statements.PASS_TURN, {"of_task": task.task_id, "claimed": row.started_at})
         if task.status == Status.STARTED:
             tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(turn))
         else:
@@ -469,7 +485,8 @@ class Ledger(Reader):
         **values: Any,
     ) -> bool:
         if status == Status.QUEUED:
-            values = {"ready_at": now(), "rested_at": now(), "phase": None} | values  # its turn stays
+            values = {"ready_at": now(), "rested_at": now(), "phase": None} | values
+            values["task_claimed_at"] = statements.TASK_CLAIMED_AT  # others of its task may have been claimed meanwhile
         else:
             values |= {"finished_at": now()}
         if status == Status.FAILED and error:

@@ -13,7 +13,7 @@ from core.ledger import quotas
 from core.ledger.counters import Histogram, read_counters, read_histograms
 from core.ledger.durations import StepDurations, StepProfile
 from core.ledger.snapshots import Snapshot, read_snapshots
-from core.ledger.statements import ARTIFACTS, DUE, INPUTS, NEXT, READY, RESULT, TURN
+from core.ledger.statements import ARTIFACTS, DUE, INPUTS, NEXT, READY, RESULT, turn_of
 from core.plan.steps import ONE_CORE_KINDS
 from core.task import (
     Artifact,
@@ -49,7 +49,8 @@ WORKERS = sa.select(workers, (workers.c.seen_at > now() - ALIVE_SECONDS).label("
 PROFILE = (sa.func.coalesce(steps.c.engine, ""), steps.c.kind, steps.c.size, steps.c.work)
 OPEN = (
     sa.select(
-        *(steps.c.step_id, steps.c.task_id, (TURN - now()).label("turn"), steps.c.position, steps.c.queue),
+        *(steps.c.step_id, steps.c.task_id, steps.c.position, steps.c.queue),
+        (turn_of(tasks.c.claimed_at, tasks.c.created_at) - now()).label("turn"),
         *(steps.c.rest_seconds, steps.c.status, steps.c.worker_id, (now() - steps.c.started_at).label("ran"), *PROFILE),
     )
     .join(tasks, tasks.c.task_id == steps.c.task_id)
@@ -282,9 +283,9 @@ class Reader:
         """Return the step that `claim_next` would take now, and its task."""
         asked = {"of_queue": queue, "loaded": list(loaded), "deferred_seconds": defer_seconds}
         with reading(self.database) as connection:
-            step_id = connection.execute(NEXT, asked).scalar_one_or_none()
-            row = step_id and connection.execute(sa.select(steps).where(steps.c.step_id == step_id)).one_or_none()
-            return (step_from(row), self._task(connection, row.task_id)) if row else None
+            found = connection.execute(NEXT, asked).one_or_none()
+            its = found and connection.execute(sa.select(steps).where(steps.c.step_id == found.step_id)).one_or_none()
+            return (step_from(its), task_from(found)) if found and its else None
 
     def waiting(self) -> dict[str, tuple[int, float]]:
         """For each queue with ready steps: how many wait, and for how many seconds the oldest has."""

@@ -1,6 +1,8 @@
 """The ledger's statements on the path of a task, built once: building one costs several times what SQLite needs
 to run it."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from core.db.tables import artifacts, attempts, events, inputs, needs, now, steps, tasks
@@ -17,7 +19,15 @@ DUE = steps.c.rest_seconds <= 0
 
 NOW = sa.select(now())
 INSERT_TASK = tasks.insert().values(status=Status.QUEUED, created_at=now())
-INSERT_STEP = steps.insert().values(status=Status.QUEUED, attempt=0, progress=0, ready_at=now())
+OF_TASK = tasks.c.task_id == sa.bindparam("of_task")
+INSERT_STEP = steps.insert().values(
+    status=Status.QUEUED,
+    attempt=0,
+    progress=0,
+    ready_at=now(),
+    task_created_at=sa.select(tasks.c.created_at).where(OF_TASK).scalar_subquery(),
+    task_claimed_at=sa.select(tasks.c.claimed_at).where(OF_TASK).scalar_subquery(),
+)
 INSERT_ATTEMPT = attempts.insert()
 INSERT_INPUT = inputs.insert()
 INSERT_ARTIFACT = artifacts.insert()
@@ -35,8 +45,14 @@ DEFERRED: sa.BindParameter[float] = sa.bindparam("deferred_seconds")
 READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
 # Worked out once for all rows that are put in order.
 NOW_ONCE = sa.select(now()).scalar_subquery()
-# One that was claimed at a time to come was so before the clock was set back.
-TURN = sa.case((tasks.c.claimed_at <= NOW_ONCE, tasks.c.claimed_at), else_=tasks.c.created_at)
+
+
+def turn_of(claimed_at: sa.ColumnElement[float], created_at: sa.ColumnElement[float]) -> sa.ColumnElement[float]:
+    """Return when the task was served last, or was created. One that was claimed at a time to come was so before the
+    clock was set back."""
+    return sa.case((claimed_at <= NOW_ONCE, claimed_at), else_=created_at)
+
+
 # A step whose engine is not loaded gives way for a while: to load it takes as long as several clips.
 GIVES_WAY = sa.case(
     (
@@ -48,21 +64,40 @@ GIVES_WAY = sa.case(
     ),
     else_=1,
 )
-# The order in which a queue is served: tasks take turns, and of one task the steps come in the order of its plan.
-NEXT = (
-    sa.select(steps.c.step_id)
-    .join(tasks, tasks.c.task_id == steps.c.task_id)
+# The order in which a queue is served: tasks take turns, and of one task the steps come in the order of its plan. Each
+# step knows its task's turn: to look up the tasks of all that wait takes PostgreSQL as long as the rest of a claim.
+IN_ORDER = (
+    sa.select(
+        *(steps.c.step_id, steps.c.task_id, steps.c.position, GIVES_WAY.label("gives_way")),
+        turn_of(steps.c.task_claimed_at, steps.c.task_created_at).label("turn"),
+    )
     .where(steps.c.queue == QUEUE, READY, DUE)
-    # And not by the status, which has an index: with statistics of a quieter hour PostgreSQL would go through all open
-    # tasks for each step.
-    .where(tasks.c.finished_at.is_(None))
-    .order_by(GIVES_WAY, TURN, tasks.c.task_id, steps.c.position)
-    .limit(1)
+    .order_by("gives_way", "turn", steps.c.task_id, steps.c.position)
 )
+
+
+def first_of(in_order: sa.Subquery) -> sa.Select[Any]:
+    """Return the query for the first of these steps, with its task. The order is said again, so that it holds, and
+    costs nothing: PostgreSQL sees that it is there already, and looks up no more tasks than it must."""
+    return (
+        sa.select(in_order.c.step_id, tasks)
+        .join(tasks, tasks.c.task_id == in_order.c.task_id)
+        .where(tasks.c.finished_at.is_(None))
+        .order_by(in_order.c.gives_way, in_order.c.turn, in_order.c.task_id, in_order.c.position)
+        .limit(1)
+    )
+
+
+# SQLite looks up the tasks of all that it puts in order. One would do, for no step waits whose task has ended; but
+# should there be some, they hold up nobody.
+NEXT = first_of(IN_ORDER.limit(100).subquery("in_order"))
 # Others' tasks are skipped while they lock them: on PostgreSQL several workers claim at once.
-NEXT_UNLOCKED = NEXT.with_for_update(key_share=True, skip_locked=True, of=tasks)
-OF_KINDS = steps.c.kind.in_(sa.bindparam("kinds", expanding=True))
-NEXT_OF_KINDS, NEXT_OF_KINDS_UNLOCKED = NEXT.where(OF_KINDS), NEXT_UNLOCKED.where(OF_KINDS)
+NEXT_UNLOCKED = first_of(IN_ORDER.subquery("in_order")).with_for_update(key_share=True, skip_locked=True, of=tasks)
+OF_KINDS = IN_ORDER.where(steps.c.kind.in_(sa.bindparam("kinds", expanding=True)))
+NEXT_OF_KINDS = first_of(OF_KINDS.limit(100).subquery("in_order"))
+NEXT_OF_KINDS_UNLOCKED = first_of(OF_KINDS.subquery("in_order")).with_for_update(
+    key_share=True, skip_locked=True, of=tasks
+)
 CLAIM = (
     steps.update()
     .where(steps.c.step_id == STEP, steps.c.status == Status.QUEUED)
@@ -77,6 +112,16 @@ CLAIM = (
     )
     .returning(steps)
 )
+# Those of its steps that wait, in the order of their ids, as whoever cancels several steps locks them too. And not by
+# the status, which has an index: with statistics of a quieter hour all that waits would be gone through.
+WAITING_OF_TASK = (
+    sa.select(steps.c.step_id)
+    .where(steps.c.task_id == sa.bindparam("of_task"), steps.c.worker_id.is_(None), steps.c.finished_at.is_(None))
+    .order_by(steps.c.step_id)
+    .with_for_update(key_share=True)
+)
+PASS_TURN = steps.update().where(steps.c.step_id.in_(WAITING_OF_TASK)).values(task_claimed_at=sa.bindparam("claimed"))
+TASK_CLAIMED_AT = sa.select(tasks.c.claimed_at).where(tasks.c.task_id == steps.c.task_id).scalar_subquery()
 # What one attempt had done stands until another has done more, so that nobody sees a task fall back.
 SO_FAR: sa.BindParameter[int] = sa.bindparam("so_far")
 RENEW = (

@@ -161,6 +161,25 @@ def test_measured_durations_and_counters_stay(empty_database_url: str) -> None:
     ledger.close()
 
 
+def test_steps_that_wait_keep_their_tasks_turns(empty_database_url: str) -> None:
+    engine = migrate_to(empty_database_url, "0016")
+    turns = {"a": (1.0, 4.0), "b": (2.0, None), "c": (3.0, 3.5)}
+    with engine.begin() as connection:
+        for letter, (created_at, claimed_at) in turns.items():
+            times: dict[str, Any] = {"created_at": created_at, "claimed_at": claimed_at}
+            task = {"task_id": letter * 32, "status": "queued", "engine": "svd", "params": {}, "warnings": []}
+            insert(connection, "tasks", **task, **times)
+            step = {"step_id": letter * 32, "task_id": letter * 32, "position": 0, "kind": "clip", "queue": "cpu"}
+            state = {"status": "queued", "attempt": 0, "waits_for": 0, "progress": 0, "ready_at": created_at}
+            insert(connection, "steps", **step, **state, params={})
+    engine.dispose()
+    ledger = Ledger(empty_database_url)
+    ledger.migrate()
+    claims = [ledger.claim_next("cpu", "w", 60) for _ in turns]
+    ledger.close()
+    assert [claim.task.task_id[0] for claim in claims if claim] == ["b", "c", "a"]
+
+
 def set_version(engine: sa.Engine, version: str, lowest_reader: str) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text(f"UPDATE alembic_version SET version_num = '{version}'"))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.torch_environment import set_torch_environment
+from worker.engines.torch_environment import set_torch_environment
 
 set_torch_environment()
 
@@ -23,7 +23,7 @@ import torch  # noqa: E402 - after torch's environment
 from bench.accesses import wasted  # noqa: E402
 from harness.random_svd import FULL_CASE  # noqa: E402
 from harness.report import RESULTS, machine, print_table, write  # noqa: E402
-from worker.svd.memory import GB, PLANS  # noqa: E402
+from worker.engines.svd.memory import GB, PLANS  # noqa: E402
 
 CASE = FULL_CASE
 FRAMES = PLANS["24 GB"].decode_chunk_size
@@ -62,7 +62,7 @@ def written(name: str, size: int) -> Any:
     """The program of the UNet for `size` samples, or of the decoder for `size` frames."""
     from bench.inductor import H200, Writer
     from bench.peak import build
-    from worker.svd.cross_attention import fold_in
+    from worker.engines.svd.cross_attention import fold_in
 
     pipeline = build()
     half = {"dtype": torch.float16, "device": "meta"}

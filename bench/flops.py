@@ -7,9 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.random_svd import Case, build_pipeline
-from worker.svd.cross_attention import fold_cross_attention, fold_in
-from worker.svd.deep_cache import keep_deep_features, set_shallow
-from worker.svd.temporal_convolution import use_conv2d
+from worker.engines.svd.cross_attention import fold_cross_attention, fold_in
+from worker.engines.svd.deep_cache import keep_deep_features, set_shallow
+from worker.engines.svd.temporal_convolution import use_conv2d
 
 Tera = dict[str, float]
 

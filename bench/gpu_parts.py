@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-from worker.torch_environment import set_torch_environment
+from worker.engines.torch_environment import set_torch_environment
 
 set_torch_environment()
 
@@ -33,15 +33,15 @@ from core.engines import SVD_FAST  # noqa: E402
 from core.errors import KinoraError  # noqa: E402
 from harness.random_svd import FULL_CASE, REDUCED_CASE, Case, build_pipeline  # noqa: E402
 from worker.attempt import Attempt  # noqa: E402
-from worker.causes import first_line  # noqa: E402
-from worker.gpu_faults import fault_of  # noqa: E402
-from worker.svd import frames, group_norm, speedups  # noqa: E402
-from worker.svd.cross_attention import fold_in  # noqa: E402
-from worker.svd.feed_forward import work_in_parts  # noqa: E402
-from worker.svd.memory import GB, PLANS  # noqa: E402
-from worker.svd.probes import RUNS, attending, clock, convolving  # noqa: E402
-from worker.svd.temporal_convolution import TemporalConvolution  # noqa: E402
-from worker.svd.weights import quieten_libraries  # noqa: E402
+from worker.engines.causes import first_line  # noqa: E402
+from worker.engines.gpu_faults import fault_of  # noqa: E402
+from worker.engines.svd import frames, group_norm, speedups  # noqa: E402
+from worker.engines.svd.cross_attention import fold_in  # noqa: E402
+from worker.engines.svd.feed_forward import work_in_parts  # noqa: E402
+from worker.engines.svd.memory import GB, PLANS  # noqa: E402
+from worker.engines.svd.probes import RUNS, attending, clock, convolving  # noqa: E402
+from worker.engines.svd.temporal_convolution import TemporalConvolution  # noqa: E402
+from worker.engines.svd.weights import quieten_libraries  # noqa: E402
 
 ON_GPU = torch.cuda.is_available()
 NEEDS_GPU = "it needs a GPU"
@@ -251,7 +251,7 @@ def step(what: str, parts: bool = False, compiled: bool = True) -> None:
         torch.tensor([[6, 127, 0.02]] * 2, **kind),
     )
     if parts:
-        from worker.svd.feed_forward import part_feed_forwards
+        from worker.engines.svd.feed_forward import part_feed_forwards
 
         part_feed_forwards(pipeline)
         work_in_parts(unet, True)

@@ -20,14 +20,14 @@ from core.engines import SVD_FAST
 from core.spec import Clip
 from harness.random_svd import build_pipeline
 from worker.attempt import Attempt
-from worker.svd.conditioning import Conditions, keep_encoder_in_float32, read_conditions
-from worker.svd.decoding import to_bytes
-from worker.svd.deep_cache import keep_deep_features
-from worker.svd.denoising import denoise
-from worker.svd.feed_forward import part_feed_forwards, work_in_parts
-from worker.svd.memory import at_once, plan_of
-from worker.svd.placing import MODELS, models_of, tensors_of
-from worker.svd.speedups import ON_GPU
+from worker.engines.svd.conditioning import Conditions, keep_encoder_in_float32, read_conditions
+from worker.engines.svd.decoding import to_bytes
+from worker.engines.svd.deep_cache import keep_deep_features
+from worker.engines.svd.denoising import denoise
+from worker.engines.svd.feed_forward import part_feed_forwards, work_in_parts
+from worker.engines.svd.memory import at_once, plan_of
+from worker.engines.svd.placing import MODELS, models_of, tensors_of
+from worker.engines.svd.speedups import ON_GPU
 
 META = torch.device("meta")
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from core.spec import Clip
 from worker.attempt import Attempt
-from worker.engines.svd import Svd
-from worker.preview_publisher import PreviewPublisher
-from worker.svd.latents import show_emerging
+from worker.engines.svd.latents import show_emerging
+from worker.engines.svd.svd import Svd
+from worker.run.preview_publisher import PreviewPublisher
 
 
 class Kept:
@@ -44,7 +44,7 @@ class Watching:
             show_emerging(*given)
             self.paid.append(time.perf_counter() - begun)
 
-        with patch("worker.svd.denoising.show_emerging", timed), PreviewPublisher(kept, "bench", attempt):
+        with patch("worker.engines.svd.denoising.show_emerging", timed), PreviewPublisher(kept, "bench", attempt):
             engine.render(picture, clip, attempt)
         self.denoising.append(attempt.seconds["denoise"] / (clip.num_inference_steps or 1))
         self.previews, self.core_seconds = self.previews + kept.count, self.core_seconds + kept.core_seconds

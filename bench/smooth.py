@@ -45,7 +45,7 @@ from worker.media.video import stored_frames
 from worker.media.yuv import size_of
 
 if TYPE_CHECKING:
-    from worker.rife.rife import Rife
+    from worker.engines.rife.rife import Rife
 
 ROOT = Path(__file__).parents[1]
 RATE = 10  # of what is left, so that all of it is twice as many; how fast it plays changes nothing
@@ -125,7 +125,7 @@ def make(video: str, out: str, fps: str, smooth_fps: str, weights: str = "") -> 
 def loaded(weights: Path) -> "Rife":
     import torch
 
-    from worker.rife.rife import Rife
+    from worker.engines.rife.rife import Rife
 
     rife = Rife(cast(Engine, motion_engine(Settings(rife_weights=weights))), Settings())
     rife.gpu_memory.found_gpu = torch.cuda.is_available()

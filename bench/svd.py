@@ -33,7 +33,7 @@ from statistics import median
 from typing import Any
 
 from bench import rivals
-from worker.torch_environment import set_torch_environment
+from worker.engines.torch_environment import set_torch_environment
 
 # At their import torch settles on a folder for compiled programs, and diffusers on what it writes videos with.
 set_torch_environment()
@@ -63,13 +63,13 @@ from harness.random_svd import (  # noqa: E402
 )
 from harness.report import RESULTS, machine, print_table, write  # noqa: E402
 from worker.attempt import Attempt  # noqa: E402
-from worker.causes import first_line  # noqa: E402
-from worker.svd.attention import pin_attention  # noqa: E402
-from worker.svd.compiling import compile_decoder, compile_no_more, compile_unet, use_channels_last  # noqa: E402
-from worker.svd.cross_attention import fold_cross_attention  # noqa: E402
-from worker.svd.group_norm import use_channels_last_norms  # noqa: E402
-from worker.svd.temporal_convolution import use_conv2d  # noqa: E402
-from worker.svd.weights import quieten_libraries  # noqa: E402
+from worker.engines.causes import first_line  # noqa: E402
+from worker.engines.svd.attention import pin_attention  # noqa: E402
+from worker.engines.svd.compiling import compile_decoder, compile_no_more, compile_unet, use_channels_last  # noqa: E402
+from worker.engines.svd.cross_attention import fold_cross_attention  # noqa: E402
+from worker.engines.svd.group_norm import use_channels_last_norms  # noqa: E402
+from worker.engines.svd.temporal_convolution import use_conv2d  # noqa: E402
+from worker.engines.svd.weights import quieten_libraries  # noqa: E402
 
 ON_GPU_NOW = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU_NOW else "cpu"

@@ -7,8 +7,8 @@ import torch
 
 from bench.svd_ways import now
 from harness.random_svd import Case
-from worker.svd.cross_attention import fold_in
-from worker.svd.speedups import worth_it
+from worker.engines.svd.cross_attention import fold_in
+from worker.engines.svd.speedups import worth_it
 
 CLIPS = (1, 2)
 """Four would be 73,728 sequences of frames at full size, and cuDNN's and flash's attention take 65,535 at most

@@ -18,10 +18,10 @@ from core.errors import KinoraError
 from core.spec import Clip, ClipRequest, resolve
 from harness.random_svd import build_pipeline
 from worker.attempt import Attempt
-from worker.engines.svd import Svd
-from worker.svd.memory import GB, PLANS, needed, with_memory_plan
-from worker.svd.placing import weights_of
-from worker.svd.speedups import ON_GPU, SpeedUp
+from worker.engines.svd.memory import GB, PLANS, needed, with_memory_plan
+from worker.engines.svd.placing import weights_of
+from worker.engines.svd.speedups import ON_GPU, SpeedUp
+from worker.engines.svd.svd import Svd
 
 SETTINGS = Settings(_env_file=None)
 

@@ -22,8 +22,8 @@ from core.engines import SVD_FAST, Approximation
 from core.errors import KinoraError
 from harness.random_svd import FULL_CASE, Case
 from worker.attempt import Attempt
-from worker.causes import first_line
-from worker.svd.speedups import EVERYWHERE, ON_GPU
+from worker.engines.causes import first_line
+from worker.engines.svd.speedups import EVERYWHERE, ON_GPU
 
 Frames = NDArray[np.uint8]
 

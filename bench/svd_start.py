@@ -8,7 +8,7 @@ import sys
 import time
 
 from harness.report import machine  # noqa: F401 - so that only torch and its company are timed
-from worker.torch_environment import set_torch_environment
+from worker.engines.torch_environment import set_torch_environment
 
 begun = time.perf_counter()
 set_torch_environment()
@@ -17,8 +17,8 @@ import torch  # noqa: E402
 
 from bench.svd_ways import Kinora  # noqa: E402
 from harness.random_svd import Case, build_pipeline  # noqa: E402
-from worker.svd.speedups import COMPILED, EVERYWHERE, ON_GPU  # noqa: E402
-from worker.svd.weights import quieten_libraries  # noqa: E402
+from worker.engines.svd.speedups import COMPILED, EVERYWHERE, ON_GPU  # noqa: E402
+from worker.engines.svd.weights import quieten_libraries  # noqa: E402
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ from core.spec import Clip
 from harness.random_svd import Case
 from worker.attempt import Attempt
 from worker.engines.base import create_engine
-from worker.engines.svd import Svd
+from worker.engines.svd.consistency import ConsistencyScheduler
+from worker.engines.svd.speedups import COMPILED, SpeedUp
+from worker.engines.svd.svd import Svd
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
-from worker.svd.consistency import ConsistencyScheduler
-from worker.svd.speedups import COMPILED, SpeedUp
 
 Figures = dict[str, float]
 """Seconds of each part: encode, denoise, decode, tail (from what the engine gives to the MP4), whole."""

@@ -150,7 +150,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
         Engine(
             name="svd-xt",
             summary="Stable Video Diffusion XT, 25 frames at 1024×576",
-            class_path="worker.engines.svd:Svd",
+            class_path="worker.engines.svd.svd:Svd",
             queue="gpu",
             licence="Stability AI Community License",
             model=settings.model_id,
@@ -167,7 +167,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
         Engine(
             name="svd",
             summary="Stable Video Diffusion, trained for 14 frames at 1024×576",
-            class_path="worker.engines.svd:Svd",
+            class_path="worker.engines.svd.svd:Svd",
             queue="gpu",
             licence="Stability AI Community License",
             model="stabilityai/stable-video-diffusion-img2vid",
@@ -184,7 +184,7 @@ def known_engines(settings: Settings) -> dict[str, Engine]:
         Engine(
             name="turbo",
             summary="Stable Video Diffusion XT distilled for 4 to 8 steps by AnimateLCM: sooner, and other clips",
-            class_path="worker.engines.turbo:Turbo",
+            class_path="worker.engines.svd.turbo:Turbo",
             queue="gpu",
             licence="Stability AI Community License; for AnimateLCM's UNet see its page as well",
             model=settings.model_id,
@@ -231,7 +231,7 @@ def motion_engine(settings: Settings) -> Engine | None:
         name="rife",
         kind="motion",
         summary="Frames in between by RIFE 4.6",
-        class_path="worker.rife.rife:Rife",
+        class_path="worker.engines.rife.rife:Rife",
         queue="gpu",
         licence="MIT",
         model=str(settings.rife_weights),

@@ -20,7 +20,7 @@ from core.config import Settings
 from core.errors import QueueUnavailable
 
 QUEUES = ("cpu", "gpu", "net")
-STEP_FUNCTION = "worker.lanes.Lane.run_next"
+STEP_FUNCTION = "worker.run.lanes.Lane.run_next"
 SERIALIZER = JSONSerializer
 
 # A frozen Redis must not hold an upload for long: the keeper wakes a worker later.
@@ -70,7 +70,7 @@ class StepQueue:
         Raises QueueUnavailable; whoever recorded the step in the ledger may go on.
         """
         with _translated(), self.redis.pipeline() as pipeline:  # or RQ would ask twice
-            # Answered by worker/rq_worker.py, which reads the id alone: the rest is for RQ's other tools.
+            # Answered by worker/run/rq_worker.py, which reads the id alone: the rest is for RQ's other tools.
             Queue(queue, connection=self.redis, serializer=SERIALIZER).enqueue_call(
                 STEP_FUNCTION,
                 args=(step_id,),

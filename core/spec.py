@@ -78,7 +78,7 @@ class ClipSettings(BaseModel):
     profile: str | None = None
     motion: str | None = None
     memory_plan: str | None = None
-    """By which plan of worker/svd/memory.py; open until a worker has it."""
+    """By which plan of worker/engines/svd/memory.py; open until a worker has it."""
 
     @property
     def size(self) -> str:

@@ -57,8 +57,8 @@ def install(folder: Path) -> None:
 
 def work_as_on_a_gpu() -> None:
     """Have the workers of this process do one step at a time, finalized beside the next one, whatever their queue."""
-    importlib.import_module("worker.runner").overlaps = lambda _context: True  # type: ignore[attr-defined]
-    importlib.import_module("worker.main").LANES["cpu"] = importlib.import_module("worker.lanes").Lane
+    importlib.import_module("worker.run.runner").overlaps = lambda _context: True  # type: ignore[attr-defined]
+    importlib.import_module("worker.main").LANES["cpu"] = importlib.import_module("worker.run.lanes").Lane
 
 
 def wait(attempt: Attempt, closed: Path, done: int) -> None:

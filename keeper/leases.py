@@ -8,7 +8,7 @@ import time
 
 from core.task import HeldLease
 
-# A living worker renews twice a second (worker/lease.py), so that this much silence is no accident.
+# A living worker renews twice a second (worker/run/lease.py), so that this much silence is no accident.
 SILENCE_SECONDS = 2.0
 # While this process was frozen nothing could be heard: a pause between two looks counts for no more than this.
 MOST_BETWEEN_LOOKS = 1.0

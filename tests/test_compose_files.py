@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from app.middleware.body_limit import largest_upload
 from core.config import Settings
-from worker.metrics import WorkerMetrics
-from worker.watchdog import CHECK_POINT_SECONDS
+from worker.run.metrics import WorkerMetrics
+from worker.run.watchdog import CHECK_POINT_SECONDS
 
 ROOT = Path(__file__).parent.parent
 FILES = ["docker-compose.yml", "docker-compose.cpu.yml"]

@@ -8,9 +8,9 @@ from harness.log_check import REDIS_FAULTS, crashes
 from harness.servers import RedisServer
 from harness.stack import Stack, restored
 
-INFO = "2026-11-29T12:00:00.000001Z [info     ] attempt_ended                  [worker.runner] outcome=finished"
+INFO = "2026-11-29T12:00:00.000001Z [info     ] attempt_ended                  [worker.run.runner] outcome=finished"
 WARNING = INFO.replace("info   ", "warning")
-CONSOLE = """2026-11-29T12:00:00.000000Z [error    ] attempt_crashed                [worker.runner] attempt=1
+CONSOLE = """2026-11-29T12:00:00.000000Z [error    ] attempt_crashed                [worker.run.runner] attempt=1
 Traceback (most recent call last):
   File "worker/steps/clip.py", line 74, in _part_before
     (made,) = claim.needs

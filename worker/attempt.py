@@ -1,6 +1,6 @@
 """A running attempt, as an engine sees it: which phase it is in, how far, how long each took, whether to stop.
 
-It knows nothing of the ledger. worker/lease.py carries its progress there and tells it to stop.
+It knows nothing of the ledger. worker/run/lease.py carries its progress there and tells it to stop.
 """
 
 import threading

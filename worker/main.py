@@ -21,13 +21,13 @@ from core.process.startup import wait_for_ledger
 from core.queue import QUEUES, StepQueue, connect_redis
 from core.storage import Storage
 from worker.engines.host import EngineHost
-from worker.lanes import CpuLane, Lane, steps_at_once
-from worker.metrics import WorkerMetrics
-from worker.net import NetLane
-from worker.presence import Presence
-from worker.rq_worker import StepWorker
-from worker.runner import WorkerContext, release_steps
-from worker.watchdog import CHECK_POINT_SECONDS
+from worker.run.lanes import CpuLane, Lane, steps_at_once
+from worker.run.metrics import WorkerMetrics
+from worker.run.net_lane import NetLane
+from worker.run.presence import Presence
+from worker.run.rq_worker import StepWorker
+from worker.run.runner import WorkerContext, release_steps
+from worker.run.watchdog import CHECK_POINT_SECONDS
 
 EXIT_GPU_LOST = 71  # EX_OSERR
 RELOAD_SECONDS = 60.0

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 import replicate
-from core.callbacks.payloads.prediction import bar
+from core.callbacks.payloads.replicate import bar
 from replicate.exceptions import ReplicateError
 from replicate.helpers import FileOutput
 from replicate.pagination import paginate

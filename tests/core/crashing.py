@@ -33,10 +33,10 @@ from keeper.main import Keeper
 from tests.conftest import new_task
 from worker.engines.camera import Camera
 from worker.engines.host import EngineHost
-from worker.lanes import Lane
-from worker.metrics import WorkerMetrics
-from worker.presence import Presence
-from worker.runner import WorkerContext
+from worker.run.lanes import Lane
+from worker.run.metrics import WorkerMetrics
+from worker.run.presence import Presence
+from worker.run.runner import WorkerContext
 
 PROMPT, SEED, TOKEN = "a-prompt-of-a-users", "1029384756", "a-token-in-a-url"
 FIELDS = {"prompt": PROMPT, "seed": SEED, "callback_url": f"http://127.0.0.1:9/{TOKEN}", "width": 64, "height": 64}

@@ -53,7 +53,7 @@ def canary(folder: Path) -> Path:
     return folder / CANARY
 
 
-def job(function: str = "worker.runner.run_step", *args: object, **fields: str | bytes) -> dict[str, str | bytes]:
+def job(function: str = "worker.run.runner.run_step", *args: object, **fields: str | bytes) -> dict[str, str | bytes]:
     data = zlib.compress(json.dumps([function, None, list(args), {}]).encode())
     return {"data": data, "created_at": STAMP, "enqueued_at": STAMP, "origin": "cpu", "status": "queued"} | fields
 
@@ -79,9 +79,9 @@ CALLBACKS = {f"{kind}_callback_name": "planted.call" for kind in ("success", "fa
 
 ATTACKS: dict[str, Callable[[Path], dict[str, str | bytes]]] = {
     "os.system": lambda canary: job("os.system", f"touch {canary}"),
-    "another function of ours": lambda _: job("worker.runner.release_steps", "evil"),
+    "another function of ours": lambda _: job("worker.run.runner.release_steps", "evil"),
     "a module that is not loaded": lambda _: job("planted.call"),
-    "callbacks": lambda _: job("worker.runner.run_step", "no-step", **CALLBACKS),
+    "callbacks": lambda _: job("worker.run.runner.run_step", "no-step", **CALLBACKS),
     "callbacks of a function that is refused": lambda _: job("planted.call", **CALLBACKS),
     "callbacks that RQ would unpickle": lambda canary: job(result=pickle.dumps(Evil(canary)), **CALLBACKS),
     "pickled": lambda canary: job(data=pickle.dumps(Evil(canary))),

@@ -11,7 +11,7 @@ from keeper.main import TICK_SECONDS, Keeper
 from tests.conftest import new_task
 from tests.keeper.conftest import LEASE
 from worker.attempt import Attempt
-from worker.lease import Lease
+from worker.run.lease import Lease
 
 HOUR = 3600.0
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from harness.stack import ROOT
 
 COMPILE = """
-from worker.torch_environment import set_torch_environment
+from worker.engines.torch_environment import set_torch_environment
 set_torch_environment()
 import torch
 from torch._dynamo.utils import counters
-from worker.svd.compiling import compile_next, may_compile
+from worker.engines.svd.compiling import compile_next, may_compile
 
 class Model(torch.nn.Module):
     def forward(self, numbers):

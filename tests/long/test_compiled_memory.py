@@ -1,5 +1,5 @@
-"""That clips which run compiled need what worker/svd/memory.py says: by the programs that torch.compile writes at full
-size for a GPU that is not there."""
+"""That clips which run compiled need what worker/engines/svd/memory.py says: by the programs that torch.compile writes
+at full size for a GPU that is not there."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ from bench.peak import build
 from core.spec import Clip
 from tests.long.test_memory_holes import SIZES, Phases, eager, play
 from tests.worker.test_memory import native
-from worker.svd.memory import Compiled, fitting, needed, with_memory_plan, work_of
-from worker.svd.placing import weights_of
+from worker.engines.svd.memory import Compiled, fitting, needed, with_memory_plan, work_of
+from worker.engines.svd.placing import weights_of
 
 # diffusers' Euler scheduler gives a tensor to np.array, and torch 2.13's __array__ has no `copy` yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

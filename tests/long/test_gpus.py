@@ -20,7 +20,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from core.process.logs import set_up_logs
-from worker.gpu import Gpu
+from worker.engines.gpu import Gpu
 set_up_logs("json")
 Gpu(Path(sys.argv[1])).hold()
 print("holds it", flush=True)

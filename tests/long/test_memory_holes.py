@@ -14,8 +14,8 @@ pytest.importorskip("diffusers")
 from bench.allocator import Event, Expandable, RanOut, Segments
 from bench.peak import build, follow
 from tests.worker.test_memory import native
-from worker.svd.memory import PLANS, needed, plan_of, with_memory_plan
-from worker.svd.placing import MODELS, models_of, tensors_of, weights_of
+from worker.engines.svd.memory import PLANS, needed, plan_of, with_memory_plan
+from worker.engines.svd.placing import MODELS, models_of, tensors_of, weights_of
 
 # diffusers' Euler scheduler gives a tensor to np.array, and torch 2.13's __array__ has no `copy` yet.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -64,7 +64,7 @@ def play(pipeline: Any, clips: list[Clip], allocator: Segments, phases: Callable
             for other in [other for other in there if offloads and other != phase]:
                 for key in there.pop(other):
                     allocator.free(key)
-            allocator.release()  # as worker/svd/placing.py does before each phase
+            allocator.release()  # as worker/engines/svd/placing.py does before each phase
             for wanted in [phase] if offloads else MODELS:
                 if wanted not in there:
                     there[wanted] = [next(keys) for _ in weights[wanted]]

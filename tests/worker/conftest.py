@@ -14,9 +14,9 @@ from harness.pictures import SAMPLES
 from tests.conftest import input_for
 from worker.engines.base import Engine
 from worker.engines.host import EngineHost
-from worker.metrics import WorkerMetrics
-from worker.presence import Presence
-from worker.runner import WorkerContext
+from worker.run.metrics import WorkerMetrics
+from worker.run.presence import Presence
+from worker.run.runner import WorkerContext
 
 SVD_MARKS = [
     pytest.mark.usefixtures("one_thread"),

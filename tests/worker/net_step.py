@@ -7,7 +7,7 @@ import httpx2
 
 from core.errors import EngineFailed, NotTaken, Unavailable
 from worker.main import main
-from worker.net import NET_KINDS
+from worker.run.net_lane import NET_KINDS
 from worker.steps.base import Made
 from worker.steps.net import NetStep
 from worker.steps.store import store

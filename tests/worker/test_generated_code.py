@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from harness.stack import ROOT
-from worker.torch_environment import set_torch_environment
+from worker.engines.torch_environment import set_torch_environment
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -26,9 +26,9 @@ from diffusers.models.resnet import SpatioTemporalResBlock
 from bench.accesses import wasted
 from bench.inductor import H200, Writer
 from types import SimpleNamespace
-from worker.svd.compiling import use_channels_last
-from worker.svd.group_norm import use_channels_last_norms
-from worker.svd.temporal_convolution import use_conv2d
+from worker.engines.svd.compiling import use_channels_last
+from worker.engines.svd.group_norm import use_channels_last_norms
+from worker.engines.svd.temporal_convolution import use_conv2d
 
 CHANNELS, PIXELS = 640, (36, 64)
 
@@ -119,8 +119,8 @@ def test_torchs_own_norms_along_frames_fetch_each_sector_again_for_each_channel(
 
 
 def test_loop_reindexing_is_still_as_bad_as_the_switch_against_it_believes(written: dict[str, Kernels]) -> None:
-    """If it does no harm any more, the switch in worker/torch_environment.py is needless; if the switch does not help
-    any more, or has another name, another is needed."""
+    """If it does no harm any more, the switch in worker/engines/torch_environment.py is needless; if the switch does
+    not help any more, or has another name, another is needed."""
     assert written["switch"] is False
     assert any(walks for _, _, walks in written["torch's, reindexed"])
     assert not any(walks for _, _, walks in written["torch's, not reindexed"])

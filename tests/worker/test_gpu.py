@@ -16,8 +16,8 @@ from core.config import Settings
 from core.errors import EngineUnavailable
 from harness.gpus import FIRST, SECOND, environment_with_gpus, started
 from harness.stack import ROOT
+from worker.engines.gpu import Gpu, visible_gpus
 from worker.engines.host import EngineHost
-from worker.gpu import Gpu, visible_gpus
 
 # What a worker does before it loads its engine. Then it waits, and at last starts CUDA, as its engine would.
 WORKER = """
@@ -25,7 +25,7 @@ import json, os, subprocess, sys
 from pathlib import Path
 from core.errors import EngineUnavailable
 from core.process.logs import set_up_logs
-from worker.gpu import Gpu, ask_driver
+from worker.engines.gpu import Gpu, ask_driver
 
 set_up_logs("json")
 gpu, reason = Gpu(Path(sys.argv[1])), None
@@ -221,7 +221,7 @@ def test_a_container_without_the_toolkit_is_told_what_it_lacks(
     seen: dict[str, str],
 ) -> None:
     (tmp_path / "kernel" / "0000:01:00.0").mkdir(parents=True)
-    monkeypatch.setattr("worker.gpu.KERNEL_GPUS", tmp_path / "kernel")
+    monkeypatch.setattr("worker.engines.gpu.KERNEL_GPUS", tmp_path / "kernel")
     machine.see(monkeypatch, **seen)
     host = EngineHost(settings, "gpu")
     with pytest.raises(EngineUnavailable, match="let this process reach the machine's NVIDIA GPU: a container takes"):
@@ -235,7 +235,7 @@ def test_who_hides_the_gpu_wants_the_cpu(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hidden: str
 ) -> None:
     (tmp_path / "kernel" / "0000:01:00.0").mkdir(parents=True)
-    monkeypatch.setattr("worker.gpu.KERNEL_GPUS", tmp_path / "kernel")
+    monkeypatch.setattr("worker.engines.gpu.KERNEL_GPUS", tmp_path / "kernel")
     machine.see(monkeypatch, CUDA_VISIBLE_DEVICES=hidden)
     gpu = Gpu(tmp_path / "gpus")
     gpu.hold()
@@ -305,7 +305,7 @@ def test_a_gpu_for_which_torch_has_no_programs_is_refused(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], runs: bool
 ) -> None:
     torch = pytest.importorskip("torch")
-    from worker.cuda import choose_device
+    from worker.engines.cuda import choose_device
 
     answers = {"is_available": True, "get_device_capability": capability, "get_arch_list": WHEELS}
     for name, answer in (answers | {"get_device_name": "Tesla V100"}).items():
@@ -324,14 +324,14 @@ def test_a_gpu_for_which_torch_has_no_programs_is_refused(
 
 def test_without_a_gpu_the_cpu_renders() -> None:
     pytest.importorskip("torch")
-    from worker.cuda import choose_device
+    from worker.engines.cuda import choose_device
 
     assert choose_device(False) == "cpu"
 
 
 def test_a_receipt_says_which_gpu_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    from worker.cuda import gpu_versions
+    from worker.engines.cuda import gpu_versions
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")

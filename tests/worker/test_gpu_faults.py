@@ -14,18 +14,18 @@ from core.engines import find_engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
 from core.spec import Clip
 from tests.worker.conftest import SVD_MARKS
-from worker import gpu_faults
 from worker.attempt import Attempt
+from worker.engines import gpu_faults
 from worker.engines.gpu_memory import GpuMemory
-from worker.engines.svd import Svd
+from worker.engines.svd.svd import Svd
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from worker.gpu_faults import Fault, fault_of  # noqa: E402 - where torch is
-from worker.svd import frames, memory, speedups  # noqa: E402
-from worker.svd.memory import needed  # noqa: E402
-from worker.svd.weights import fetch  # noqa: E402
+from worker.engines.gpu_faults import Fault, fault_of  # noqa: E402 - where torch is
+from worker.engines.svd import frames, memory, speedups  # noqa: E402
+from worker.engines.svd.memory import needed  # noqa: E402
+from worker.engines.svd.weights import fetch  # noqa: E402
 
 pytestmark = SVD_MARKS
 
@@ -138,7 +138,7 @@ def test_tensors_of_the_frames_that_failed_are_let_go(monkeypatch: pytest.Monkey
 
 
 PHASES = {"load": "place", "encode": "read_conditions", "denoise": "denoise", "decode": "decode"}
-"""What is called in each phase, in worker/svd/frames.py."""
+"""What is called in each phase, in worker/engines/svd/frames.py."""
 NEXT = {
     "load": ["24 GB", "8 GB"],
     "encode": ["24 GB", "8 GB"],
@@ -207,7 +207,7 @@ class Card:
 @pytest.fixture
 def card(tiny_svd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Card:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # where choices are kept
-    monkeypatch.setattr("worker.svd.probes.choose_ways", lambda *_: {"convolution": "conv2d"})
+    monkeypatch.setattr("worker.engines.svd.probes.choose_ways", lambda *_: {"convolution": "conv2d"})
     return Card(tiny_svd, monkeypatch)
 
 
@@ -345,7 +345,7 @@ def test_kernels_are_chosen_for_the_clip_as_it_then_runs(card: Card, compiling: 
     eager = needed(engine.with_memory_plan(usual), engine.weights)
     engine.gpu_memory.total = None
     card.monkeypatch.setattr(memory, "total_bytes", lambda: eager - 1)  # for "24 GB" only once it is compiled
-    card.monkeypatch.setattr("worker.svd.probes.choose_ways", lambda _, clip, *__: asked.append(clip) or {})
+    card.monkeypatch.setattr("worker.engines.svd.probes.choose_ways", lambda _, clip, *__: asked.append(clip) or {})
     card.hold(speedups.ON_GPU + speedups.COMPILED if compiling else speedups.ON_GPU)
     (clip,) = asked
     assert clip.memory_plan == engine.plan == ("24 GB" if compiling else "16 GB")

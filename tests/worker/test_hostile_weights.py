@@ -12,7 +12,7 @@ import pytest
 from core.config import SVD_XT_REVISION, Settings
 from core.engines import find_engine
 from core.errors import EngineUnavailable
-from worker.engines.svd import Svd
+from worker.engines.svd.svd import Svd
 
 torch = pytest.importorskip("torch")
 

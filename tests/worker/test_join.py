@@ -22,7 +22,7 @@ from tests.worker.test_mp4 import moving
 from tests.worker.test_runner import do
 from worker.media.mp4 import encode_mp4, tile_indices
 from worker.media.video import frames_of, header_of, join_mp4, last_frame
-from worker.runner import WorkerContext
+from worker.run.runner import WorkerContext
 
 Frames = NDArray[np.uint8]
 

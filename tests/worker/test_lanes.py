@@ -10,8 +10,8 @@ from core.task import NewStep, Status
 from harness.servers import wait_until
 from tests.conftest import new_task
 from worker.attempt import Stopped
-from worker.lanes import CpuLane
-from worker.runner import STEP_KINDS, WorkerContext
+from worker.run.lanes import CpuLane
+from worker.run.runner import STEP_KINDS, WorkerContext
 from worker.steps.base import Made, StepHandler
 
 OPEN: dict[str, threading.Event] = {}

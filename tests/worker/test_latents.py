@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from worker.svd.latents import TO_RGB, to_rgb
+from worker.engines.svd.latents import TO_RGB, to_rgb
 
 
 def one_colour(*channels: float) -> list[int]:

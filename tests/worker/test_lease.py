@@ -11,7 +11,7 @@ from core.task import Claim
 from harness.servers import wait_until
 from tests.conftest import expire_leases, new_task
 from worker.attempt import Attempt, Stopped
-from worker.lease import Lease
+from worker.run.lease import Lease
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_lease_lasts_from_when_its_renewal_was_asked_for(
     ledger: Ledger, claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("worker.lease.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("worker.run.lease.time", SimpleNamespace(monotonic=lambda: clock.now))
     lease, renew = Lease(ledger, claim, Attempt(), 10.0), ledger.renew
 
     def slowly(*given: Any) -> bool:

@@ -19,7 +19,7 @@ from tests.worker.test_runner import do
 from worker.attempt import Attempt
 from worker.engines.camera import Camera
 from worker.media.video import frames_of
-from worker.runner import WorkerContext
+from worker.run.runner import WorkerContext
 
 AT_ONCE = 10
 TURN = 2  # pixels a frame

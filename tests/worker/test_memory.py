@@ -19,8 +19,8 @@ from tests.worker.conftest import SVD_MARKS
 from tests.worker.test_runner import run
 from worker.attempt import Attempt
 from worker.engines.host import EngineHost
-from worker.engines.svd import Svd
-from worker.runner import WorkerContext
+from worker.engines.svd.svd import Svd
+from worker.run.runner import WorkerContext
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -28,9 +28,9 @@ pytest.importorskip("diffusers")
 from bench.peak import build, count  # noqa: E402 - where torch is
 from tests.worker.test_svd import create_svd, tiny_clip  # noqa: E402
 from tests.worker.test_svd_speedups import AGREES, Seen, hold  # noqa: E402
-from worker.svd import feed_forward, memory, placing  # noqa: E402
-from worker.svd.memory import GB, PLANS, fitting, needed, with_memory_plan, work_of  # noqa: E402
-from worker.svd.weights import fetch  # noqa: E402
+from worker.engines.svd import feed_forward, memory, placing  # noqa: E402
+from worker.engines.svd.memory import GB, PLANS, fitting, needed, with_memory_plan, work_of  # noqa: E402
+from worker.engines.svd.weights import fetch  # noqa: E402
 
 pytestmark = SVD_MARKS
 
@@ -329,7 +329,7 @@ def test_each_phase_is_given_its_models_by_the_clips_plan(
     engine: Svd, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, bool]] = []
-    monkeypatch.setattr("worker.svd.frames.place", lambda _, phase, __, alone: told.append((phase, alone)))
+    monkeypatch.setattr("worker.engines.svd.frames.place", lambda _, phase, __, alone: told.append((phase, alone)))
     for plan in ("12 GB", "8 GB"):
         Seen(engine, monkeypatch).render(photo, memory_plan=plan)
     assert told == [(phase, alone) for alone in (False, True) for phase in placing.MODELS]
@@ -388,8 +388,8 @@ def test_of_a_long_default_clip_only_a_part_must_fit(tiny_svd: Path, monkeypatch
     settings = Settings(_env_file=None, model_id=str(tiny_svd), video_width=64, video_height=64, video_frames=60)
     engine = Svd(replace(find_engine("svd-xt", settings), frames_at_once=2), settings)
     tried: list[int] = []
-    monkeypatch.setattr("worker.engines.svd.Svd.render", lambda _, __, clip, ___: tried.append(clip.num_frames))
-    monkeypatch.setattr("worker.engines.svd.SMALL", {})  # tries the default clip itself
+    monkeypatch.setattr("worker.engines.svd.svd.Svd.render", lambda _, __, clip, ___: tried.append(clip.num_frames))
+    monkeypatch.setattr("worker.engines.svd.svd.SMALL", {})  # tries the default clip itself
     engine.hold(fetch(str(tiny_svd), None, torch.float32))
     assert tried == [2]
 
@@ -405,7 +405,7 @@ def test_torch_may_hold_what_is_free_and_what_it_holds_already_up_to_its_share(
 
 
 def test_on_a_cpu_whose_plan_is_in_parts_nothing_is_compiled(tiny_svd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.svd import speedups
+    from worker.engines.svd import speedups
 
     monkeypatch.setattr(memory, "ON_CPU", "12 GB")
     monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: pytest.fail("compiled"))

@@ -24,10 +24,10 @@ from tests.conftest import expire_leases, new_task
 from tests.worker.net_step import Hosted
 from worker.attempt import Attempt
 from worker.engines.host import EngineHost
-from worker.metrics import WorkerMetrics
-from worker.net import NET_KINDS, NetLane
-from worker.presence import Presence
-from worker.runner import WorkerContext, release_steps
+from worker.run.metrics import WorkerMetrics
+from worker.run.net_lane import NET_KINDS, NetLane
+from worker.run.presence import Presence
+from worker.run.runner import WorkerContext, release_steps
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_slots_of_a_provider_come_back_from_calls_that_hang(
 ) -> None:
     monkeypatch.setattr(Hosted, "at_once", 1)
     monkeypatch.setattr(Hosted, "time_limit", 0.5)
-    monkeypatch.setattr("worker.net.CHECK_POINT_SECONDS", 0.2)
+    monkeypatch.setattr("worker.run.net_lane.CHECK_POINT_SECONDS", 0.2)
     provider.mode = "hangs"
     first, second = ask(lane.context.ledger), ask(lane.context.ledger)
     lane.run_next()
@@ -187,7 +187,7 @@ def test_a_provider_that_hangs_ends_one_attempt_and_never_the_process(
     lane: NetLane, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Hosted, "time_limit", 0.5)
-    monkeypatch.setattr("worker.net.CHECK_POINT_SECONDS", 0.5)
+    monkeypatch.setattr("worker.run.net_lane.CHECK_POINT_SECONDS", 0.5)
     provider.mode = "hangs"
     hangs = ask(lane.context.ledger)
     lane.run_next()

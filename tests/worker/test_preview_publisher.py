@@ -10,9 +10,9 @@ from core.live_previews import LivePreviews
 from core.queue import StepQueue
 from harness.proxy import proxy_to
 from harness.servers import RedisServer, wait_until
-from worker import preview_publisher
 from worker.attempt import Attempt
-from worker.preview_publisher import PreviewPublisher
+from worker.run import preview_publisher
+from worker.run.preview_publisher import PreviewPublisher
 
 
 @pytest.fixture

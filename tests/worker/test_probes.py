@@ -20,9 +20,9 @@ pytest.importorskip("diffusers")
 from bench.peak import build  # noqa: E402 - where torch is
 from tests.worker.test_memory import native  # noqa: E402
 from tests.worker.test_svd_speedups import AGREES, Seen, clip_of, hold  # noqa: E402 - where torch is
-from worker.svd import attention, probes, speedups, temporal_convolution  # noqa: E402
-from worker.svd.memory import with_memory_plan  # noqa: E402
-from worker.svd.probes import Probes, choose_ways  # noqa: E402
+from worker.engines.svd import attention, probes, speedups, temporal_convolution  # noqa: E402
+from worker.engines.svd.memory import with_memory_plan  # noqa: E402
+from worker.engines.svd.probes import Probes, choose_ways  # noqa: E402
 
 pytestmark = SVD_MARKS
 
@@ -102,7 +102,7 @@ def test_at_full_size_the_widest_layers_are_tried(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_gpu_lost_in_a_probe_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.gpu_faults.still_works", lambda: False)
+    monkeypatch.setattr("worker.engines.gpu_faults.still_works", lambda: False)
     asked = {"flash": fails(RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"))}
     with pytest.raises(GpuLost, match="in a probe, attention by flash"):
         Probes(tmp_path / "choices.json").fastest("attention", asked)

@@ -23,7 +23,7 @@ from worker.engines.host import EngineHost
 from worker.media.smooth import between, smoothed
 from worker.media.video import stored_frames
 from worker.media.yuv import as_rgb
-from worker.runner import WorkerContext
+from worker.run.runner import WorkerContext
 from worker.steps.base import StepContext
 from worker.steps.smooth import SmoothStep
 
@@ -31,7 +31,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import save_file  # noqa: E402 - where torch is
 
-from worker.rife.rife import Rife  # noqa: E402
+from worker.engines.rife.rife import Rife  # noqa: E402
 
 Bytes = NDArray[np.uint8]
 Weights = dict[str, torch.Tensor]
@@ -228,7 +228,7 @@ def test_rife_has_the_engines_place_and_optical_flow_goes_beside_it(
 def test_a_gpu_that_fails_is_told_apart(
     fault: Exception, works: bool, known: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.gpu_faults.still_works", lambda: works)
+    monkeypatch.setattr("worker.engines.gpu_faults.still_works", lambda: works)
     rife = rife_of(saying(), tmp_path)
 
     def fails(*_: object) -> None:

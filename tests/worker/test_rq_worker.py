@@ -10,7 +10,7 @@ from rq import Queue, Worker
 from core.config import Settings
 from core.queue import SERIALIZER, StepQueue
 from core.task import new_id
-from worker.rq_worker import StepWorker
+from worker.run.rq_worker import StepWorker
 
 
 @pytest.fixture

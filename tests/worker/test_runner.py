@@ -30,9 +30,9 @@ from worker.attempt import Attempt, Stopped
 from worker.engines.base import Hosted
 from worker.engines.camera import Camera
 from worker.engines.host import EngineHost
-from worker.lanes import Lane
 from worker.main import load_engine
-from worker.runner import WorkerContext, reason_to_leave, release_steps, resident_mb, run_claim
+from worker.run.lanes import Lane
+from worker.run.runner import WorkerContext, reason_to_leave, release_steps, resident_mb, run_claim
 
 
 def picture() -> bytes:
@@ -161,7 +161,7 @@ def test_a_disk_that_fills_up_while_encoding_fails_the_task_and_the_next_one_wor
             yield Path(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.runner.scratch_folder", on_a_full_disk)
+        patch.setattr("worker.run.runner.scratch_folder", on_a_full_disk)
         task = run(context)
     assert task.status == Status.FAILED
     assert task.error is not None
@@ -395,7 +395,7 @@ def while_finalizing(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch, **changes: object
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """A step that is being finalized until it is let go, beside others as on a GPU: its task, and how to let it go."""
-    monkeypatch.setattr("worker.runner.overlaps", lambda _kit: True)
+    monkeypatch.setattr("worker.run.runner.overlaps", lambda _kit: True)
     task_id, step_id = enqueue(context, picture(), **changes)
     put, may_go = context.storage.put, threading.Event()
 
@@ -696,7 +696,7 @@ def test_on_a_gpu_steps_of_a_loaded_engine_go_first_for_a_bounded_time(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     monkeypatch.setattr(EngineHost, "device", "cuda")
-    monkeypatch.setattr("worker.runner.LOADED_FIRST_SECONDS", seconds)
+    monkeypatch.setattr("worker.run.runner.LOADED_FIRST_SECONDS", seconds)
     other, *later = (enqueue(context, picture())[0] for _ in range(3))
     with context.ledger.database.begin() as connection:
         connection.execute(steps.update().where(steps.c.task_id == other).values(engine="svd-xt"))

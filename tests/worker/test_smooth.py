@@ -31,7 +31,7 @@ from worker.media.mp4 import encoder
 from worker.media.smooth import Motion, between, luma, moments, smoothed
 from worker.media.video import stored_frames
 from worker.media.yuv import planes
-from worker.runner import WorkerContext
+from worker.run.runner import WorkerContext
 
 Bytes = NDArray[np.uint8]
 WIDTH, HEIGHT = 320, 192

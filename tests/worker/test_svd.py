@@ -24,10 +24,10 @@ from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
 from core.spec import Clip
 from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt, Stopped
-from worker.engines.svd import Svd, fetch
+from worker.engines.svd import latents
+from worker.engines.svd.latents import show_emerging, to_rgb
+from worker.engines.svd.svd import Svd, fetch
 from worker.media.fit import fit_picture
-from worker.svd import latents
-from worker.svd.latents import show_emerging, to_rgb
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -224,7 +224,7 @@ def test_a_fault_that_ends_the_gpu_for_this_process_is_told_apart(
     svd: Svd, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-    monkeypatch.setattr("worker.gpu_faults.still_works", lambda: False)
+    monkeypatch.setattr("worker.engines.gpu_faults.still_works", lambda: False)
     monkeypatch.setattr(svd.pipeline.unet, "forward", raises(fault))
     with pytest.raises(GpuLost, match="phase denoise: CUDA error: an illegal memory access"):
         svd.render(photo, tiny_clip(), Attempt())
@@ -401,7 +401,7 @@ def test_a_model_too_large_for_the_device_is_said_before_it_takes_work(
     tiny_svd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = raises(torch.OutOfMemoryError("CUDA out of memory."))
-    monkeypatch.setattr("worker.svd.frames.place", full)
+    monkeypatch.setattr("worker.engines.svd.frames.place", full)
     assert reason(tiny_svd) == (
         "free some of the GPU's memory, or ask for less by VIDEO_WIDTH, VIDEO_HEIGHT or VIDEO_FRAMES: 2 frames of "
         "64×64, 2 decoded at once, need more GPU memory than there is; a smaller size or fewer num_frames would need "
@@ -455,7 +455,7 @@ sys.modules.update(dict.fromkeys(sys.argv[2:]))  # an import of a name that stan
 from core.config import Settings
 from core.engines import find_engine
 from core.errors import EngineUnavailable
-from worker.engines.svd import Svd
+from worker.engines.svd.svd import Svd
 
 reasons = []
 for model in json.loads(sys.argv[1]):

@@ -18,9 +18,9 @@ from core.engines import Approximation, find_engine, known_engines
 from core.spec import Clip, ClipRequest, resolve
 from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt, Stopped
-from worker.engines.svd import Svd
-from worker.svd.deep_cache import Kept, forget_features, keep_deep_features, set_shallow
-from worker.svd.weights import fetch
+from worker.engines.svd.deep_cache import Kept, forget_features, keep_deep_features, set_shallow
+from worker.engines.svd.svd import Svd
+from worker.engines.svd.weights import fetch
 
 pytestmark = SVD_MARKS
 

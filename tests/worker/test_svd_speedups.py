@@ -17,9 +17,7 @@ from core.errors import GpuLost
 from core.spec import Clip
 from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt
-from worker.engines.svd import Svd
-from worker.media.fit import fit_picture
-from worker.svd import (
+from worker.engines.svd import (
     compiling,
     conditioning,
     cross_attention,
@@ -30,7 +28,9 @@ from worker.svd import (
     speedups,
     temporal_convolution,
 )
-from worker.svd.weights import fetch
+from worker.engines.svd.svd import Svd
+from worker.engines.svd.weights import fetch
+from worker.media.fit import fit_picture
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -427,7 +427,7 @@ def test_where_nothing_can_be_compiled_clips_are_rendered_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("worker.engines.svd.log", SimpleNamespace(warning=lambda event, **_: told.append(event)))
+    monkeypatch.setattr("worker.engines.svd.svd.log", SimpleNamespace(warning=lambda event, **_: told.append(event)))
     compile_module = torch.nn.Module.compile
 
     def no_compiler(*_: object) -> None:
@@ -451,8 +451,8 @@ def test_a_gpu_lost_while_it_is_loaded_is_lost_and_not_tried_again_here(
     def lose(*_: object) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr("worker.gpu_faults.still_works", lambda: False)
-    monkeypatch.setattr("worker.svd.frames.denoise", lose)
+    monkeypatch.setattr("worker.engines.gpu_faults.still_works", lambda: False)
+    monkeypatch.setattr("worker.engines.svd.frames.denoise", lose)
     monkeypatch.setattr(speedups, "worth_it", lambda _device: speedups.ON_GPU + speedups.COMPILED)
     with pytest.raises(GpuLost):
         create_engine(tiny_svd).load()

@@ -19,9 +19,9 @@ from tests.worker.test_hostile_weights import WRITERS
 from tests.worker.test_svd import Shown
 from tests.worker.test_svd_speedups import AGREES, NAMED, Seen, Waits
 from worker.attempt import Attempt
-from worker.engines.turbo import Turbo
+from worker.engines.svd import conditioning, denoising, speedups
+from worker.engines.svd.turbo import Turbo
 from worker.media.fit import fit_picture
-from worker.svd import conditioning, denoising, speedups
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -29,7 +29,7 @@ diffusers = pytest.importorskip("diffusers")
 from safetensors.torch import load_file, save_file  # noqa: E402 - where torch is
 
 from harness.tiny_svd import build_tiny_turbo, load_stock  # noqa: E402
-from worker.svd.consistency import ConsistencyScheduler  # noqa: E402
+from worker.engines.svd.consistency import ConsistencyScheduler  # noqa: E402
 
 pytestmark = SVD_MARKS
 

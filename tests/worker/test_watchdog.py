@@ -9,7 +9,7 @@ import pytest
 from harness.servers import wait_until
 from harness.stack import ROOT, running_stack
 from worker.attempt import Attempt, Stopped
-from worker.watchdog import EXIT_STUCK, Watchdog
+from worker.run.watchdog import EXIT_STUCK, Watchdog
 
 
 def test_an_attempt_out_of_time_is_asked_to_stop_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def test_an_attempt_out_of_time_is_asked_to_stop_first(monkeypatch: pytest.Monke
 
 
 def test_a_process_stuck_beyond_the_limit_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.watchdog.CHECK_POINT_SECONDS", 0.1)
+    monkeypatch.setattr("worker.run.watchdog.CHECK_POINT_SECONDS", 0.1)
     ended, codes = threading.Event(), []
 
     def leave(code: int) -> None:
@@ -47,7 +47,7 @@ def test_an_attempt_in_time_is_left_alone() -> None:
 # end.
 STUCK_BESIDE_ANOTHER = """
 import ctypes
-from worker import watchdog
+from worker.run import watchdog
 from worker.attempt import Attempt
 watchdog.CHECK_POINT_SECONDS = watchdog.LAST_RESORT_SECONDS = 0.2
 with watchdog.Watchdog(Attempt(), 0.2):
@@ -66,7 +66,8 @@ def test_the_last_resort_stands_for_the_attempt_that_is_due_first_until_its_own_
 # A worker whose engine hangs in C, where Python cannot interrupt it.
 STUCK = """
 import ctypes
-from worker import main, watchdog
+from worker import main
+from worker.run import watchdog
 from worker.engines.camera import Camera
 watchdog.CHECK_POINT_SECONDS = watchdog.LAST_RESORT_SECONDS = 0.5
 Camera.render = lambda *_: ctypes.LIBRARY(None).sleep(60)

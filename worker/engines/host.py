@@ -11,9 +11,9 @@ from core.config import Settings
 from core.engines import Engine, find_engine, known_engines, motion_engine
 from core.errors import EngineUnavailable, GpuLost
 from worker.engines.base import Hosted, create_engine
+from worker.engines.gpu import Gpu
 from worker.engines.gpu_memory import GpuMemory
-from worker.gpu import Gpu
-from worker.metrics import WorkerMetrics
+from worker.run.metrics import WorkerMetrics
 
 log = structlog.get_logger(__name__)
 

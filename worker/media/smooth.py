@@ -1,6 +1,6 @@
 """Frames in between those that there are, worked out on the CPU from the motion between them: optical flow in both
-directions, by OpenCV's DIS (Kroeger and others, "Fast Optical Flow using Dense Inverse Search", 2016). worker/rife/
-draws them otherwise, and has the rest from here.
+directions, by OpenCV's DIS (Kroeger and others, "Fast Optical Flow using Dense Inverse Search", 2016). worker/engines/
+rife/ draws them otherwise, and has the rest from here.
 
 Frames are as worker/media/yuv.py has them. Few are in memory at a time, however many there are.
 """

@@ -8,7 +8,7 @@ from core.storage import Storage
 from core.task import Artifact, Claim
 from worker.attempt import Attempt
 from worker.engines.host import EngineHost
-from worker.pictures import Pictures
+from worker.steps.pictures import Pictures
 
 Made = tuple[list[Artifact], dict[str, Any]]
 """The artifacts, and the receipt."""

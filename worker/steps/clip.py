@@ -13,8 +13,8 @@ from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
 from worker.media.continuity import Colours, ContinuityState, append_part, as_png, from_png
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
-from worker.receipt import write_receipt
 from worker.steps.base import Made, StepContext, StepHandler
+from worker.steps.receipt import write_receipt
 from worker.steps.store import fetch_made, store
 
 # Shares of the whole, for the progress a user sees. Rendering and encoding divide the rest.

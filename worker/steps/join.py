@@ -6,8 +6,8 @@ from core.plan.steps import JoinClips
 from core.task import Claim
 from worker.media.mp4 import encoder
 from worker.media.video import join_mp4
-from worker.receipt import extend_receipt
 from worker.steps.base import Made, StepHandler
+from worker.steps.receipt import extend_receipt
 from worker.steps.store import fetch_input, fetch_made, store, thumbnails
 
 

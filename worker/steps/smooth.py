@@ -9,13 +9,13 @@ from worker.media.mp4 import encode_each, encoder
 from worker.media.smooth import receipt as flow_receipt
 from worker.media.smooth import smoothed
 from worker.media.video import stored_frames
-from worker.receipt import extend_receipt
 from worker.steps.base import Made, StepContext, StepHandler
+from worker.steps.receipt import extend_receipt
 from worker.steps.store import fetch_made, store, thumbnails
 
 if TYPE_CHECKING:
+    from worker.engines.rife.rife import Rife
     from worker.media.smooth import FindMotion
-    from worker.rife.rife import Rife
 
 
 class SmoothStep(StepHandler):

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from core.engines import UnetFile
 from core.errors import EngineUnavailable
-from worker.engines.svd import Svd
-from worker.svd.weights import advice, fetch
+from worker.engines.svd.svd import Svd
+from worker.engines.svd.weights import advice, fetch
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +17,8 @@ class Turbo(Svd):
     phases: ClassVar = {"encode_image": 0.02, "denoise": 0.3, "decode": 0.68}
 
     def fetch(self, dtype: "torch.dtype") -> Any:
-        from worker.svd.consistency import ConsistencyScheduler
-        from worker.svd.unet_file import read_unet
+        from worker.engines.svd.consistency import ConsistencyScheduler
+        from worker.engines.svd.unet_file import read_unet
 
         pipeline = fetch(str(self.engine.model), self.engine.revision, dtype, unet=None)
         pipeline.unet = read_unet(self._unet_file(), self.engine, dtype)

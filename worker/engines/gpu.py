@@ -16,7 +16,7 @@ import structlog
 
 from core.errors import EngineUnavailable
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # What cuInit answers if there is nothing to start: a library without a driver, a driver without a GPU.
 NO_GPU = (34, 100)
@@ -91,7 +91,7 @@ def visible_gpus() -> list[str]:
     Raises EngineUnavailable if the driver fails, or if the machine has a GPU that this process cannot reach.
     """
     asked = subprocess.run(
-        [sys.executable, "-m", "worker.gpu"], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "worker.engines.gpu"], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT
     )
     if asked.returncode:
         said = asked.stderr.strip().splitlines()[-1:] or [f"it ended the process that asked ({asked.returncode})"]

@@ -20,12 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.errors import GpuLost
 from core.spec import ClipSettings
-from worker.causes import first_line
-from worker.gpu_faults import Fault, fault_of, give_back
-from worker.svd.attention import KERNELS, Shape, pinned_in
-from worker.svd.conditioning import is_guided
-from worker.svd.memory import at_once, plan_of
-from worker.svd.temporal_convolution import WAYS, TemporalConvolution, use_way
+from worker.engines.causes import first_line
+from worker.engines.gpu_faults import Fault, fault_of, give_back
+from worker.engines.svd.attention import KERNELS, Shape, pinned_in
+from worker.engines.svd.conditioning import is_guided
+from worker.engines.svd.memory import at_once, plan_of
+from worker.engines.svd.temporal_convolution import WAYS, TemporalConvolution, use_way
 
 RUNS = 3
 FEWEST = 16

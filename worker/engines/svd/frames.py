@@ -10,14 +10,14 @@ from PIL import Image
 from core.engines import Approximation
 from core.spec import ClipSettings
 from worker.attempt import Attempt
+from worker.engines.svd.conditioning import read_conditions
+from worker.engines.svd.decoding import decode
+from worker.engines.svd.denoising import denoise
+from worker.engines.svd.device_progress import wait_for
+from worker.engines.svd.feed_forward import work_in_parts
+from worker.engines.svd.memory import plan_of
+from worker.engines.svd.placing import place
 from worker.media.fit import fit_picture
-from worker.svd.conditioning import read_conditions
-from worker.svd.decoding import decode
-from worker.svd.denoising import denoise
-from worker.svd.device_progress import wait_for
-from worker.svd.feed_forward import work_in_parts
-from worker.svd.memory import plan_of
-from worker.svd.placing import place
 
 
 def make_frames(

@@ -16,12 +16,12 @@ from core.errors import NotTaken, TimeLimitExceeded, Unavailable
 from core.process.scratch import scratch_folder
 from core.task import Claim
 from worker.attempt import Stopped
-from worker.lanes import ThreadsLane, steps_at_once
-from worker.leases import Leases
-from worker.runner import RunningAttempt, WorkerContext, close_attempt, end_attempt, record_finish, run_part
+from worker.run.lanes import ThreadsLane, steps_at_once
+from worker.run.leases import Leases
+from worker.run.runner import RunningAttempt, WorkerContext, close_attempt, end_attempt, record_finish, run_part
+from worker.run.watchdog import CHECK_POINT_SECONDS
 from worker.steps.base import StepContext
 from worker.steps.net import NetStep
-from worker.watchdog import CHECK_POINT_SECONDS
 
 LOOK_SECONDS = 0.5
 # Threads that hang in a call and were left behind; a worker with so many makes room for a fresh one.

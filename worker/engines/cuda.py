@@ -5,7 +5,7 @@ import warnings
 import torch
 
 from core.errors import EngineUnavailable
-from worker.gpu import driver_cuda
+from worker.engines.gpu import driver_cuda
 
 # The oldest driver on Linux that runs programs of a CUDA, by its major version: NVIDIA's "CUDA Compatibility", minor
 # version compatibility.

@@ -4,11 +4,11 @@ each is measured alone by `scripts/bench svd` (docs/performance.md)."""
 from collections.abc import Callable
 from typing import Any
 
-from worker.svd.attention import pin_attention
-from worker.svd.compiling import compile_decoder, compile_unet, may_compile, use_channels_last
-from worker.svd.cross_attention import fold_cross_attention
-from worker.svd.group_norm import use_channels_last_norms
-from worker.svd.temporal_convolution import use_conv2d
+from worker.engines.svd.attention import pin_attention
+from worker.engines.svd.compiling import compile_decoder, compile_unet, may_compile, use_channels_last
+from worker.engines.svd.cross_attention import fold_cross_attention
+from worker.engines.svd.group_norm import use_channels_last_norms
+from worker.engines.svd.temporal_convolution import use_conv2d
 
 SpeedUp = Callable[[Any], None]
 """Changes a StableVideoDiffusionPipeline in place."""

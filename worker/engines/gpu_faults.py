@@ -14,7 +14,7 @@ from enum import Enum
 import torch
 
 from core.errors import EngineFailed, GpuLost, OutOfMemory
-from worker.causes import causes, first_line
+from worker.engines.causes import causes, first_line
 
 MEMORY_ALLOCATION = 2
 """cudaErrorMemoryAllocation, which leaves the GPU as it was."""

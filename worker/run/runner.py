@@ -26,17 +26,17 @@ from core.storage import Storage
 from core.task import Artifact, Claim, ErrorInfo, ReadyStep, Step, Task
 from worker.attempt import Attempt, Stopped
 from worker.engines.host import EngineHost
-from worker.finalizer import Finalizer
-from worker.lease import Lease
-from worker.metrics import WorkerMetrics
-from worker.pictures import Pictures
-from worker.presence import Presence
-from worker.preview_publisher import PreviewPublisher
+from worker.run.finalizer import Finalizer
+from worker.run.lease import Lease
+from worker.run.metrics import WorkerMetrics
+from worker.run.presence import Presence
+from worker.run.preview_publisher import PreviewPublisher
+from worker.run.watchdog import Watchdog
 from worker.steps.base import StepContext, StepHandler
 from worker.steps.clip import ClipStep
 from worker.steps.join import JoinStep
+from worker.steps.pictures import Pictures
 from worker.steps.smooth import SmoothStep
-from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from core.errors import LedgerUnavailable
 from core.ledger.moves import Ledger
 from core.task import Claim
 from worker.attempt import Attempt
-from worker.lease import RENEW_SECONDS
+from worker.run.lease import RENEW_SECONDS
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ import torch
 
 from core.errors import OutOfMemory
 from core.spec import ClipSettings
-from worker.svd.conditioning import is_guided
+from worker.engines.svd.conditioning import is_guided
 
 GB = 2**30
 """As graphics cards are sold."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from core.errors import EngineFailed
 from core.spec import ClipSettings
 from worker.attempt import Attempt
-from worker.svd.device_progress import DeviceProgress, wait_for
+from worker.engines.svd.device_progress import DeviceProgress, wait_for
 
 
 def decode(pipeline: Any, latents: torch.Tensor, clip: ClipSettings, attempt: Attempt) -> NDArray[np.uint8]:

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load as load_safetensors
 
 from core.errors import EngineFailed, EngineUnavailable, OutOfMemory
-from worker.gpu_faults import told_apart
-from worker.rife.ifnet import IFNet
+from worker.engines.gpu_faults import told_apart
+from worker.engines.rife.ifnet import IFNet
 
 # What training alone needs; the files of some versions have it still.
 TRAINING = ("block_tea.", "teacher.", "caltime.")

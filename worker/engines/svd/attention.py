@@ -41,7 +41,7 @@ class PinnedAttention(AttnProcessor2_0):  # type: ignore[misc] # diffusers has n
 
 
 def pin_attention(pipeline: Any) -> None:
-    """For every self-attention of the UNet; which kernel is first is for worker/svd/probes.py to say."""
+    """For every self-attention of the UNet; which kernel is first is for worker/engines/svd/probes.py to say."""
     for block in pipeline.unet.modules():
         if isinstance(block, BasicTransformerBlock | TemporalBasicTransformerBlock):
             block.attn1.set_processor(PinnedAttention(isinstance(block, TemporalBasicTransformerBlock)))

@@ -19,17 +19,17 @@ from core.errors import EngineUnavailable, GpuLost, OutOfMemory
 from core.plan.parts import parts
 from core.spec import ClipRequest, ClipSettings, resolve
 from worker.attempt import Attempt
-from worker.causes import first_line
 from worker.engines.base import Frames, Renderer
+from worker.engines.causes import first_line
 from worker.engines.gpu_memory import GpuMemory
-from worker.svd.weights import advice, fetch, quieten_libraries
-from worker.torch_environment import set_torch_environment
+from worker.engines.svd.weights import advice, fetch, quieten_libraries
+from worker.engines.torch_environment import set_torch_environment
 
 if TYPE_CHECKING:
     import torch
 
-    from worker.svd.memory import Compiled
-    from worker.svd.speedups import SpeedUp
+    from worker.engines.svd.memory import Compiled
+    from worker.engines.svd.speedups import SpeedUp
 
 log = structlog.get_logger(__name__)
 
@@ -68,8 +68,8 @@ class Svd(Renderer):
             import transformers  # noqa: F401 - likewise
         except (ImportError, OSError) as exc:  # OSError: a CUDA library that torch needs
             raise EngineUnavailable(f"run pip install -r requirements/svd.txt: {first_line(exc)}") from exc
-        from worker.cuda import choose_device
-        from worker.gpu_faults import Fault, fault_of
+        from worker.engines.cuda import choose_device
+        from worker.engines.gpu_faults import Fault, fault_of
 
         quieten_libraries()
         self.device = choose_device(self.gpu_memory.found_gpu)
@@ -92,11 +92,11 @@ class Svd(Renderer):
         Raises EngineUnavailable if its default clip does not fit."""
         import torch
 
-        from worker.svd.conditioning import keep_encoder_in_float32
-        from worker.svd.deep_cache import keep_deep_features
-        from worker.svd.feed_forward import part_feed_forwards
-        from worker.svd.placing import weights_of
-        from worker.svd.speedups import COMPILED, worth_it
+        from worker.engines.svd.conditioning import keep_encoder_in_float32
+        from worker.engines.svd.deep_cache import keep_deep_features
+        from worker.engines.svd.feed_forward import part_feed_forwards
+        from worker.engines.svd.placing import weights_of
+        from worker.engines.svd.speedups import COMPILED, worth_it
 
         self._pipeline, self.device = pipeline, device or pipeline.device.type
         self.threads = torch.get_num_threads() if self.device == "cpu" else None
@@ -118,7 +118,7 @@ class Svd(Renderer):
     def _warm_up(self, compiling: "list[SpeedUp]") -> None:
         """Try out, and compile, so that the first clip runs as every later one. Raises OutOfMemory if the default clip
         fits by no plan."""
-        from worker.svd.probes import Probes, choose_ways
+        from worker.engines.svd.probes import Probes, choose_ways
 
         self._ask_memory()
         self._fitting(self._usual_clip())  # what cannot fit is said at once
@@ -136,7 +136,7 @@ class Svd(Renderer):
 
     def _ask_memory(self) -> None:
         """How much of the GPU there is for torch now."""
-        from worker.svd.memory import total_bytes
+        from worker.engines.svd.memory import total_bytes
 
         if self.device == "cuda":
             self.gpu_memory.total = total_bytes()
@@ -148,7 +148,7 @@ class Svd(Renderer):
 
     def _compile(self, changes: "list[SpeedUp]") -> None:
         """By rendering the default clip. If that cannot be, every clip is rendered without."""
-        from worker.svd.compiling import compile_no_more, uncompile
+        from worker.engines.svd.compiling import compile_no_more, uncompile
 
         if self._compiled_clip() is None:
             return
@@ -171,7 +171,7 @@ class Svd(Renderer):
 
     def _compiled_clip(self) -> ClipSettings | None:
         """The default clip by the first plan that it fits once it is compiled."""
-        from worker.svd.memory import Compiled, fitting_compiled, needed, plan_of
+        from worker.engines.svd.memory import Compiled, fitting_compiled, needed, plan_of
 
         usual, name = self._usual_clip(), self.engine.name
         if self.gpu_memory.total is None:
@@ -205,7 +205,7 @@ class Svd(Renderer):
 
     def _remember(self, clip: ClipSettings, phase: str) -> None:
         """That memory ran out in a phase of `clip`, settled; or if other engines were there, unload those instead."""
-        from worker.svd.memory import needed_by_phase
+        from worker.engines.svd.memory import needed_by_phase
 
         if not self.gpu_memory.make_all_room(self.engine.name):
             counted = needed_by_phase(clip, self.weights, self.compiled)[phase]
@@ -214,7 +214,7 @@ class Svd(Renderer):
     def memory(self) -> dict[str, Any]:
         if self.gpu_memory.total is None:
             return {}
-        from worker.svd.memory import GB
+        from worker.engines.svd.memory import GB
 
         free = self.gpu_memory.room(self.engine.name)
         fit = {"memory_plan": self.plan, "gpu_free_gb": round(free / GB, 1), "compiled": bool(self.compiled)}
@@ -222,13 +222,13 @@ class Svd(Renderer):
 
     @property
     def resident_bytes(self) -> int:
-        from worker.svd.placing import bytes_on_gpu
+        from worker.engines.svd.placing import bytes_on_gpu
 
         pipeline = self._pipeline  # another thread may ask while this engine leaves
         return bytes_on_gpu(pipeline) if pipeline else 0
 
     def with_memory_plan(self, clip: ClipSettings) -> ClipSettings:
-        from worker.svd.memory import needed
+        from worker.engines.svd.memory import needed
 
         settled = self._fitting(clip)
         if self.gpu_memory.total is not None and not clip.memory_plan:
@@ -237,7 +237,7 @@ class Svd(Renderer):
 
     def _fitting(self, clip: ClipSettings) -> ClipSettings:
         """`clip` settled as it is made once this engine has the GPU to itself. Raises OutOfMemory."""
-        from worker.svd.memory import ON_CPU, fitting, with_memory_plan
+        from worker.engines.svd.memory import ON_CPU, fitting, with_memory_plan
 
         if clip.memory_plan:
             return clip
@@ -260,8 +260,8 @@ class Svd(Renderer):
 
     def render(self, picture: Image.Image, clip: ClipSettings, attempt: Attempt) -> Frames:
         """Raises Stopped, OutOfMemory, EngineFailed: after each of them the next clip is right. Raises GpuLost."""
-        from worker.gpu_faults import told_apart
-        from worker.svd.frames import make_frames
+        from worker.engines.gpu_faults import told_apart
+        from worker.engines.svd.frames import make_frames
 
         clip = self.with_memory_plan(clip)
         approximation = self.engine.approximation if clip.profile == "fast" else None
@@ -273,7 +273,7 @@ class Svd(Renderer):
         import torch
         import transformers
 
-        from worker.cuda import gpu_versions
+        from worker.engines.cuda import gpu_versions
 
         versions = {module.__name__: str(module.__version__) for module in (torch, diffusers, transformers)}
         if self.device == "cuda":
@@ -287,7 +287,7 @@ class Svd(Renderer):
             return
         import torch
 
-        from worker.svd.compiling import uncompile
+        from worker.engines.svd.compiling import uncompile
 
         uncompile(self._pipeline)
         self._pipeline, self.compiled = None, None

@@ -1,5 +1,5 @@
 """How many steps a worker does at a time, by its queue: one on a GPU, as many as it has cores, or a hundred that wait
-for other people's servers (worker/net.py)."""
+for other people's servers (worker/run/net_lane.py)."""
 
 import contextvars
 import os
@@ -12,7 +12,7 @@ import structlog
 from core.errors import Unavailable
 from core.plan.steps import ONE_CORE_KINDS
 from core.task import Claim
-from worker.runner import WorkerContext, preference, reason_to_leave, run_claim
+from worker.run.runner import WorkerContext, preference, reason_to_leave, run_claim
 
 LOOK_SECONDS = 0.2
 

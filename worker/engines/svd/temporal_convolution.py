@@ -3,7 +3,7 @@
 A kernel of 3 × 1 × 1 sees no neighbours within a frame. So all the pixels of a frame may lie in one row, for the
 convolutions of two dimensions that libraries have tuned for longest; but the row of a large frame is wider than some of
 them take. Or each frame is a product of matrices with the kernel's middle, to which the products of its neighbours are
-added. worker/svd/probes.py finds out which of them a GPU does best.
+added. worker/engines/svd/probes.py finds out which of them a GPU does best.
 """
 
 from collections.abc import Callable

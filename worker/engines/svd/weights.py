@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from core.config import Settings
 from core.engines import Engine
 from core.errors import EngineUnavailable, KinoraError
-from worker.causes import causes, first_line
+from worker.engines.causes import causes, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ def check_index(folder: Path, model: str) -> None:
 
 def advice(exc: Exception, engine: Engine, settings: Settings) -> str:
     """One line on what the operator can do about `exc`, which came up while `engine` was loading."""
-    from worker.gpu_faults import is_out_of_memory
+    from worker.engines.gpu_faults import is_out_of_memory
 
     is_set = engine.model == settings.model_id  # the others are fixed
     elsewhere = ", or set MODEL_ID to a local folder" if is_set else ""

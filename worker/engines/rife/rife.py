@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from core.config import Settings
 from core.engines import Engine
-from worker.cuda import choose_device, gpu_versions
 from worker.engines.base import Hosted
+from worker.engines.cuda import choose_device, gpu_versions
+from worker.engines.gpu_faults import told_apart
 from worker.engines.gpu_memory import GpuMemory
-from worker.gpu_faults import told_apart
+from worker.engines.rife.ifnet import MULTIPLE, IFNet
+from worker.engines.rife.weights import read_ifnet
 from worker.media.smooth import Bytes, Motion, versions
 from worker.media.yuv import as_rgb
-from worker.rife.ifnet import MULTIPLE, IFNet
-from worker.rife.weights import read_ifnet
 
 
 class Rife(Hosted):

@@ -10,11 +10,11 @@ import torch
 from core.engines import Approximation
 from core.spec import ClipSettings
 from worker.attempt import Attempt
-from worker.svd.conditioning import Conditions
-from worker.svd.deep_cache import forget_features
-from worker.svd.device_progress import DeviceProgress
-from worker.svd.latents import show_emerging
-from worker.svd.prediction import Exact, Fast
+from worker.engines.svd.conditioning import Conditions
+from worker.engines.svd.deep_cache import forget_features
+from worker.engines.svd.device_progress import DeviceProgress
+from worker.engines.svd.latents import show_emerging
+from worker.engines.svd.prediction import Exact, Fast
 
 
 def denoise(

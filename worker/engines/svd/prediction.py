@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from core.engines import Approximation
-from worker.svd.conditioning import Conditions
-from worker.svd.cross_attention import fold_in
-from worker.svd.deep_cache import exchange_features, set_shallow
+from worker.engines.svd.conditioning import Conditions
+from worker.engines.svd.cross_attention import fold_in
+from worker.engines.svd.deep_cache import exchange_features, set_shallow
 
 
 class Exact:

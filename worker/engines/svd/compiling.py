@@ -33,8 +33,8 @@ def compile_next(model: torch.nn.Module) -> None:
     was made anew for the second shape all the same.
     """
     torch.compiler.set_stance("default")
-    # By these worker/svd/attention.py pins kernels. AOTAutograd would keep no program that has them, though what they
-    # are given stands in the program.
+    # By these attention.py pins kernels. AOTAutograd would keep no program that has them, though what they are given
+    # stands in the program.
     for name in ("_backend_from_string", "_sdpa_kernel"):
         torch._inductor.config.unsafe_marked_cacheable_functions[f"torch.nn.attention.{name}"] = name
     model.compile(fullgraph=True, dynamic=False)

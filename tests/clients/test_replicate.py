@@ -13,7 +13,6 @@ from typing import Any
 import httpx2
 import pytest
 import replicate
-from core.callbacks.payloads.replicate import bar
 from replicate.exceptions import ReplicateError
 from replicate.helpers import FileOutput
 from replicate.pagination import paginate
@@ -21,6 +20,7 @@ from replicate.prediction import Prediction
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from app.dialects.replicate.predictions import PUBLIC_MODELS, request_of, seconds_to_wait, size_by
+from core.callbacks.payloads.replicate import bar
 from core.errors import InvalidParameter
 from harness.pictures import SAMPLES
 from tests.clients.conftest import Service, frames_of

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from app.intake.accept import choose_engine, new_task, record, require_disk_space, smoothing_queue
+from app.intake.accept import new_task, record
+from app.intake.choose_engine import choose_engine, smoothing_queue
+from app.intake.limits import require_disk_space
 from app.services import Caller, Services
 from core.errors import ArtifactNotFound, NotReady, TaskGone, TaskNotFound
 from core.plan.clip import clip_graph

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from app.errors import documented
-from app.intake.accept import auto_engine, unavailable_reason
+from app.intake.choose_engine import auto_engine, unavailable_reason
 from app.router import create_router
 from app.services import ServicesDep
 from core import errors

@@ -10,6 +10,7 @@ from app.estimate import estimate_accepted
 from app.intake.accept import accept
 from app.intake.form import FormRoute, PictureText, also_json, without_null
 from app.intake.source import uploaded
+from app.intake.submission import Submission
 from app.router import create_router
 from app.services import Caller, CallerDep, Links, LinksDep, RetryKey, Services, ServicesDep
 from core import errors
@@ -96,7 +97,8 @@ def generate(
     request sent again within a day gives the task that it made first."""
     asked = ClipRequest(**form.model_dump(include=set(ClipRequest.model_fields), exclude_none=True))
     source, reuse = _source(form, services.settings), bool(form.reuse)
-    task_id = accept(services, caller, source, asked, idempotency_key, _callback(form), reuse=reuse)
+    submission = Submission(source, asked, idempotency_key, _callback(form), reuse=reuse)
+    task_id = accept(services, caller, submission)
     return accepted(services, caller, links, task_id)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
-from app.intake.accept import auto_engine
+from app.intake.choose_engine import auto_engine
 from app.router import create_router
 from app.services import Caller, Services, ServicesDep
 from core.engines import known_engines

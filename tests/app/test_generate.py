@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.intake.accept import limits
+from app.intake.limits import limits
 from app.main import create_app
 from app.services import Services
 from core.config import Settings

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from app.dialects.openai import content as video_content
 from app.intake.accept import accept
 from app.intake.source import Extension, Remix
+from app.intake.submission import Submission
 from app.middleware import json_bodies
 from app.middleware.auth import ANYONE
 from app.services import Services
@@ -199,7 +200,7 @@ def test_an_upload_in_base64_may_be_as_large_as_any(client: TestClient, services
 
 
 def again(services: Services, source: Remix | Extension, **asked: object) -> str:
-    return accept(services, ANYONE, source, ClipRequest(**asked))
+    return accept(services, ANYONE, Submission(source, ClipRequest(**asked)))
 
 
 def test_a_remix_has_the_same_input_and_another_seed(services: Services, client: TestClient) -> None:
@@ -370,7 +371,7 @@ def test_a_remix_sent_again_is_found_though_its_source_is_deleted(
     services: Services, client: TestClient, made: str
 ) -> None:
     def remix() -> str:
-        return accept(services, ANYONE, Remix(services.ledger.task(made)), ClipRequest(), idempotency_key="once")
+        return accept(services, ANYONE, Submission(Remix(services.ledger.task(made)), ClipRequest(), "once"))
 
     first = remix()
     client.delete(f"/tasks/{made}")

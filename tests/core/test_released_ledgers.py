@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from app.intake.accept import accept, fingerprint
+from app.intake.accept import accept
 from app.intake.retry import retry_task
 from app.intake.source import Extension
+from app.intake.submission import Submission
 from app.services import Caller, Services
 from core.config import Settings
 from core.db.database import newest_version
@@ -172,7 +173,7 @@ def check_keys(released: Released, ledger: Ledger) -> None:
     assert made.keys() == released.asked.keys()
     for text, asked in released.asked.items():
         callback = Callback(*asked["callback"]) if asked["callback"] else None
-        sent = fingerprint(ClipRequest(**asked["request"]), b"picture", callback, None)
+        sent = Submission(b"picture", ClipRequest(**asked["request"]), callback=callback).fingerprint
         key = IdempotencyKey(made[text]["owner"], text, sent)
         assert ledger.task_made_with(key) == made[text]["task_id"]
         with pytest.raises(TaskExists):
@@ -218,7 +219,7 @@ def extend_all(released: Released, services: Services) -> set[str]:
     for row in ended(released):
         if row["status"] == "finished" and row["expired_at"] is None:
             task = services.ledger.task(row["task_id"])
-            new = services.ledger.task(accept(services, caller_of(task), Extension(task), ClipRequest()))
+            new = services.ledger.task(accept(services, caller_of(task), Submission(Extension(task), ClipRequest())))
             frames = Clip.model_validate(task.params).frames_in_all
             assert (new.extended_from, new.params["continues"]) == (task.task_id, frames)
             assert services.ledger.inputs(new.task_id)["video"].sha256 == row["receipt"]["output_sha256"]

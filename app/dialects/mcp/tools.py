@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from app.errors import code_and_message
 from app.intake.accept import accept
 from app.intake.source import read_picture
+from app.intake.submission import Submission
 from app.middleware.body_limit import largest_upload
 from app.routes import engines, status
 from app.routes.engines import EngineList
@@ -75,7 +76,8 @@ def make_video(
     asked = RequestContext(context)
     with refusals():
         source = read_picture(picture.encode(errors="replace"), asked.services.settings, "picture")
-        task_id = accept(asked.services, asked.caller, source, clip or ClipRequest(), dialect=Dialect.MCP)
+        submission = Submission(source, clip or ClipRequest(), dialect=Dialect.MCP)
+        task_id = accept(asked.services, asked.caller, submission)
         return status.status(task_id, asked.services, asked.caller, asked.links)
 
 

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from app.intake.accept import accept
 from app.intake.form import PictureText, alias_of, exactly_one, fields_of, without_null
 from app.intake.source import Extension, Source, uploaded
+from app.intake.submission import Submission
 from app.services import Caller, Services
 from core.callbacks.endpoints import FINAL_EVENTS
 from core.config import Settings
@@ -190,14 +191,13 @@ def begin_new(services: Services, caller: Caller, form: CreateForm, idempotency_
 
 
 def begin(services: Services, caller: Caller, source: Source, form: VideoForm, idempotency_key: str | None) -> str:
-    return accept(
-        services,
-        caller,
+    submission = Submission(
         source,
         request_in(form, services.settings),
         idempotency_key,
         callback_in(form),
         Dialect.OPENAI,
         nearest=takes_nearest(form, source),
-        warnings=warnings_of(form),
+        warnings=tuple(warnings_of(form)),
     )
+    return accept(services, caller, submission)

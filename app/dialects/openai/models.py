@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from app.errors import documented
-from app.intake.accept import unavailable_reason
+from app.intake.choose_engine import unavailable_reason
 from app.router import create_router
 from app.services import Services, ServicesDep
 from core import errors

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from app.errors import documented
 from app.intake.accept import accept
 from app.intake.source import Sizing, read_picture
+from app.intake.submission import Submission
 from app.router import create_router
 from app.routes import status
 from app.routes.generate import ACCEPT_ERRORS
@@ -224,9 +225,7 @@ def create(
         raise FileMissing("give one picture, as input_image or as image", param=PICTURES[0])
     picture = read_picture(text_in(given, named[0]), services.settings, named[0])
     clip, sizing = request_of(given if engine else DEFAULTS | given, engine)
-    task_id = accept(
-        services,
-        caller,
+    submission = Submission(
         picture,
         clip,
         idempotency_key,
@@ -234,6 +233,7 @@ def create(
         dialect=Dialect.REPLICATE,
         sizing=Sizing(sizing, partial(with_size, clip, sizing)) if sizing else None,
     )
+    task_id = accept(services, caller, submission)
     answer = wait_until_ended(request, services, caller, links, task_id, seconds)
     return StreamingResponse(answer, 201, media_type="application/json")
 

@@ -11,6 +11,7 @@ from app.errors import documented
 from app.intake.accept import accept
 from app.intake.form import FormRoute, without_null
 from app.intake.source import Sizing, uploaded
+from app.intake.submission import Submission
 from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS
 from app.routes.results import artifact_response
@@ -59,16 +60,14 @@ def image_to_video(
     entry (`GET /engines`)."""
     picture = uploaded(form.image, services.settings, "image")
     asked = request_of(form)
-    task_id = accept(
-        services,
-        caller,
+    submission = Submission(
         picture,
         asked,
         idempotency_key,
         dialect=Dialect.STABILITY,
         sizing=Sizing("as the picture", lambda size: asked.model_copy(update=check_size(size))),
     )
-    return Generation(id=task_id)
+    return Generation(id=accept(services, caller, submission))
 
 
 @router.get(

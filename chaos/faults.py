@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from chaos.graphs import HOSTED_SECONDS
 from chaos.points import POINTS, Point, arm
-from chaos.service import LEASE_SECONDS, WORKERS, Death, Service
+from chaos.reconcile import PROVIDER_EXPLAINS
+from chaos.service import LEASE_SECONDS, NET_WORKERS, WORKERS, Death, Service
 from harness.servers import wait_until
 from keeper.leases import SILENCE_SECONDS
 
@@ -23,11 +25,12 @@ Fault = Callable[[Service, Random], bool]
 POINT_SECONDS = 6.0
 # Long enough for another worker to have the step.
 FROZEN_SECONDS = LEASE_SECONDS + SILENCE_SECONDS + 2.0
+PROVIDER_SECONDS = 4.0
 
 
-def kill(name: str | None, how: signal.Signals, service: Service, random: Random) -> bool:
-    """`name` None: one of the workers."""
-    service.send(name or random.choice(WORKERS), how)
+def kill(names: tuple[str, ...], how: signal.Signals, service: Service, random: Random) -> bool:
+    """One of them."""
+    service.send(random.choice(names), how)
     return True
 
 
@@ -46,9 +49,9 @@ def kill_in_mid_upload(service: Service, _random: Random) -> bool:
     return False
 
 
-def freeze_worker(service: Service, random: Random) -> bool:
+def freeze_worker(names: tuple[str, ...], service: Service, random: Random) -> bool:
     """Beyond its lease. The others go on meanwhile; then it wakes up and must not write."""
-    name = random.choice(WORKERS)
+    name = random.choice(names)
     service.send(name, signal.SIGSTOP)
     later(lambda: service.send(name, signal.SIGCONT))
     return True
@@ -69,7 +72,10 @@ def keeper_away(service: Service, _random: Random) -> bool:
 
 
 def die_at(point: Point, service: Service, _random: Random) -> bool:
-    return catch(point, signal.SIGKILL, service) is not None
+    pid = catch(point, signal.SIGKILL, service)
+    if pid is not None:
+        service.deaths.append(Death(pid, time.time()))
+    return pid is not None
 
 
 def freeze_at(point: Point, service: Service, _random: Random) -> bool:
@@ -178,14 +184,29 @@ def freeze_postgres(service: Service, _random: Random) -> bool:
     return True
 
 
+def provider(mode: str, service: Service, random: Random) -> bool:
+    """For a while; if nobody asks it anything meanwhile, it did not come about."""
+    provider = service.provider
+    assert provider
+    met = provider.met[mode]
+    provider.late_seconds = random.choice([1.0, HOSTED_SECONDS + 3.0])
+    provider.mode = mode
+    time.sleep(PROVIDER_SECONDS)
+    provider.mode = "works"
+    return provider.met[mode] > met
+
+
 FAULTS: dict[str, Fault] = {
-    "worker killed": partial(kill, None, signal.SIGKILL),
-    "worker frozen beyond its lease": freeze_worker,
-    "worker told to stop": partial(kill, None, signal.SIGTERM),
-    "app killed": partial(kill, "app", signal.SIGKILL),
+    "worker killed": partial(kill, WORKERS, signal.SIGKILL),
+    "worker frozen beyond its lease": partial(freeze_worker, WORKERS),
+    "worker told to stop": partial(kill, WORKERS, signal.SIGTERM),
+    "net worker killed": partial(kill, NET_WORKERS, signal.SIGKILL),
+    "net worker frozen beyond its lease": partial(freeze_worker, NET_WORKERS),
+    "net worker told to stop": partial(kill, NET_WORKERS, signal.SIGTERM),
+    "app killed": partial(kill, ("app",), signal.SIGKILL),
     "app killed in mid-upload": kill_in_mid_upload,
     "app frozen 2 s": partial(freeze, "app", 2.0),
-    "keeper killed": partial(kill, "keeper", signal.SIGKILL),
+    "keeper killed": partial(kill, ("keeper",), signal.SIGKILL),
     "keeper frozen 3 s": partial(freeze, "keeper", 3.0),
     "keeper away 4 s": keeper_away,
     "Redis restarted empty": restart_redis,
@@ -195,8 +216,14 @@ FAULTS: dict[str, Fault] = {
     "Redis read-only 3 s": redis_read_only,
     "storage away 2 s": storage_away,
     **{f"{point.process} killed: {point.name}": partial(die_at, point) for point in POINTS},
-    **{f"worker frozen: {point.name}": partial(freeze_at, point) for point in POINTS if point.process == "worker"},
+    # What freezes with all written and nothing committed keeps a SQLite ledger's only lock: that is not promised.
+    **{
+        f"{point.process} frozen: {point.name}": partial(freeze_at, point)
+        for point in POINTS
+        if point.process.endswith("worker") and point.when != "uncommitted"
+    },
+    **{f"provider {mode}": partial(provider, mode) for mode in PROVIDER_EXPLAINS},
 }
 POSTGRES_FAULTS: dict[str, Fault] = {"PostgreSQL crashed": crash_postgres, "PostgreSQL frozen 3 s": freeze_postgres}
 # What happens most, in the field too, happens most here.
-WEIGHTS = {"worker killed": 5, "worker frozen beyond its lease": 3, "app killed": 2}
+WEIGHTS = {"worker killed": 5, "worker frozen beyond its lease": 3, "net worker killed": 2, "app killed": 2}

@@ -4,25 +4,21 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from random import Random
-from typing import Any
 
 import httpx2
 
+from chaos.graphs import WITH_NET_STEPS, graph
 from chaos.service import Service
-from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
-from core.config import Settings
-from core.engines import known_engines
+from core.callbacks.endpoints import CallbackEvent
 from core.errors import KinoraError
 from core.ledger.moves import Ledger
-from core.plan.clip import clip_graph, join_parts
-from core.plan.graph import Graph, PlannedStep
-from core.spec import Clip
 from core.storage import Storage, input_key
-from core.task import Callback, Input, NewTask, Status, new_id
+from core.task import Status, Task, new_id
 from harness.pictures import SAMPLES
 from harness.receiver import Receiver
 
@@ -34,9 +30,11 @@ CLIPS = [
     {"width": 512, "height": 288, "num_frames": 60},
     {"width": 640, "height": 360, "num_frames": 150},
 ]
-CLIPS_IN_A_GRAPH = 14  # each smoothed, then two joins: 30 steps
-GRAPH_SECONDS = 15.0
+WIDE_SECONDS, NET_SECONDS = 15.0, 1.5
 MOST_WAITING = 4  # uploads pause above it, so that a step that is woken again does not wait behind others
+OPEN = (Status.QUEUED, Status.STARTED)
+MOST_SEEN = 20
+MOST_WITH_NET_STEPS = 4  # these are besides, for they wait for the provider most of the time
 
 
 @dataclass
@@ -45,7 +43,8 @@ class Accepted:
 
     tasks: dict[str, str] = field(default_factory=dict)
     """The task's id → the Idempotency-Key that it was asked for with."""
-    graphs: set[str] = field(default_factory=set)
+    graphs: dict[str, str] = field(default_factory=dict)
+    """Of those that no route makes: the task's id → its shape (chaos/graphs.py)."""
     canceled: set[str] = field(default_factory=set)
     """Of which a caller was told so."""
     refused: int = 0
@@ -62,7 +61,8 @@ class Load:
         self.accepted = Accepted()
         self._ended = threading.Event()
         work = [partial(self._keep_asking, Random(seed + number)) for number in range(2)]
-        work += [self._keep_making_graphs, self._keep_registering]
+        work += [partial(self._keep_making, ["wide"], WIDE_SECONDS), self._keep_registering]
+        work.append(partial(self._keep_making, [*WITH_NET_STEPS, "planned"], NET_SECONDS))
         self._threads = [threading.Thread(target=self._do, args=[each]) for each in work]
 
     def start(self) -> None:
@@ -84,7 +84,7 @@ class Load:
     def _keep_asking(self, random: Random) -> None:
         with httpx2.Client(base_url=self.service.url, timeout=10) as client:
             while not self._ended.is_set():
-                if len(self.open_tasks()) > MOST_WAITING:
+                if not self.has_room():
                     self._ended.wait(0.1)
                     continue
                 task_id = self.ask_until_accepted(client, random)
@@ -93,16 +93,18 @@ class Load:
                     self.cancel(client, task_id, times=random.choice([1, 2]))
                 self._ended.wait(random.uniform(0, 0.3))
 
-    def open_tasks(self) -> list[Any]:
-        """Asked of the ledger, which answers while the service does not; nobody is asked while it is away."""
+    def has_room(self, with_net_steps: bool = False) -> bool:
+        """Whether few tasks are open, of those with such steps or of all others. Asked of the ledger, which answers
+        while the service does not; nobody is asked while it is away."""
         try:
-            return [
-                task
-                for status in (Status.QUEUED, Status.STARTED)
-                for task in self.ledger.tasks(status=status, after=None, limit=2 * MOST_WAITING)
-            ]
+            found = [task for status in OPEN for task in self.ledger.tasks(status=status, after=None, limit=MOST_SEEN)]
         except Exception:
-            return [None] * (MOST_WAITING + 1)
+            return False
+        count = sum((self._shape(task) in WITH_NET_STEPS) == with_net_steps for task in found)
+        return count < MOST_WITH_NET_STEPS if with_net_steps else count <= MOST_WAITING
+
+    def _shape(self, task: Task) -> str | None:
+        return self.accepted.graphs.get(task.task_id)
 
     def ask_until_accepted(self, client: httpx2.Client, random: Random) -> str:
         key, clip = uuid.UUID(int=random.getrandbits(128)).hex, random.choices(CLIPS, [4, 3, 3, 2])[0]
@@ -155,48 +157,21 @@ class Load:
                     else:
                         self._note(made)
 
-    def _keep_making_graphs(self) -> None:
-        """No route makes tasks that fan out, so that these go straight into the ledger; the first at once."""
+    def _keep_making(self, shapes: Sequence[str], pause: float) -> None:
+        """No route makes such tasks, so that they go straight into the ledger; the first at once."""
+        to_come = cycle(shapes)
         while not self._ended.is_set():
-            if len(self.open_tasks()) > MOST_WAITING:
-                self._ended.wait(0.1)
-                continue
-            task_id = new_id()
-            try:
-                self.storage.put(input_key(task_id), PICTURE)
-                self.ledger.create(graph(task_id, self.receiver.url))
-            except KinoraError:  # nobody was promised anything
-                pass
-            else:
-                self.accepted.tasks[task_id] = ""
-                self.accepted.graphs.add(task_id)
-            self._ended.wait(GRAPH_SECONDS)
+            if self.has_room(with_net_steps=shapes[0] in WITH_NET_STEPS):
+                self._make(next(to_come))
+                self._ended.wait(pause)
+            self._ended.wait(0.1)
 
-
-def graph(task_id: str, callback_url: str) -> NewTask:
-    """Fan-out, fan-in and a chain, each step as its kind understands it: clips that the service would make and smooth
-    like this, all joined by the 29th step, and a last one. Parts of a long clip are not among them: the preview engine
-    makes its frames as the encoder has them, which no seam can blend."""
-    settings = Settings(_env_file=None)
-    engine = known_engines(settings)["preview"]
-    fields = {"engine": "preview", "width": 64, "height": 64, "num_frames": 2, "smooth_fps": 14, "seed": 1}
-    clip = Clip.model_validate(engine.defaults | fields)
-    steps: list[PlannedStep] = []
-    for number in range(CLIPS_IN_A_GRAPH):
-        for step in clip_graph(clip, engine, "cpu", settings).steps:
-            needs = tuple(f"{number} {name}" for name in step.needs)
-            steps.append(replace(step, name=f"{number} {step.name}", needs=needs))
-    whole = clip.model_copy(update={"smooth_fps": None})
-    smoothed = tuple(step.name for step in steps if step.params.kind == "smooth")
-    steps.append(join_parts(whole, engine, smoothed))
-    steps.append(replace(join_parts(whole, engine, (steps[-1].name,)), name="last"))
-    return NewTask(
-        task_id=task_id,
-        owner="",
-        engine="preview",
-        params=clip.model_dump(exclude_none=True),
-        inputs=[Input("picture", input_key(task_id), "", "image/jpeg")],
-        warnings=[],
-        steps=Graph(tuple(steps), "last").new_steps(),
-        callback=Callback(callback_url, list(FINAL_EVENTS)),
-    )
+    def _make(self, shape: str) -> None:
+        task_id = new_id()
+        try:
+            self.storage.put(input_key(task_id), PICTURE)
+            self.ledger.create(graph(task_id, self.receiver.url, shape))
+        except KinoraError:  # nobody was promised anything
+            return
+        self.accepted.tasks[task_id] = ""
+        self.accepted.graphs[task_id] = shape

@@ -14,18 +14,29 @@ import av
 import httpx2
 import sqlalchemy as sa
 
-from chaos.load import CLIPS_IN_A_GRAPH, Accepted
+from chaos.graphs import frames_of, hosted
+from chaos.load import Accepted
 from chaos.service import Death, Service, Trouble
 from core.db.tables import attempts, events, idempotency_keys, inputs, steps, tasks
-from core.errors import TaskNotFound
+from core.errors import AttemptsExhausted, EngineFailed, NotTaken, TaskNotFound, TimeLimitExceeded, Unavailable
 from core.ledger.moves import Ledger
 from core.spec import Clip
-from core.task import FINAL, Status
+from core.task import FINAL, Status, Step, Task
+from harness.provider import Provider
 from harness.receiver import Receiver
 
 MAX_ATTEMPTS = 3
 # Faults that take the ledger from every worker: the leases of all may run out.
 LEDGER_AWAY = ("PostgreSQL crashed", "PostgreSQL frozen 3 s")
+# What the provider's faults take an attempt by.
+PROVIDER_EXPLAINS = {
+    "hangs": {TimeLimitExceeded.code},
+    "answers late": {TimeLimitExceeded.code},
+    "is away": {Unavailable.code, TimeLimitExceeded.code},
+    "loses answers": {Unavailable.code},
+    "refuses": {NotTaken.code},
+}
+MAY_BE_PAID = "may have been asked, and paid, before"
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,15 @@ class Verdict:
     stuck: list[str] = field(default_factory=list)
     """Tasks that did not end."""
     double: list[str] = field(default_factory=list)
-    """What happened twice: a task for one key, a finished step, an end."""
+    """What happened twice: a task for one key, a finished step, an end, a plan."""
+    paid_twice: list[str] = field(default_factory=list)
+    """Steps for which the provider was asked again after an attempt had recorded what it answered."""
+    unmarked: list[str] = field(default_factory=list)
+    """What may have been paid for nothing, and nobody was told."""
+    marked: int = 0
+    """Steps of which it is said that they may have been paid for nothing."""
+    heard_again: int = 0
+    """Steps that the provider did hear more than once."""
     leftovers: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     """Answers that no fault excuses: a 500, say."""
@@ -62,11 +81,15 @@ class Verdict:
     """In a log, or a process that ended by itself."""
     takeovers: list["Takeover"] = field(default_factory=list)
     lost_attempts: int = 0
-    lost_by_living: int = 0
+    lost_to_provider: int = 0
+    lost_to_ledger: int = 0
+    """A worker that cannot renew for a whole lease stops by itself."""
+    lost_by_living: list[str] = field(default_factory=list)
+    """Attempts that ended though nothing was done to their worker, the provider or the ledger."""
 
     @property
     def broken(self) -> list[str]:
-        promises = self.lost + self.stuck + self.double + self.leftovers
+        promises = self.lost + self.stuck + self.double + self.paid_twice + self.unmarked + self.leftovers
         return promises + self.unexpected + self.unexplained + self.crashes
 
 
@@ -78,17 +101,25 @@ def reconcile(service: Service, ledger: Ledger, accepted: Accepted, receiver: Re
             told[received.body["data"]["task_id"]].add((received.delivery_id, received.body["type"]))
     with httpx2.Client(base_url=service.url, timeout=30) as client:
         for task_id in accepted.tasks:
-            canceled, is_graph = task_id in accepted.canceled, task_id in accepted.graphs
-            _check_task(verdict, client, ledger, task_id, told[task_id], canceled, is_graph)
+            canceled, shape = task_id in accepted.canceled, accepted.graphs.get(task_id)
+            _check_task(verdict, client, ledger, task_id, told[task_id], canceled, shape)
     _check_keys(verdict, accepted)
     _check_ledger(verdict, ledger)
+    check_graphs(verdict, ledger)
+    if service.provider:
+        check_provider(verdict, ledger, service.provider)
     _check_files(verdict, ledger, service.folder / "data" / "storage" / "tasks")
     verdict.takeovers = takeovers(ledger, service.deaths)
     hit, found = service.hit, lost_attempts(ledger)
     caused = [death for death in service.deaths if death.pid in hit]
     verdict.unexplained = unexplained(ledger, caused, service.troubles)
     verdict.lost_attempts = len(found)
-    verdict.lost_by_living = len([row for row in found if not died_in(row, service.deaths)])
+    living = [row for row in found if not died_in(row, service.deaths)]
+    to_provider = [row for row in living if by_provider(row, service.troubles)]
+    to_ledger = [row for row in living if row not in to_provider and away_for(row, service.troubles)]
+    verdict.lost_to_provider, verdict.lost_to_ledger = len(to_provider), len(to_ledger)
+    left = [row for row in living if row not in to_provider + to_ledger]
+    verdict.lost_by_living = [described(row, service.deaths, service.troubles) for row in left]
     return verdict
 
 
@@ -99,7 +130,7 @@ def _check_task(
     task_id: str,
     told: set[tuple[str, str]],
     said_to_be_canceled: bool,
-    is_graph: bool,
+    shape: str | None,
 ) -> None:
     try:
         task = ledger.task(task_id)
@@ -118,7 +149,7 @@ def _check_task(
         video = client.get(f"/results/{task_id}").content
         if hashlib.sha256(video).hexdigest() != (task.receipt or {}).get("output_sha256"):
             verdict.lost.append(f"{task_id} has no video that its receipt is of")
-        elif not _is_of(video, Clip.model_validate(task.params), is_graph):
+        elif not _is_of(video, Clip.model_validate(task.params), shape):
             verdict.lost.append(f"{task_id} has a video of another shape than was asked for")
     ends = {event for _, event in told}
     if ends != {f"task.{task.status}"}:
@@ -127,9 +158,9 @@ def _check_task(
         verdict.double.append(f"{task_id} was told under {len(told)} ids")
 
 
-def _is_of(video: bytes, clip: Clip, is_graph: bool) -> bool:
+def _is_of(video: bytes, clip: Clip, shape: str | None) -> bool:
     """A graph's has the frames of all its clips."""
-    count = clip.frames_in_all * (CLIPS_IN_A_GRAPH if is_graph else 1)
+    count = frames_of(clip, shape)
     with av.open(BytesIO(video)) as container:
         stream = container.streams.video[0]
         size = stream.width, stream.height
@@ -178,6 +209,64 @@ def _check_ledger(verdict: Verdict, ledger: Ledger) -> None:
     verdict.stuck = sorted(set(verdict.stuck))
 
 
+def check_graphs(verdict: Verdict, ledger: Ledger) -> None:
+    """Those that plan themselves, and those of which one step always fails."""
+    asked = sa.select(steps.c.task_id).where(steps.c.kind.in_(["plans", "fails"])).distinct()
+    with ledger.database.connect() as connection:
+        task_ids = connection.execute(asked).scalars().all()
+    for task, found in (ledger.task_with_steps(task_id) for task_id in task_ids):
+        if found[0].kind == "plans":
+            check_plan(verdict, found[0], found[1:])
+        else:
+            check_failure(verdict, task, found)
+
+
+def check_plan(verdict: Verdict, planning: Step, others: Sequence[Step]) -> None:
+    """What a step planned is there once it has finished, all of it and once: the names say by which attempt."""
+    finished = planning.status == Status.FINISHED
+    planned = {step.name for step in hosted(f"{planning.attempt} ").steps} if finished else set()
+    there = {step.name for step in others}
+    if missing := planned - there:
+        verdict.lost.append(f"{planning.task_id} lacks {sorted(missing)}, which its step planned")
+    if more := there - planned:
+        verdict.double.append(f"{planning.task_id} has {sorted(more)} besides what its step planned last")
+
+
+def check_failure(verdict: Verdict, task: Task, found: Sequence[Step]) -> None:
+    """A task with a step that always fails ends with that step's error, and all that does not need it is finished."""
+    failed = {step.name: step.error for step in found if step.status == Status.FAILED}
+    if task.status != Status.FAILED:
+        verdict.lost.append(f"{task.task_id} is {task.status}, and has a step that fails")
+    elif set(failed) == {"fails"}:
+        unfinished = [step.name for step in found if step.status != Status.FINISHED]
+        if unfinished != ["fails", "after"]:
+            verdict.lost.append(f"{task.task_id} ended with {unfinished} unfinished, though only one step failed")
+        if task.error != failed["fails"]:
+            verdict.lost.append(f"{task.task_id} says {task.error}, and its step {failed['fails']}")
+
+
+def check_provider(verdict: Verdict, ledger: Ledger, provider: Provider) -> None:
+    """Of every step that somebody else's server did: how often was it asked for, and what is said of that?"""
+    asked = sa.select(steps.c.step_id, steps.c.checkpoint, tasks.c.status, tasks.c.warnings)
+    asked = asked.join(tasks, tasks.c.task_id == steps.c.task_id).where(steps.c.kind == "hosted")
+    with ledger.database.connect() as connection:
+        rows = connection.execute(asked).all()
+    for row in rows:
+        kept, heard = row.checkpoint or {}, [each for each in provider.heard if each.step_id == row.step_id]
+        recorded = provider.asked_about | {kept.get("submitted", {}).get("job")}
+        by = min((each.attempt for each in heard if each.job in recorded), default=None)
+        if by is not None and any(each.attempt > by for each in heard):
+            verdict.paid_twice.append(f"{row.step_id} was asked for again after its attempt {by} had a handle")
+        lost = kept.get("lost", 0)
+        known = lost + ("intended" in kept) + ("submitted" in kept)
+        if len(heard) > known:
+            verdict.unmarked.append(f"{row.step_id} was asked for {len(heard)} times, and the ledger knows {known}")
+        if lost and row.status == Status.FINISHED and not any(MAY_BE_PAID in said for said in row.warnings):
+            verdict.unmarked.append(f"{row.step_id} may have been paid for nothing, and its task does not say so")
+        verdict.marked += bool(lost)
+        verdict.heard_again += len(heard) > 1
+
+
 def _check_files(verdict: Verdict, ledger: Ledger, folder: Path) -> None:
     """The sweep has been through. What lies under a task's own folder goes with the task."""
     stored = [path.name for path in folder.iterdir()]
@@ -210,27 +299,55 @@ def lost_attempts(ledger: Ledger) -> Sequence[sa.Row[Any]]:
 
 
 def unexplained(ledger: Ledger, caused: list[Death], troubles: list[Trouble]) -> list[str]:
-    """The tasks that failed, but those with a step each of whose attempts was taken from it by what was done: its
-    worker was hit, or the ledger was."""
-    failed = sa.select(tasks.c.task_id, tasks.c.error_code, steps.c.step_id).join(
+    """The steps that failed, but those that always do, and those each of whose attempts was taken from it by what was
+    done: its worker was hit, or the ledger was, or the provider."""
+    code = sa.func.coalesce(steps.c.error_code, tasks.c.error_code).label("error_code")
+    failed = sa.select(tasks.c.task_id, steps.c.step_id, steps.c.kind, code).join(
         steps, sa.and_(steps.c.task_id == tasks.c.task_id, steps.c.status == Status.FAILED), isouter=True
     )
     with ledger.database.connect() as connection:
         rows = connection.execute(failed.where(tasks.c.status == Status.FAILED)).all()
-    taken = Counter(
-        row.step_id
-        for row in lost_attempts(ledger)
-        if died_in(row, caused) or any(away(row, trouble) for trouble in troubles)
+    found: dict[str, list[sa.Row[Any]]] = defaultdict(list)
+    for row in lost_attempts(ledger):
+        found[row.step_id].append(row)
+    told = []
+    for row in rows:
+        left = [
+            each
+            for each in found[row.step_id]
+            if not (died_in(each, caused) or away_for(each, troubles) or by_provider(each, troubles))
+        ]
+        taken = len(found[row.step_id]) - len(left)
+        always_fails = (row.kind, row.error_code) == ("fails", EngineFailed.code)
+        if not always_fails and not (row.error_code == AttemptsExhausted.code and taken == MAX_ATTEMPTS):
+            said = [described(each, caused, troubles) for each in left]
+            told.append(f"{row.task_id} failed with {row.error_code} after {taken} attempts were taken; not: {said}")
+    return told
+
+
+def away_for(row: sa.Row[Any], troubles: list[Trouble]) -> bool:
+    return any(trouble.fault in LEDGER_AWAY and meets(row, trouble) for trouble in troubles)
+
+
+def by_provider(row: sa.Row[Any], troubles: list[Trouble]) -> bool:
+    """A step's last attempt bears the step's own error, which quotes what the attempt ended by."""
+    is_last = row.error_code == AttemptsExhausted.code and "the last: " in row.error_message
+    return any(
+        (explains := PROVIDER_EXPLAINS.get(trouble.fault.removeprefix("provider ")))
+        and (row.error_code in explains or is_last)
+        and meets(row, trouble)
+        for trouble in troubles
     )
-    explained = {
-        row.task_id for row in rows if row.error_code == "attempts_exhausted" and taken[row.step_id] == MAX_ATTEMPTS
-    }
-    return [
-        f"{row.task_id} failed with {row.error_code} after {taken[row.step_id]} attempts were taken from {row.step_id}"
-        for row in rows
-        if row.task_id not in explained
-    ]
 
 
-def away(row: sa.Row[Any], trouble: Trouble) -> bool:
-    return trouble.fault in LEDGER_AWAY and trouble.begun <= row.ended_at and row.started_at <= trouble.over
+def meets(row: sa.Row[Any], trouble: Trouble) -> bool:
+    return trouble.begun <= row.ended_at and row.started_at <= trouble.over
+
+
+def described(row: sa.Row[Any], deaths: list[Death], troubles: list[Trouble]) -> str:
+    """An attempt, and what was broken meanwhile or just before; seconds from when it began."""
+    near = [(trouble.begun, trouble.fault) for trouble in troubles if trouble.over >= row.started_at - 15.0]
+    near += [(death.at, f"process {death.pid} hit") for death in deaths if death.at >= row.started_at - 15.0]
+    said = [f"{fault} {at - row.started_at:+.1f} s" for at, fault in sorted(near) if at <= row.ended_at]
+    ran = row.ended_at - row.started_at
+    return f"{row.step_id} attempt {row.attempt} of {row.worker_id}, {row.error_code} after {ran:.1f} s: {said}"

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.log_check import REDIS_FAULTS
+from harness.provider import Provider
 from harness.servers import PostgresServer, RedisServer, free_port
 from harness.stack import Stack
 
 LEASE_SECONDS = 3.0
 WORKERS = ("worker-1", "worker-2", "worker-3")
+NET_WORKERS = ("net-worker-1", "net-worker-2")
 
 
 ENDS_OF_THE_KILLED = {-signal.SIGKILL, -signal.SIGTERM, 0}  # the second: told to stop before it listened
@@ -35,7 +37,10 @@ class Trouble:
 
 
 class Service(Stack):
-    def __init__(self, folder: Path, redis: RedisServer, postgres: PostgresServer | None) -> None:
+    def __init__(
+        self, folder: Path, redis: RedisServer, postgres: PostgresServer | None, provider: Provider | None = None
+    ) -> None:
+        """Without `provider` there is nobody for steps of the lane `net`."""
         settings = {"LEASE_SECONDS": str(LEASE_SECONDS), "SHUTDOWN_GRACE": "1", "ENGINE": "preview"}
         self.receiver_port = free_port()
         settings["FETCH_ALLOW"] = f"127.0.0.1:{self.receiver_port}"
@@ -47,7 +52,8 @@ class Service(Stack):
         """Is there once the keeper that was started last is at work."""
         super().__init__(folder, redis, TMPDIR=str(self.temporary), **settings)
         self.announced |= REDIS_FAULTS
-        self.postgres = postgres
+        self.postgres, self.provider = postgres, provider
+        self.workers = (*WORKERS, *(NET_WORKERS if provider else ()))
         self.points = folder / "points"
         self.points.mkdir()
         self.deaths: list[Death] = []
@@ -61,7 +67,7 @@ class Service(Stack):
         self._watch = threading.Thread(target=self._keep_up, name="supervisor")
 
     def __enter__(self) -> "Service":
-        for name in ("app", "keeper", *WORKERS):
+        for name in ("app", "keeper", *self.workers):
             self._start(name)
         self._watch.start()
         self.wait_until_ready()
@@ -98,7 +104,7 @@ class Service(Stack):
             if hold_down:
                 self._held_down.add(name)
             process = self.processes[name]
-            if how == signal.SIGSTOP and name in WORKERS:
+            if how in (signal.SIGSTOP, signal.SIGKILL) and name in self.workers:  # whoever watches may notice later
                 self.deaths.append(Death(process.pid, time.time()))
             self._hit.add(process.pid)
             process.send_signal(how)
@@ -110,8 +116,14 @@ class Service(Stack):
     def _start(self, name: str) -> None:
         if name == "keeper":
             self.beat.unlink(missing_ok=True)
-        if name in WORKERS:  # as on a GPU: two steps at once are what can go wrong in more ways
-            command = ["worker", "harness.gate", str(self.gate.folder), "--overlap", "--queue", "cpu"]
+        kinds = ["chaos.steps", self.provider.url] if self.provider else []
+        if name in WORKERS:
+            # All but one as on a GPU: what goes on beside the next step is what can go wrong in more ways.
+            overlap = ["--overlap"] if name != WORKERS[-1] else []
+            gate = ["harness.gate", str(self.gate.folder), *overlap, "--queue", "cpu"]
+            command = ["worker", *kinds, *gate]
+        elif name in NET_WORKERS:
+            command = ["net worker", *kinds, "worker", "--queue", "net"]
         else:
             command = [name, name]
         self.start(name, "chaos.points", str(self.points), *command)
@@ -122,7 +134,7 @@ class Service(Stack):
                 for name, process in list(self.processes.items()):
                     if process.poll() is None or name in self._held_down:
                         continue
-                    if name in WORKERS:
+                    if name in self.workers:
                         self.deaths.append(Death(process.pid, time.time()))
                     self.ends.append((name, process.pid, process.returncode))
                     self._start(name)

@@ -6,10 +6,22 @@ import threading
 import time
 import uuid
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 PRICE = {"amount": 0.05, "currency": "USD"}
+
+
+HANGS_SECONDS = 3600.0
+
+
+class Heard(NamedTuple):
+    """A submit that made a job, and is to be paid."""
+
+    step_id: str
+    attempt: int
+    job: str
 
 
 class Provider:
@@ -18,16 +30,27 @@ class Provider:
         """When each was submitted."""
         self.submits: Counter[str] = Counter()
         """By the step that asked."""
+        self.heard: list[Heard] = []
+        self.asked_about: set[str] = set()
+        """The jobs of which somebody held the handle."""
         self.work_seconds = 0.0
         """How long a job takes."""
         self.mode = "works"
-        """Or `hangs`, `refuses`, `is away`, `loses answers` (of submits, which it has heard)."""
+        """Or `hangs`, `refuses`, `is away`, `loses answers` (of submits, which it has heard), `answers late`."""
+        self.late_seconds = 0.0
+        """By which it answers late, what it has heard at once."""
+        self.met: Counter[str] = Counter()
+        """How many requests met each mode."""
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # who asked has died, or waits no longer
+                    super().handle()
+
             def do_POST(self) -> None:
                 self._answer(provider.submit)
 
@@ -65,29 +88,41 @@ class Provider:
             self._at_once -= 1
 
     def submit(self, _path: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        if self.mode == "hangs":
-            time.sleep(3600)
-        if self.mode == "refuses":
+        mode = self._meet()
+        if mode == "refuses":
             return 503, {"error": "come back later"}
-        if self.mode == "is away":
+        if mode == "is away":
             return 0, {}
-        step_id = json.loads(body)["step_id"]
+        asked = json.loads(body)
         with self._lock:
-            self.submits[step_id] += 1
+            self.submits[asked["step_id"]] += 1
             job = uuid.uuid4().hex
+            self.heard.append(Heard(asked["step_id"], asked["attempt"], job))
             self.jobs[job] = time.monotonic()
-        return (0, {}) if self.mode == "loses answers" else (200, {"job": job})
+        if mode == "answers late":
+            time.sleep(self.late_seconds)
+        return (0, {}) if mode == "loses answers" else (200, {"job": job})
 
     def look(self, path: str, _body: bytes) -> tuple[int, dict[str, Any]]:
-        if self.mode == "hangs":
-            time.sleep(3600)
-        if self.mode == "is away":
+        job, mode = path.rpartition("/")[2], self._meet()
+        self.asked_about.add(job)
+        if mode == "is away":
             return 0, {}
-        job = path.rpartition("/")[2]
+        if mode == "answers late":
+            time.sleep(self.late_seconds)
         if job not in self.jobs:
             return 404, {"error": "no such job"}
         done = (time.monotonic() - self.jobs[job]) / self.work_seconds if self.work_seconds else 1.0
         return 200, {"done": min(1.0, done), "price": PRICE}
+
+    def _meet(self) -> str:
+        """Return what the request meets; none that hangs gets an answer."""
+        mode = self.mode
+        with self._lock:
+            self.met[mode] += 1
+        if mode == "hangs":
+            time.sleep(HANGS_SECONDS)
+        return mode
 
     def close(self) -> None:
         self.server.shutdown()

@@ -24,7 +24,7 @@ class Waits(StepHandler):
     def finish(self) -> Made:
         while not OPEN[self.claim.step.name].wait(0.01):
             self.attempt.check()
-        return [], {}
+        return Made([], {})
 
 
 @pytest.fixture

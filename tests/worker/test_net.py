@@ -17,11 +17,11 @@ from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from core.storage import Storage
 from core.task import NewStep, Status, Step, Task
+from harness.net_step import Hosted
 from harness.provider import PRICE, Provider
 from harness.servers import free_port, wait_until
 from harness.stack import ROOT
 from tests.conftest import expire_leases, new_task
-from tests.worker.net_step import Hosted
 from worker.attempt import Attempt
 from worker.engines.host import EngineHost
 from worker.run.metrics import WorkerMetrics
@@ -183,6 +183,25 @@ def test_what_may_have_been_paid_for_nothing_is_said(lane: NetLane, provider: Pr
     assert sum(provider.submits.values()) == 2
 
 
+@pytest.mark.parametrize("dies", ["once the handle is recorded", "refused"])
+def test_that_is_said_also_where_the_attempt_that_found_out_did_not_finish(
+    lane: NetLane, provider: Provider, dies: str
+) -> None:
+    ledger, task_id = lane.context.ledger, ask(lane.context.ledger)
+    provider.mode = "loses answers"
+    lane.run_next()
+    wait_until(lambda: not lane.attempts, what="its end")
+    provider.mode, provider.work_seconds = ("refuses", 0.0) if dies == "refused" else ("works", 3600.0)
+    lane.run_next()
+    if dies != "refused":
+        wait_until(lambda: "submitted" in (step_of(ledger, task_id).checkpoint or {}), what="the handle")
+        release_steps(lane.context)
+    wait_until(lambda: not lane.attempts, what="its end")
+    provider.mode, provider.work_seconds = "works", 0.0
+    lane.run_next()
+    assert ended(lane, task_id).warnings == ["harness may have been asked, and paid, before: the answer was lost"]
+
+
 def test_a_provider_that_hangs_ends_one_attempt_and_never_the_process(
     lane: NetLane, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +290,7 @@ def start(settings: Settings, provider: Provider, folder: Path) -> subprocess.Po
         "LEASE_SECONDS": "3",
         "LOG_FORMAT": "console",
     }
-    command = [sys.executable, "-m", "tests.worker.net_step", provider.url, "--queue", "net"]
+    command = [sys.executable, "-m", "harness.net_step", provider.url, "--queue", "net"]
     with (folder / "worker.log").open("ab") as log:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 

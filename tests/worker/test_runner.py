@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,24 @@ import structlog
 from PIL import Image
 
 from core.db.tables import steps
+from core.engines import find_engine
 from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, OutOfMemory, StorageUnavailable
 from core.plan.clip import clip_graph
 from core.plan.steps import RenderClip
 from core.spec import Clip, ClipRequest, resolve
 from core.storage import input_key
-from core.task import NewTask, Status, Task, new_id
+from core.task import NewStep, NewTask, Status, Task, new_id
 from harness.servers import wait_until
 from tests.conftest import input_for
-from tests.worker.conftest import stored
+from tests.worker.conftest import clip_task, stored
 from worker.attempt import Attempt, Stopped
 from worker.engines.base import Hosted
 from worker.engines.camera import Camera
 from worker.engines.host import EngineHost
 from worker.main import load_engine
 from worker.run.lanes import Lane
-from worker.run.runner import WorkerContext, reason_to_leave, release_steps, resident_mb, run_claim
+from worker.run.runner import STEP_KINDS, WorkerContext, reason_to_leave, release_steps, resident_mb, run_claim
+from worker.steps.base import Made, StepHandler
 
 
 def picture() -> bytes:
@@ -45,11 +48,14 @@ def preview_of(context: WorkerContext) -> Hosted:
     return context.engine_host.loaded["preview"]
 
 
+def small_clip(context: WorkerContext) -> Clip:
+    request = ClipRequest(width=64, height=64, num_frames=2, seed=1)
+    return resolve(request, context.engine_host.default_engine, context.settings)[0]
+
+
 def enqueue(context: WorkerContext, data: bytes | None, **changes: object) -> tuple[str, str]:
     """(task id, step id) of a small clip, whose input is `data`; None: its input is missing."""
-    request = ClipRequest(width=64, height=64, num_frames=2, seed=1)
-    clip, _ = resolve(request, context.engine_host.default_engine, context.settings)
-    clip = clip.model_copy(update=changes)
+    clip = small_clip(context).model_copy(update=changes)
     task_id = new_id()
     steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
     task = NewTask(task_id, "", "preview", clip.model_dump(), [input_for(task_id)], [], steps)
@@ -304,6 +310,29 @@ def test_a_worker_claims_the_step_whose_turn_it_is_whatever_woke_it(context: Wor
         assert [context.ledger.task(task_id).status.is_final for task_id in tasks] == [True, done == 2]
     Lane(context).run_next()
     assert outcomes(context) == {"finished": 2}
+
+
+class Plans(StepHandler):
+    def finish(self) -> Made:
+        clip = Clip.model_validate(self.claim.task.params)
+        engine = find_engine(clip.engine, self.context.pictures.settings)
+        return Made([], {"planned": 1}, clip_graph(clip, engine, "cpu", self.context.pictures.settings))
+
+
+def test_what_a_step_plans_is_done_behind_it_and_makes_the_result(
+    context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STEP_KINDS, "plans", Plans)
+    task = replace(clip_task(context, small_clip(context)), steps=[NewStep("plans", "cpu", reserved_weight=9.0)])
+    context.storage.put(input_key(task.task_id), picture())
+    context.ledger.create(task)
+    Lane(context).run_next()
+    planning, clip = context.ledger.task_with_steps(task.task_id)[1]
+    assert (planning.status, planning.receipt, clip.status) == (Status.FINISHED, {"planned": 1}, Status.QUEUED)
+    assert clip.step_id in context.queue.queued_ids("cpu"), "a worker is woken for it"
+    Lane(context).run_next()
+    assert context.ledger.task(task.task_id).status == Status.FINISHED
+    assert stored(context, task.task_id, "video")[4:8] == b"ftyp"
 
 
 def test_a_worker_leaves_after_its_steps_or_with_too_much_memory(context: WorkerContext) -> None:

@@ -106,27 +106,29 @@ class NetLane(ThreadsLane):
         its.shares = {"submit": 0.01, "poll": 0.94, "fetch": 0.05}
         step = attempt.kind(StepContext(claim, its, context.storage, context.engine_host, context.pictures, folder))
         self._wait_for_slot(attempt)
-        handle = (claim.step.checkpoint or {}).get("submitted")
-        if handle is None:
+        kept = claim.step.checkpoint or {}
+        if "submitted" not in kept:
             with its.phase("submit"):
-                handle = self._submit(step, claim)
+                kept = self._submit(step, claim)
+        handle = kept["submitted"]
+        if kept["lost"]:
+            its.warnings.append(f"{step.provider} may have been asked, and paid, before: the answer was lost")
         # From here on another attempt would only do the same: what fails for a while is tried again.
         with its.phase("poll"):
             while (done := its.keep_trying(partial(step.poll, handle))) is not None:
                 its.advance(round(1000 * done), 1000)
                 its.wait(step.poll_seconds)
         with its.phase("fetch"):
-            artifacts, receipt = its.keep_trying(partial(step.fetch, handle))
+            made = its.keep_trying(partial(step.fetch, handle))
             cost = its.keep_trying(partial(step.cost, handle))
-        record_finish(running, context, artifacts, receipt, cost)
+        record_finish(running, context, made, cost)
 
     def _submit(self, step: NetStep, claim: Claim) -> dict[str, Any]:
-        """Return the handle, once it is recorded."""
+        """Return the handle and how many before it may have been lost, once that is recorded."""
         kept = claim.step.checkpoint or {}
         lost = int(kept.get("lost", 0))
         if "intended" in kept:  # an attempt asked, and nobody knows whether it was heard
             lost += 1
-            step.attempt.warnings.append(f"{step.provider} may have been asked, and paid, before: the answer was lost")
             log.warning("answer_lost", provider=step.provider)
         self._keep(step, claim, {"intended": True, "lost": lost})
         try:
@@ -134,8 +136,9 @@ class NetLane(ThreadsLane):
         except NotTaken:
             self._keep(step, claim, {"lost": lost})
             raise
-        self._keep(step, claim, {"submitted": handle, "lost": lost})
-        return handle
+        kept = {"submitted": handle, "lost": lost}
+        self._keep(step, claim, kept)
+        return kept
 
     def _keep(self, step: NetStep, claim: Claim, data: dict[str, Any]) -> None:
         if not step.attempt.keep_trying(lambda: self.context.ledger.checkpoint(claim, data)):

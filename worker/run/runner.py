@@ -23,7 +23,7 @@ from core.plan.steps import ONE_CORE_KINDS
 from core.process.scratch import scratch_folder
 from core.queue import StepQueue
 from core.storage import Storage
-from core.task import Artifact, Claim, ErrorInfo, ReadyStep, Step, Task
+from core.task import Claim, ErrorInfo, ReadyStep, Step, Task
 from worker.attempt import Attempt, Stopped
 from worker.engines.host import EngineHost
 from worker.run.finalizer import Finalizer
@@ -32,7 +32,7 @@ from worker.run.metrics import WorkerMetrics
 from worker.run.presence import Presence
 from worker.run.preview_publisher import PreviewPublisher
 from worker.run.watchdog import Watchdog
-from worker.steps.base import StepContext, StepHandler
+from worker.steps.base import Made, StepContext, StepHandler
 from worker.steps.clip import ClipStep
 from worker.steps.join import JoinStep
 from worker.steps.pictures import Pictures
@@ -169,25 +169,23 @@ def _finalize_stage(running: RunningAttempt, held: ExitStack, context: WorkerCon
 
 
 def _finish(running: RunningAttempt, context: WorkerContext) -> None:
-    record_finish(running, context, *cast(StepHandler, running.handler).finish())
+    record_finish(running, context, cast(StepHandler, running.handler).finish())
 
 
 def record_finish(
-    running: RunningAttempt,
-    context: WorkerContext,
-    artifacts: list[Artifact],
-    receipt: dict[str, Any],
-    cost: dict[str, Any] | None = None,
+    running: RunningAttempt, context: WorkerContext, made: Made, cost: dict[str, Any] | None = None
 ) -> None:
-    """Record what the attempt made, and wake workers for what can be done now. Raises Stopped."""
+    """Record what the attempt made and planned, and wake workers for what can be done now. Raises Stopped."""
     attempt = running.attempt
     ready = attempt.keep_trying(
         lambda: context.ledger.finish(
             running.claim,
-            artifacts,
-            receipt,
+            made.artifacts,
+            made.receipt,
             attempt.seconds,
             attempt.warnings,
+            more=made.plan.new_steps() if made.plan else (),
+            result_step=made.plan.result_step if made.plan else None,
             cost=cost,
             stored_bytes=attempt.stored_bytes,
             render_seconds=running.render_seconds if overlaps(context) else None,

@@ -2,16 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from core.plan.graph import Graph
 from core.storage import Storage
 from core.task import Artifact, Claim
 from worker.attempt import Attempt
 from worker.engines.host import EngineHost
 from worker.steps.pictures import Pictures
 
-Made = tuple[list[Artifact], dict[str, Any]]
-"""The artifacts, and the receipt."""
+
+class Made(NamedTuple):
+    """What a step made, and the steps that turned out to be needed behind it."""
+
+    artifacts: list[Artifact]
+    receipt: dict[str, Any]
+    plan: Graph | None = None
+    """The step must have reserved weight for them; one of them makes the task's result."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,8 @@ class StepContext:
 class StepHandler:
     """Does one step, once. Each method raises Stopped and whatever ends the attempt.
 
-    `prepare` and `render` are called in the worker's main thread and have its engine to themselves. `finish` needs no
-    engine: on a GPU it is called in another thread, while the next step renders.
+    `prepare` and `render` have the worker's engine to themselves, on a GPU in the worker's main thread. `finish` needs
+    no engine: on a GPU it is called in another thread, while the next step renders.
     """
 
     def __init__(self, context: StepContext) -> None:

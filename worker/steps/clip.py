@@ -60,7 +60,7 @@ class ClipStep(StepHandler):
             artifacts = store(files, self.context)
         (source,), video, crf = self.claim.inputs.values(), artifacts[0], self.params.crf
         receipt = write_receipt(self.renderer, self.versions, self.settings, crf, self.attempt, source.sha256, video)
-        return artifacts, receipt | continuity
+        return Made(artifacts, receipt | continuity)
 
     def _encode(self) -> tuple[list[Path], dict[str, Any]]:
         """Return the files that the step makes, the video first, and what its receipt says for the part that goes on

@@ -33,7 +33,7 @@ class JoinStep(StepHandler):
         receipt.pop("colours", None)  # was for the part that came next
         if anew:
             receipt["encoder"] = encoder()
-        return artifacts, receipt
+        return Made(artifacts, receipt)
 
 
 def part_receipts(claim: Claim, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class SmoothStep(StepHandler):
         said = {"smooth_fps": self.params.smooth_fps, "quality": self.params.crf}
         receipt = extend_receipt(self.claim.needs[0], self.claim, self.attempt, artifacts[0], said)
         smoothing = self.rife.receipt() if self.rife else flow_receipt()
-        return artifacts, receipt | {"encoder": encoder(), "smoothing": smoothing}
+        return Made(artifacts, receipt | {"encoder": encoder(), "smoothing": smoothing})
 
     def _smooth(self, find_motion: "FindMotion | None") -> list[Path]:
         """Return the smooth video, and what shows it."""

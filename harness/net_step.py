@@ -1,4 +1,4 @@
-"""A kind of step that harness/provider.py does. `python -m tests.worker.net_step URL --queue net`: a worker for it."""
+"""A kind of step that harness/provider.py does. `python -m harness.net_step URL --queue net`: a worker for it."""
 
 import sys
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ class Hosted(NetStep):
     url: ClassVar[str]
 
     def submit(self) -> dict[str, Any]:
-        return self._ask("POST", "/jobs", json={"step_id": self.claim.step.step_id})
+        return self._ask("POST", "/jobs", json={"step_id": self.claim.step.step_id, "attempt": self.claim.step.attempt})
 
     def poll(self, handle: dict[str, Any]) -> float | None:
         done = self._ask("GET", f"/jobs/{handle['job']}")["done"]
@@ -28,8 +28,7 @@ class Hosted(NetStep):
     def fetch(self, handle: dict[str, Any]) -> Made:
         video = self.context.folder / "video.mp4"
         video.write_text(handle["job"])
-        made = store([video], self.context)
-        return made, {"job": handle["job"]}
+        return Made(store([video], self.context), {"job": handle["job"]})
 
     def cost(self, handle: dict[str, Any]) -> dict[str, Any] | None:
         return dict(self._ask("GET", f"/jobs/{handle['job']}")["price"])

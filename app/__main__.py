@@ -14,7 +14,7 @@ from core.config import Settings, read_settings
 from core.errors import InvalidParameter, LedgerUnavailable
 from core.ledger.moves import Ledger
 from core.process.scratch import scratch_folder
-from core.spec import check_defaults
+from core.requests.resolve import check_defaults
 
 MAX_CONNECTIONS = 1000  # of one process; whoever comes then is answered 503
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from core.task import new_id
+from core.ids import new_id
 
 MARK = new_id()  # so that nobody can have put it where it does not belong
 

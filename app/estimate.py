@@ -12,7 +12,9 @@ from core.errors import LedgerUnavailable
 from core.ledger.durations import StepDuration, StepDurations, profile_of
 from core.ledger.moves import Ledger
 from core.ledger.reads import OpenStep
-from core.task import Status, Step, Task, Worker
+from core.ledger.workers import Worker
+from core.status import Status
+from core.task import Step, Task
 
 if TYPE_CHECKING:
     from app.services import Services

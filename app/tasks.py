@@ -12,7 +12,8 @@ from app.middleware.slow_clients import is_ending
 from app.services import Caller, Services
 from core.errors import NotReady, QueueUnavailable, TaskGone
 from core.ledger.snapshots import Snapshot
-from core.task import Status, Task
+from core.status import Status
+from core.task import Task
 
 # Each has a connection, and in memory or in the temporary folder what it sent.
 LOOK_SECONDS = 1.0  # whether the service ends

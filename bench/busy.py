@@ -19,10 +19,11 @@ import sqlalchemy as sa
 
 from core.config import Settings
 from core.db.tables import tasks
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.ledger.moves import Ledger
 from core.picture import read_picture
-from core.spec import ClipRequest, resolve
+from core.requests.clip import ClipRequest
+from core.requests.resolve import resolve
 from harness.report import spread
 from harness.servers import RedisServer
 from harness.stack import Stack

@@ -29,7 +29,7 @@ from bench.gpu import TO_FRAMES  # noqa: E402
 from bench.kernels import time_by_class  # noqa: E402
 from bench.svd_memory import NOT_FOR_TORCH, native_clip, on_card, share_of  # noqa: E402
 from bench.svd_ways import Diffusers, Kinora, Turbo, clip_of  # noqa: E402
-from core.engines import SVD_FAST  # noqa: E402
+from core.engines.svd import SVD_FAST  # noqa: E402
 from core.errors import KinoraError  # noqa: E402
 from harness.random_svd import FULL_CASE, REDUCED_CASE, Case, build_pipeline  # noqa: E402
 from worker.attempt import Attempt  # noqa: E402

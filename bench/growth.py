@@ -17,8 +17,10 @@ import sqlalchemy as sa
 
 from bench.service import PICTURE, SMALL
 from core.db.tables import attempts, events, now, steps, tasks
+from core.ids import new_id
 from core.ledger.moves import Ledger
-from core.task import NewStep, NewTask, Status, new_id
+from core.status import Status
+from core.task import NewStep, NewTask
 from harness.report import machine, print_table, write
 from harness.servers import PostgresServer
 from harness.stack import running_stack

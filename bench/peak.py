@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.allocator import Event
-from core.engines import SVD_FAST
-from core.spec import Clip
+from core.engines.svd import SVD_FAST
+from core.requests.clip import Clip
 from harness.random_svd import build_pipeline
 from worker.attempt import Attempt
 from worker.engines.svd.conditioning import Conditions, keep_encoder_in_float32, read_conditions

@@ -29,8 +29,9 @@ from PIL import Image
 
 from bench import rivals
 from core.config import Settings
-from core.engines import find_engine
-from core.spec import Clip, ClipRequest, resolve
+from core.engines.known import find_engine
+from core.requests.clip import Clip, ClipRequest
+from core.requests.resolve import resolve
 from harness.report import RESULTS, machine, print_table, write
 from worker.attempt import Attempt
 from worker.engines.camera import Camera, camera_path

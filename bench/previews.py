@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from PIL import Image
 
-from core.spec import Clip
+from core.requests.clip import Clip
 from worker.attempt import Attempt
 from worker.engines.svd.latents import show_emerging
 from worker.engines.svd.svd import Svd

@@ -34,8 +34,10 @@ from PIL import Image
 from bench import rivals
 from bench.preview import run
 from core.config import Settings
-from core.engines import Engine, find_engine, motion_engine
-from core.spec import ClipRequest, resolve
+from core.engines.base import Engine
+from core.engines.known import find_engine, motion_engine
+from core.requests.clip import ClipRequest
+from core.requests.resolve import resolve
 from harness.report import RESULTS, machine, print_table, write
 from worker.attempt import Attempt
 from worker.engines.camera import Camera

@@ -13,9 +13,10 @@ from PIL import Image
 from bench.peak import build, count
 from bench.svd_ways import Way
 from core.config import Settings
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.errors import KinoraError
-from core.spec import Clip, ClipRequest, resolve
+from core.requests.clip import Clip, ClipRequest
+from core.requests.resolve import resolve
 from harness.random_svd import build_pipeline
 from worker.attempt import Attempt
 from worker.engines.svd.memory import GB, PLANS, needed, with_memory_plan

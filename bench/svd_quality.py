@@ -18,7 +18,8 @@ from skimage.metrics import structural_similarity
 from bench.flops import share_of_shallow
 from bench.fp8 import has_fp8, use_fp8
 from bench.svd_ways import Kinora, clip_of, now
-from core.engines import SVD_FAST, Approximation
+from core.engines.base import Approximation
+from core.engines.svd import SVD_FAST
 from core.errors import KinoraError
 from harness.random_svd import FULL_CASE, Case
 from worker.attempt import Attempt

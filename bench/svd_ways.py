@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.config import Settings
-from core.engines import Approximation, find_engine
-from core.spec import Clip
+from core.engines.base import Approximation
+from core.engines.known import find_engine
+from core.requests.clip import Clip
 from harness.random_svd import Case
 from worker.attempt import Attempt
 from worker.engines.base import create_engine

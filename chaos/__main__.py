@@ -31,8 +31,8 @@ from core.callbacks.deliveries import DeliveryStatus
 from core.config import Settings
 from core.ledger.moves import Ledger
 from core.queue import StepQueue
+from core.status import Status
 from core.storage import Storage
-from core.task import Status
 from harness.provider import Provider
 from harness.receiver import receiving
 from harness.report import RESULTS, machine, print_table, write

@@ -6,11 +6,11 @@ from typing import Literal, cast
 
 from core.callbacks.endpoints import FINAL_EVENTS
 from core.config import Settings
-from core.engines import known_engines
+from core.engines.known import known_engines
 from core.plan.clip import clip_graph, join_parts
 from core.plan.graph import Graph, PlannedStep
 from core.plan.steps import Params, StepParams
-from core.spec import Clip
+from core.requests.clip import Clip
 from core.storage import input_key
 from core.task import Callback, Input, NewStep, NewTask
 

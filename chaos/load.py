@@ -16,9 +16,11 @@ from chaos.graphs import WITH_NET_STEPS, graph
 from chaos.service import Service
 from core.callbacks.endpoints import CallbackEvent
 from core.errors import KinoraError
+from core.ids import new_id
 from core.ledger.moves import Ledger
+from core.status import Status
 from core.storage import Storage, input_key
-from core.task import Status, Task, new_id
+from core.task import Task
 from harness.pictures import SAMPLES
 from harness.receiver import Receiver
 

@@ -20,8 +20,9 @@ from chaos.service import Death, Service, Trouble
 from core.db.tables import attempts, events, idempotency_keys, inputs, steps, tasks
 from core.errors import AttemptsExhausted, EngineFailed, NotTaken, TaskNotFound, TimeLimitExceeded, Unavailable
 from core.ledger.moves import Ledger
-from core.spec import Clip
-from core.task import FINAL, Status, Step, Task
+from core.requests.clip import Clip
+from core.status import FINAL, Status
+from core.task import Step, Task
 from harness.provider import Provider
 from harness.receiver import Receiver
 

@@ -1,62 +1,12 @@
-"""Tasks and steps: their states, and which moves between states are allowed. Pure: no I/O."""
+"""Tasks and steps, as they are recorded and as the ledger holds them. Pure: no I/O."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-import uuid_utils
-
-
-class Status(StrEnum):
-    """The states of a task and of a step. The last three are final, and final is sticky."""
-
-    QUEUED = "queued"
-    STARTED = "started"
-    FINISHED = "finished"
-    FAILED = "failed"
-    CANCELED = "canceled"
-
-    @property
-    def is_final(self) -> bool:
-        return self in FINAL
-
-
-FINAL = frozenset({Status.FINISHED, Status.FAILED, Status.CANCELED})
-
-# `started → queued` is a step whose attempt was lost or given back.
-MOVES: dict[Status, frozenset[Status]] = {
-    Status.QUEUED: frozenset({Status.STARTED, Status.FAILED, Status.CANCELED}),
-    Status.STARTED: frozenset({Status.QUEUED, Status.FINISHED, Status.FAILED, Status.CANCELED}),
-    Status.FINISHED: frozenset(),
-    Status.FAILED: frozenset(),
-    Status.CANCELED: frozenset(),
-}
-
-
-def sources(target: Status) -> list[Status]:
-    """The states from which `target` may be reached."""
-    return [status for status, targets in MOVES.items() if target in targets]
-
-
-ID_PATTERN = "^[0-9a-f]{32}$"
-
-
-def is_id(text: str) -> bool:
-    """What is none cannot be in the ledger, and a NUL in it would upset PostgreSQL."""
-    return re.fullmatch(ID_PATTERN, text) is not None
-
-
-def new_id() -> str:
-    """32 lowercase hex digits that sort by the time they were made (UUIDv7, RFC 9562)."""
-    return uuid_utils.uuid7().hex
-
-
-def id_seconds(task_id: str) -> float:
-    """When the id was made, in seconds since the epoch: UUIDv7 begins with milliseconds."""
-    return int(task_id[:12], 16) / 1000
+from core.status import Status
 
 
 @dataclass(frozen=True)
@@ -326,32 +276,3 @@ class HeldLease(NamedTuple):
     attempt: int
     lease_until: float
     overdue: bool
-
-
-@dataclass(frozen=True)
-class Worker:
-    """A worker as it last reported. `engines` maps each engine it serves to {"ready": bool, "reason": str | None}."""
-
-    worker_id: str
-    queue: str
-    host: str
-    machine: str
-    """The same for all containers of one machine, other than `host`."""
-    pid: int
-    device: str
-    engines: dict[str, dict[str, Any]]
-    step_id: str | None
-    metrics_port: int | None
-    started_at: float
-    seen_at: float
-    alive: bool
-    gpu: str | None = None
-    """The UUID of the one that it holds."""
-    at_once: int = 1
-    """How many steps it does at a time; of the cpu lane only one that uses all cores."""
-
-    def serves(self, queue: str) -> bool:
-        """Return whether it takes that queue's steps or soon will: not one that waits for weights, or for a GPU to fall
-        free. One of a queue that has no engines needs none."""
-        can = not self.engines or any(said["reason"] is None for said in self.engines.values())
-        return self.alive and self.queue == queue and can

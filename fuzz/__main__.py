@@ -22,7 +22,7 @@ from typing import Any
 
 from core.config import Settings
 from core.ledger.moves import Ledger
-from core.task import Status
+from core.status import Status
 from harness.report import machine, print_table, write
 from harness.servers import wait_until
 from harness.stack import ROOT, running_stack

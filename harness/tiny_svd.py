@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from core.config import Settings
-from core.engines import known_engines
+from core.engines.known import known_engines
 from harness.random_svd import SCHEDULER
 
 

@@ -18,12 +18,12 @@ import structlog
 
 from core.config import Settings, read_settings
 from core.errors import Unavailable
+from core.ids import id_seconds, is_id
 from core.ledger.moves import Ledger
 from core.process.logs import set_up_logs
 from core.process.startup import wait_for_ledger
 from core.queue import StepQueue
 from core.storage import Storage
-from core.task import id_seconds, is_id
 from keeper.deliverer import Deliverer
 from keeper.leases import Leases
 from keeper.rests import Rests

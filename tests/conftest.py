@@ -14,9 +14,10 @@ from sqlalchemy import event
 
 from core.config import Settings
 from core.db.tables import link_secrets, metadata
+from core.ids import new_id
 from core.ledger.moves import Ledger
 from core.storage import Storage, input_key
-from core.task import Artifact, Callback, Input, NewStep, NewTask, new_id
+from core.task import Artifact, Callback, Input, NewStep, NewTask
 from harness.servers import PostgresServer, RedisServer, s3_server
 
 pytest_plugins = ["harness.durations"]

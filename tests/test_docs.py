@@ -9,7 +9,8 @@ from app import errors as http_errors
 from app.routes.metrics import COUNTERS, HISTOGRAMS
 from core import errors
 from core.config import Settings
-from core.engines import Range, known_engines
+from core.engines.base import Range
+from core.engines.known import known_engines
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

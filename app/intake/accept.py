@@ -12,14 +12,17 @@ from app.intake.reuse import reuse_steps, stored_bytes
 from app.intake.source import Gathered, gathering
 from app.intake.submission import Submission
 from app.services import Caller, Services
-from core.engines import Engine
+from core.engines.base import Engine
 from core.errors import IdempotencyMismatch, LimitExceeded, QueueUnavailable, TaskExists
+from core.ids import new_id
+from core.ledger.workers import Worker
 from core.outbound import check_outbound_url
 from core.plan.clip import clip_graph
 from core.plan.content_key import content_keys
 from core.plan.graph import Graph
-from core.spec import Clip, ClipRequest, fit_length, fit_size, resolve
-from core.task import IdempotencyKey, Input, NewTask, Worker, new_id
+from core.requests.clip import Clip, ClipRequest
+from core.requests.resolve import fit_length, fit_size, resolve
+from core.task import IdempotencyKey, Input, NewTask
 
 log = structlog.get_logger(__name__)
 

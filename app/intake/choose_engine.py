@@ -2,9 +2,10 @@
 
 from app.services import Services
 from core.config import Settings
-from core.engines import Engine, find_engine, known_engines
+from core.engines.base import Engine
+from core.engines.known import find_engine, known_engines
 from core.errors import EngineUnavailable
-from core.task import Worker
+from core.ledger.workers import Worker
 
 
 def choose_engine(services: Services, name: str, workers: list[Worker]) -> Engine:

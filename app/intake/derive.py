@@ -6,7 +6,7 @@ from app.intake.source import Extension, Remix, Source
 from app.services import Services
 from app.tasks import require_result
 from core.errors import InvalidParameter, TaskNotFound
-from core.spec import Clip, ClipRequest
+from core.requests.clip import Clip, ClipRequest
 
 SAME_IN_ONE_VIDEO = ("engine", "width", "height", "fps", "smooth_fps", "quality", "profile")
 

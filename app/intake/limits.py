@@ -7,8 +7,9 @@ from app.services import Services
 from core.config import Settings
 from core.errors import StorageFull
 from core.ledger.durations import StepProfile
-from core.spec import Clip
-from core.task import Bounds, Quota, Worker
+from core.ledger.workers import Worker
+from core.requests.clip import Clip
+from core.task import Bounds, Quota
 
 
 def limits(settings: Settings) -> tuple[Bounds, Quota]:

@@ -7,10 +7,11 @@ from app.intake.choose_engine import choose_engine, smoothing_queue
 from app.intake.limits import require_disk_space
 from app.services import Caller, Services
 from core.errors import ArtifactNotFound, NotReady, TaskGone, TaskNotFound
+from core.ids import new_id
 from core.plan.clip import clip_graph
-from core.spec import Clip
+from core.requests.clip import Clip
 from core.storage import input_key
-from core.task import Callback, Dialect, new_id
+from core.task import Callback, Dialect
 
 
 def retry_task(services: Services, caller: Caller, task_id: str) -> str:

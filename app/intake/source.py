@@ -15,7 +15,7 @@ from app.services import Services
 from core.config import Settings
 from core.errors import ArtifactNotFound, FileMissing, InvalidParameter, TaskGone, UploadTooLarge
 from core.picture import size_of
-from core.spec import ClipRequest
+from core.requests.clip import ClipRequest
 from core.storage import Storage, input_key
 from core.task import Input, Task
 

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 from app.intake.source import Sizing, Source, name_of
-from core.spec import ClipRequest
+from core.requests.clip import ClipRequest
 from core.task import Callback, Dialect
 
 

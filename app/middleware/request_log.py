@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import unexpected
 from app.middleware.base import Middleware
 from app.middleware.http_metrics import HttpMetrics
-from core.task import is_id, new_id
+from core.ids import is_id, new_id
 
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

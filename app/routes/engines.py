@@ -9,9 +9,11 @@ from app.intake.choose_engine import auto_engine, unavailable_reason
 from app.router import create_router
 from app.services import ServicesDep
 from core import errors
-from core.engines import Engine, Limit, Range, UnetFile, known_engines
-from core.spec import Clip, operator_defaults
-from core.task import Worker
+from core.engines.base import Engine, Limit, Range, UnetFile
+from core.engines.known import known_engines
+from core.ledger.workers import Worker
+from core.requests.clip import Clip
+from core.requests.resolve import operator_defaults
 
 router = create_router(tags=["service"])
 

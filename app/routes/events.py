@@ -18,7 +18,7 @@ from app.services import CallerDep, Links, LinksDep, ServicesDep
 from core import errors
 from core.errors import InvalidParameter
 from core.ledger.snapshots import Snapshot
-from core.task import Status
+from core.status import Status
 
 # Of the thousand connections that a process has.
 HEARTBEAT_SECONDS = 15.0

@@ -16,8 +16,9 @@ from app.services import Caller, CallerDep, Links, LinksDep, RetryKey, Services,
 from core import errors
 from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
 from core.config import Settings
-from core.spec import ClipRequest
-from core.task import Callback, Status
+from core.requests.clip import ClipRequest
+from core.status import Status
+from core.task import Callback
 
 router = create_router(tags=["tasks"], route_class=FormRoute)
 

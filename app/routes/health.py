@@ -10,10 +10,10 @@ from pydantic import BaseModel, Field
 from app.intake.choose_engine import auto_engine
 from app.router import create_router
 from app.services import Caller, Services, ServicesDep
-from core.engines import known_engines
+from core.engines.known import known_engines
 from core.errors import KinoraError
+from core.ledger.workers import Worker
 from core.process.machine import machine_id
-from core.task import Worker
 
 router = create_router(dependencies=(), tags=["service"])
 

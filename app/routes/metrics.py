@@ -11,7 +11,7 @@ from app.errors import documented
 from app.router import create_router
 from app.routes.health import WorkerInfo, examine
 from app.services import CallerDep, Services, ServicesDep
-from core.engines import known_engines
+from core.engines.known import known_engines
 from core.errors import AdminRequired
 from core.ledger.counters import BOUNDS, Histogram
 

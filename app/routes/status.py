@@ -14,8 +14,10 @@ from app.routes.generate import ACCEPT_ERRORS, Accepted, accepted
 from app.services import CallerDep, Links, LinksDep, Services, ServicesDep
 from app.tasks import cancel_task, delete_task
 from core import errors
+from core.ids import ID_PATTERN
 from core.ledger.snapshots import RunningStep
-from core.task import ID_PATTERN, ErrorInfo, Status, Step, Task, progress_of
+from core.status import Status
+from core.task import ErrorInfo, Step, Task, progress_of
 
 router = create_router(tags=["tasks"])
 

@@ -13,8 +13,8 @@ from app.services import CallerDep, ServicesDep
 from core import errors
 from core.callbacks.deliveries import Delivery, DeliveryStatus
 from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent, Endpoint, VideoEvent
+from core.ids import ID_PATTERN
 from core.outbound import MAX_URL, check_outbound_url
-from core.task import ID_PATTERN
 
 router = create_router(prefix="/webhooks", tags=["webhooks"])
 

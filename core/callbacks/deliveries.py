@@ -15,8 +15,9 @@ from core.callbacks.payloads import payload_in
 from core.db.database import reading, writing
 from core.db.tables import deliveries, endpoints, now, steps
 from core.errors import DeliveryNotFound
+from core.ids import is_id, new_id
 from core.outbound import host_of
-from core.task import Task, is_id, new_id, whole_percent
+from core.task import Task, whole_percent
 
 # Seconds after each failed try, with jitter: the schedule of Standard Webhooks 1.0. After the last one it is dead.
 RETRY_SECONDS = (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)

@@ -11,7 +11,8 @@ from core.db.database import ENDPOINTS_LOCK, one_at_a_time, reading, writing
 from core.db.tables import endpoints, now, webhook_secrets
 from core.db.upsert import insert
 from core.errors import EndpointNotFound, InvalidParameter
-from core.task import Status, is_id, new_id
+from core.ids import is_id, new_id
+from core.status import Status
 
 # Each is one more row to write in the transaction that ends a task.
 MAX_ENDPOINTS = 20

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from core.db.database import reading, writing
 from core.db.tables import api_keys, link_secrets, now
 from core.errors import InvalidParameter, KeyNotFound
-from core.task import new_id
+from core.ids import new_id
 
 KEY_BYTES = 32
 PREFIX = "kinora_"  # so that a scanner for leaked secrets can tell what it found

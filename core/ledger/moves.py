@@ -11,14 +11,14 @@ from core.callbacks import deliveries
 from core.callbacks.deliveries import Deliveries
 from core.callbacks.endpoints import CallbackEvent, Endpoints
 from core.db.database import BOUNDS_LOCK, migrate, one_at_a_time, writing
-from core.db.tables import attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
+from core.db.tables import attempts, idempotency_keys, needs, now, steps, tasks
 from core.db.upsert import insert
 from core.errors import TaskExists
+from core.ids import new_id
 from core.ledger import counters, durations, quotas, statements
 from core.ledger.counters import Count, Duration
 from core.ledger.keys import Keys
 from core.ledger.reads import (
-    ALIVE_SECONDS,
     Reader,
     made_steps,
     read_inputs,
@@ -26,6 +26,7 @@ from core.ledger.reads import (
     task_from,
     task_made_with,
 )
+from core.status import Status, sources
 from core.task import (
     Artifact,
     Bounds,
@@ -39,16 +40,11 @@ from core.task import (
     Quota,
     ReadyStep,
     Rest,
-    Status,
     Task,
-    Worker,
-    new_id,
-    sources,
 )
 
 # Seconds a step rests after its first, second, … lost attempt.
 RETRY_PAUSES = (1.0, 5.0, 30.0)
-WORKER_FORGOTTEN_SECONDS = 24 * 3600.0
 KEY_SECONDS = 24 * 3600.0
 CLAIM_TRIES = 100  # each that fails is one in which another worker claimed the step
 TOLD_PERCENT = 10  # a task.progress callback for each
@@ -426,39 +422,6 @@ class Ledger(Reader):
         its = sa.and_(tasks.c.task_id == task_id, tasks.c.deleted_at.is_(None))
         with writing(self.database) as tx:
             tx.execute(tasks.update().where(its).values(deleted_at=now()))
-
-    # --- workers ---
-
-    def report_worker(self, worker: Worker) -> None:
-        """Record that this worker lives and what it holds."""
-        values = {
-            name: getattr(worker, name)
-            for name in Worker.__dataclass_fields__
-            if name not in ("seen_at", "started_at", "alive")
-        }
-        with writing(self.database) as tx:
-            mine = workers.c.worker_id == worker.worker_id
-            if not tx.execute(workers.update().where(mine).values(**values, seen_at=now())).rowcount:
-                tx.execute(workers.insert().values(**values, started_at=now(), seen_at=now()))
-
-    def sign_off_worker(self, worker_id: str) -> None:
-        """It left in order. Its row stays for a day, as the proof of what machines are there (`ENGINE=auto`)."""
-        with writing(self.database) as tx:
-            gone = now() - ALIVE_SECONDS
-            tx.execute(workers.update().where(workers.c.worker_id == worker_id).values(seen_at=gone, step_id=None))
-
-    def report_keeper(self, keeper_id: str) -> None:
-        """Record that this keeper lives."""
-        with writing(self.database) as tx:
-            mine = keepers.c.keeper_id == keeper_id
-            if not tx.execute(keepers.update().where(mine).values(seen_at=now())).rowcount:
-                tx.execute(keepers.insert().values(keeper_id=keeper_id, seen_at=now()))
-
-    def forget_old_workers(self) -> None:
-        """Drop the workers and keepers not heard of for a day."""
-        with writing(self.database) as tx:
-            for table in (workers, keepers):
-                tx.execute(table.delete().where(table.c.seen_at < now() - WORKER_FORGOTTEN_SECONDS))
 
     def delete_rare_durations(self) -> None:
         """Keep the list of measured sizes short."""

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from core.db.tables import api_keys, now, tasks
 from core.errors import QueueFull, QuotaExceeded
 from core.ledger import statements
-from core.task import Bounds, Quota, Status
+from core.status import Status
+from core.task import Bounds, Quota
 
 HOUR = 3600.0
 OWNER: sa.BindParameter[str] = sa.bindparam("owner")

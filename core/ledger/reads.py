@@ -7,14 +7,17 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from core.db.database import check_reader, connect, reading
-from core.db.tables import artifacts, attempts, idempotency_keys, keepers, needs, now, steps, tasks, workers
+from core.db.tables import artifacts, attempts, idempotency_keys, needs, now, steps, tasks, workers
 from core.errors import IdempotencyMismatch, TaskNotFound
+from core.ids import is_id
 from core.ledger import quotas
 from core.ledger.counters import Histogram, read_counters, read_histograms
 from core.ledger.durations import StepDurations, StepProfile
 from core.ledger.snapshots import Snapshot, read_snapshots
 from core.ledger.statements import ARTIFACTS, DUE, INPUTS, NEXT, READY, RESULT, turn_of
+from core.ledger.workers import WorkerReports
 from core.plan.steps import ONE_CORE_KINDS
+from core.status import Status
 from core.task import (
     Artifact,
     Bounds,
@@ -27,15 +30,9 @@ from core.task import (
     Quota,
     ReadyStep,
     Rest,
-    Status,
     Step,
     Task,
-    Worker,
-    is_id,
 )
-
-# Workers and keepers report every two seconds; after this many without word one counts as gone.
-ALIVE_SECONDS = 15.0
 
 SET_BACK_SECONDS = 5.0  # a step that became ready so long from now did so before its clock was set back
 MADE_BEFORE = 3  # so many are tried, if the first one is damaged
@@ -43,9 +40,6 @@ WOKEN_AT_ONCE = 500  # of each queue; more would hold up the keeper's other duti
 
 TASK = sa.select(tasks).where(tasks.c.task_id == sa.bindparam("task_id"))
 STEPS = sa.select(steps).where(steps.c.task_id == sa.bindparam("task_id")).order_by(steps.c.position)
-WORKERS = sa.select(workers, (workers.c.seen_at > now() - ALIVE_SECONDS).label("alive")).order_by(
-    workers.c.queue, workers.c.started_at
-)
 PROFILE = (sa.func.coalesce(steps.c.engine, ""), steps.c.kind, steps.c.size, steps.c.work)
 OPEN = (
     sa.select(
@@ -153,7 +147,7 @@ def batched(values: Iterable[str], size: int) -> Iterator[Sequence[str]]:
         yield batch
 
 
-class Reader:
+class Reader(WorkerReports):
     """Where `owner` is given, only that key's tasks are there; None sees all."""
 
     def __init__(self, database_url: str) -> None:
@@ -359,18 +353,6 @@ class Reader:
         )
         with reading(self.database) as connection:
             return connection.execute(query).scalar_one_or_none() not in (None, "finished")
-
-    def workers(self) -> list[Worker]:
-        """Every worker heard of in the last day, with whether it is alive now."""
-        with reading(self.database) as connection:
-            rows = connection.execute(WORKERS)
-            return [Worker(**{name: getattr(row, name) for name in Worker.__dataclass_fields__}) for row in rows]
-
-    def keepers(self) -> int:
-        """How many are alive."""
-        query = sa.select(sa.func.count()).where(keepers.c.seen_at > now() - ALIVE_SECONDS)
-        with reading(self.database) as connection:
-            return int(connection.execute(query).scalar_one())
 
     def counters(self) -> dict[tuple[str, str], int]:
         with reading(self.database) as connection:

@@ -7,7 +7,8 @@ from typing import Any, cast
 import sqlalchemy as sa
 
 from core.db.tables import events, steps, tasks
-from core.task import ErrorInfo, Status, Step, progress_of
+from core.status import Status
+from core.task import ErrorInfo, Step, progress_of
 
 SNAPSHOTS: sa.Select[Any] = (
     sa.select(

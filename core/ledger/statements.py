@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from core.db.tables import artifacts, attempts, events, inputs, needs, now, steps, tasks
-from core.task import Status
+from core.status import Status
 
 STEP: sa.BindParameter[str] = sa.bindparam("of_step")
 ATTEMPT: sa.BindParameter[int] = sa.bindparam("of_attempt")

@@ -3,11 +3,11 @@
 from typing import Any
 
 from core.config import Settings
-from core.engines import Engine
+from core.engines.base import Engine
 from core.plan.graph import Graph, PlannedStep
 from core.plan.parts import parts
 from core.plan.steps import JoinClips, RenderClip, SmoothClip
-from core.spec import Clip
+from core.requests.clip import Clip
 
 PASSED_ON_CRF = 8
 """x264's crf of a clip that is encoded again later, unless a better one was asked for: 53 dB from what was rendered,

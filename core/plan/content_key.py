@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from core.config import Settings
-from core.engines import find_engine, motion_engine
+from core.engines.known import find_engine, motion_engine
 from core.plan.graph import Graph
 from core.plan.steps import Params, RenderClip, SmoothClip
 

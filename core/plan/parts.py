@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from core.config import Settings
-from core.engines import SEED, Engine
-from core.spec import Clip, ClipSettings
+from core.engines.base import SEED, Engine
+from core.requests.clip import Clip, ClipSettings
 
 OVERLAP = 5
 """Frames that two parts both make, the first of them being what the second goes on from: there they are crossfaded."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from core.spec import ClipSettings
+from core.requests.clip import ClipSettings
 
 
 class StepParams(BaseModel):

@@ -7,8 +7,9 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.services import Services
 from core.config import Settings
+from core.ledger.workers import Worker
 from core.storage import artifact_key
-from core.task import Claim, Worker
+from core.task import Claim
 from harness.pictures import CAT
 from sandbox.decoder import Decoder
 from tests.conftest import artifacts_at

@@ -12,7 +12,8 @@ import pytest
 from app.estimate import Outlooks, estimate_task
 from app.services import Services
 from core.ledger.moves import Ledger
-from core.task import Claim, NewStep, NewTask, Worker
+from core.ledger.workers import Worker
+from core.task import Claim, NewStep, NewTask
 from tests.app.conftest import worker_that_says
 from tests.conftest import new_task
 

@@ -7,7 +7,8 @@ from fastapi.testclient import TestClient
 
 from core.callbacks.payloads.replicate import located, prediction_of
 from core.errors import LedgerUnavailable
-from core.task import ErrorInfo, Status
+from core.status import Status
+from core.task import ErrorInfo
 from harness.pictures import CAT
 from tests.app.conftest import upload
 

@@ -12,9 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.main import create_app
 from app.services import Services
 from core.config import Settings
+from core.ledger.workers import Worker
 from core.process.machine import machine_id
 from core.queue import StepQueue
-from core.task import Claim, NewStep, Worker
+from core.task import Claim, NewStep
 from harness.pictures import CAT
 from harness.servers import free_port
 from tests.app.conftest import upload, worker_that_says

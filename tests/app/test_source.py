@@ -20,7 +20,7 @@ from app.middleware import json_bodies
 from app.middleware.auth import ANYONE
 from app.services import Services
 from core.errors import InvalidParameter, NotReady, TaskGone, TaskNotFound
-from core.spec import Clip, ClipRequest
+from core.requests.clip import Clip, ClipRequest
 from core.storage import artifact_key, input_key
 from core.task import Claim
 from harness.pictures import CAT, png

@@ -8,9 +8,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from core.ids import new_id
 from core.ledger.moves import Ledger
 from core.storage import Storage, artifact_key
-from core.task import ErrorInfo, NewStep, NewTask, new_id
+from core.task import ErrorInfo, NewStep, NewTask
 from harness.pictures import SAMPLES
 from harness.stack import Stack, running_stack
 from tests.browser.conftest import SHOTS, Visitor

@@ -11,7 +11,7 @@ import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
-from core.spec import ClipRequest
+from core.requests.clip import ClipRequest
 from harness.pictures import SAMPLES
 from tests.clients.conftest import Service, frames_of
 

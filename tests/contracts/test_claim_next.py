@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from core.ledger.moves import Ledger
-from core.task import Claim, NewStep, NewTask, Status
+from core.status import Status
+from core.task import Claim, NewStep, NewTask
 from tests.conftest import new_task
 
 SHOTS = 40

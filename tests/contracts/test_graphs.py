@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from core.callbacks.endpoints import CallbackEvent
 from core.db.tables import now, tasks
 from core.ledger.moves import Ledger
-from core.task import Artifact, Callback, Claim, ErrorInfo, FinishedStep, NewStep, NewTask, Status, progress_of
+from core.status import Status
+from core.task import Artifact, Callback, Claim, ErrorInfo, FinishedStep, NewStep, NewTask, progress_of
 from tests.conftest import artifacts_at, expire_leases, new_task
 
 BROKEN = ErrorInfo("engine_failed", "it broke")

@@ -19,7 +19,9 @@ from core.errors import IdempotencyMismatch, QueueFull, TaskExists, TaskNotFound
 from core.ledger.durations import StepProfile
 from core.ledger.moves import Ledger
 from core.ledger.reads import Reader, page_of_tasks
-from core.task import Artifact, Bounds, Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep, Status, Worker
+from core.ledger.workers import Worker
+from core.status import Status
+from core.task import Artifact, Bounds, Claim, ErrorInfo, IdempotencyKey, NewStep, ReadyStep
 from tests.conftest import artifacts_at, expire_leases, new_task
 
 MIGRATIONS = Path(__file__).parents[2] / "core" / "db" / "migrations"

@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 
 from core.db.tables import events
 from core.ledger.moves import Ledger
-from core.task import FINAL, Claim, ErrorInfo, Status
+from core.status import FINAL, Status
+from core.task import Claim, ErrorInfo
 from tests.conftest import artifacts_at, empty_tables, expire_leases, new_task
 
 MAX_ATTEMPTS = 4

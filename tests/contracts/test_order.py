@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from core.db.tables import steps, tasks
 from core.ledger.moves import Ledger
 from core.ledger.statements import NOW
-from core.task import Claim, ErrorInfo, NewStep, Status
+from core.status import Status
+from core.task import Claim, ErrorInfo, NewStep
 from tests.conftest import empty_tables, new_task
 
 ENGINES = (None, "svd", "svd-xt", "turbo")

@@ -2,7 +2,8 @@
 
 from core.ledger.moves import Ledger
 from core.ledger.snapshots import RunningStep
-from core.task import ErrorInfo, NewStep, Status, progress_of
+from core.status import Status
+from core.task import ErrorInfo, NewStep, progress_of
 from tests.conftest import artifacts_at, new_task
 
 

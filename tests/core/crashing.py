@@ -24,8 +24,9 @@ from core.config import Settings
 from core.ledger.moves import Ledger
 from core.process.logs import set_up_logs
 from core.queue import StepQueue
+from core.status import Status
 from core.storage import Storage
-from core.task import Callback, Status
+from core.task import Callback
 from harness.pictures import png
 from harness.servers import wait_until
 from keeper.deliverer import Deliverer

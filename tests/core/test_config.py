@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from core.config import SVD_XT_REVISION, Settings, read_settings
-from core.engines import known_engines
+from core.engines.known import known_engines
 
 ENV_EXAMPLE = Path(__file__).parents[2] / ".env.example"
 

@@ -8,13 +8,14 @@ from alembic import command, config
 
 from core.config import Settings
 from core.db import database
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.errors import LedgerTooNew
 from core.ledger.durations import StepDuration, StepProfile
 from core.ledger.moves import Ledger
 from core.plan.clip import clip_graph
 from core.plan.steps import PARAMS
-from core.spec import Clip, ClipRequest, resolve
+from core.requests.clip import Clip, ClipRequest
+from core.requests.resolve import resolve
 
 SETTINGS = Settings(_env_file=None)
 TASK_ID = "a" * 32

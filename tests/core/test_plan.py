@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import Settings
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.plan.clip import clip_graph
 from core.plan.parts import OVERLAP, Part, parts
 from core.plan.steps import PARAMS, JoinClips, RenderClip, SmoothClip
-from core.spec import Clip, ClipRequest, resolve
+from core.requests.clip import Clip, ClipRequest
+from core.requests.resolve import resolve
 
 SETTINGS = Settings(_env_file=None)
 ENGINE = find_engine("svd-xt", SETTINGS)

@@ -22,15 +22,16 @@ from app.services import Caller, Services
 from core.config import Settings
 from core.db.database import newest_version
 from core.db.tables import metadata
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.errors import TaskExists
 from core.ledger.moves import Ledger
 from core.plan.clip import clip_graph
 from core.plan.steps import PARAMS, JoinClips, RenderClip
 from core.queue import StepQueue
-from core.spec import Clip, ClipRequest
+from core.requests.clip import Clip, ClipRequest
+from core.status import Status
 from core.storage import Storage
-from core.task import Artifact, Callback, Claim, IdempotencyKey, Status, Task
+from core.task import Artifact, Callback, Claim, IdempotencyKey, Task
 from harness.servers import RedisServer
 from keeper.leases import Leases
 from tests.conftest import artifacts_at, new_task

@@ -3,9 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import Settings
-from core.engines import Range, find_engine, known_engines
+from core.engines.base import Range
+from core.engines.known import find_engine, known_engines
 from core.errors import InvalidParameter
-from core.spec import Clip, ClipRequest, check_defaults, fit_length, resolve
+from core.requests.clip import Clip, ClipRequest
+from core.requests.resolve import check_defaults, fit_length, resolve
 
 SETTINGS = Settings(_env_file=None)
 

@@ -1,4 +1,5 @@
-from core.task import FINAL, MOVES, Status, new_id, sources
+from core.ids import new_id
+from core.status import FINAL, MOVES, Status, sources
 
 
 def test_final_is_sticky() -> None:

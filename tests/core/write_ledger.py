@@ -25,11 +25,14 @@ from app.intake.submission import Submission
 from core.config import Settings
 from core.db.database import newest_version
 from core.db.tables import metadata, now
-from core.engines import find_engine
+from core.engines.known import find_engine
+from core.ids import new_id
 from core.ledger.moves import Ledger
+from core.ledger.workers import Worker
 from core.plan.clip import clip_graph
 from core.plan.content_key import content_keys
-from core.spec import ClipRequest, resolve
+from core.requests.clip import ClipRequest
+from core.requests.resolve import resolve
 from core.storage import artifact_key, input_key
 from core.task import (
     Artifact,
@@ -42,8 +45,6 @@ from core.task import (
     Input,
     NewStep,
     NewTask,
-    Worker,
-    new_id,
 )
 
 LEDGERS = Path(__file__).parent / "ledgers"

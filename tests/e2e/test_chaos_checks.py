@@ -14,8 +14,10 @@ from chaos.reconcile import PROVIDER_EXPLAINS, Verdict, check_graphs, check_prov
 from chaos.service import Death, Trouble
 from core.db.tables import steps, tasks
 from core.errors import NotTaken, TimeLimitExceeded, Unavailable
+from core.ids import new_id
 from core.ledger.moves import Ledger
-from core.task import Claim, ErrorInfo, NewStep, Status, Step, new_id
+from core.status import Status
+from core.task import Claim, ErrorInfo, NewStep, Step
 from harness.provider import Provider
 from harness.report import write
 from tests.conftest import new_task

@@ -21,12 +21,14 @@ from chaos.service import WORKERS, Service
 from core.callbacks.endpoints import FINAL_EVENTS
 from core.config import Settings
 from core.db.tables import attempts, events, steps
-from core.engines import find_engine
+from core.engines.known import find_engine
+from core.ids import new_id
 from core.ledger.moves import Ledger
 from core.plan.clip import clip_graph
-from core.spec import Clip
+from core.requests.clip import Clip
+from core.status import FINAL
 from core.storage import Storage, input_key
-from core.task import FINAL, Callback, NewTask, new_id
+from core.task import Callback, NewTask
 from harness.pictures import SAMPLES
 from harness.receiver import Receiver, receiving
 from harness.servers import PostgresServer, RedisServer, wait_until

@@ -19,7 +19,8 @@ from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
 from core.config import Settings
 from core.ledger.moves import Ledger
 from core.links import opens
-from core.task import Callback, Dialect, ErrorInfo, Status
+from core.status import Status
+from core.task import Callback, Dialect, ErrorInfo
 from harness.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
 from harness.receiver import Receiver, receiving
 from harness.servers import free_port, wait_until

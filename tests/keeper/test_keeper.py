@@ -5,10 +5,12 @@ import pytest
 
 from core.config import Settings
 from core.errors import ArtifactNotFound, LedgerUnavailable, StorageUnavailable
+from core.ids import new_id
 from core.ledger.moves import Ledger
 from core.queue import StepQueue
+from core.status import Status
 from core.storage import Storage, artifact_key, input_key
-from core.task import HeldLease, Status, new_id
+from core.task import HeldLease
 from harness.servers import free_port
 from keeper.main import Keeper
 from tests.conftest import new_task

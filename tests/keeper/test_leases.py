@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from core.task import HeldLease, Status
+from core.status import Status
+from core.task import HeldLease
 from keeper.leases import SILENCE_SECONDS, Leases
 from keeper.main import TICK_SECONDS, Keeper
 from tests.conftest import new_task

@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from bench.allocator import Event, Expandable, RanOut
 from bench.compiled import CASE, counted
 from bench.peak import build
-from core.spec import Clip
+from core.requests.clip import Clip
 from tests.long.test_memory_holes import SIZES, Phases, eager, play
 from tests.worker.test_memory import native
 from worker.engines.svd.memory import Compiled, fitting, needed, with_memory_plan, work_of

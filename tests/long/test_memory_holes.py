@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.spec import Clip
+from core.requests.clip import Clip
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")

@@ -4,12 +4,13 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
+from core.ids import new_id
 from core.ledger.moves import Ledger
 from core.plan.clip import clip_graph
 from core.queue import StepQueue
-from core.spec import Clip
+from core.requests.clip import Clip
 from core.storage import Storage
-from core.task import NewTask, new_id
+from core.task import NewTask
 from harness.pictures import SAMPLES
 from tests.conftest import input_for
 from worker.engines.base import Engine

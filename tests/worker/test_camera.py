@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.config import Settings
-from core.engines import MOTIONS, find_engine
-from core.spec import Clip, ClipRequest, resolve
+from core.engines.camera import MOTIONS
+from core.engines.known import find_engine
+from core.requests.clip import Clip, ClipRequest
+from core.requests.resolve import resolve
 from worker.attempt import Attempt, Stopped
 from worker.engines.base import Frames
 from worker.engines.camera import Camera, camera_path, prepare

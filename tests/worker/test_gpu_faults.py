@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
-from core.spec import Clip
+from core.requests.clip import Clip
 from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt
 from worker.engines import gpu_faults

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.config import SVD_XT_REVISION, Settings
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.errors import EngineUnavailable
 from worker.engines.svd.svd import Svd
 

@@ -13,9 +13,11 @@ from PIL import Image
 
 from chaos.load import graph
 from core.errors import EncodingFailed
-from core.spec import Clip
+from core.ids import new_id
+from core.requests.clip import Clip
+from core.status import Status
 from core.storage import input_key
-from core.task import Status, Task, new_id
+from core.task import Task
 from harness.pictures import SAMPLES
 from tests.worker.conftest import clip_task, stored
 from tests.worker.test_mp4 import moving

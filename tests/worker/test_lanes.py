@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from core.task import NewStep, Status
+from core.status import Status
+from core.task import NewStep
 from harness.servers import wait_until
 from tests.conftest import new_task
 from worker.attempt import Stopped

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import StorageUnavailable
-from core.spec import Clip, ClipSettings
+from core.requests.clip import Clip, ClipSettings
+from core.status import Status
 from core.storage import input_key
-from core.task import Status, Task
+from core.task import Task
 from harness.pictures import SAMPLES
 from tests.worker.conftest import clip_task, stored
 from tests.worker.test_runner import do

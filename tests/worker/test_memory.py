@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.errors import EngineUnavailable, OutOfMemory
-from core.spec import Clip, ClipRequest, resolve
-from core.task import Status
+from core.requests.clip import Clip, ClipRequest
+from core.requests.resolve import resolve
+from core.status import Status
 from tests.worker.conftest import SVD_MARKS
 from tests.worker.test_runner import run
 from worker.attempt import Attempt

@@ -15,8 +15,9 @@ import sqlalchemy as sa
 from core.config import Settings
 from core.ledger.moves import Ledger
 from core.queue import StepQueue
+from core.status import Status
 from core.storage import Storage
-from core.task import NewStep, Status, Step, Task
+from core.task import NewStep, Step, Task
 from harness.net_step import Hosted
 from harness.provider import PRICE, Provider
 from harness.servers import free_port, wait_until

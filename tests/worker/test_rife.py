@@ -10,10 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from core.config import Settings
-from core.engines import Engine, motion_engine
+from core.engines.base import Engine
+from core.engines.known import motion_engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
+from core.status import Status
 from core.storage import input_key
-from core.task import Status
 from tests.worker.conftest import stored
 from tests.worker.test_hostile_weights import WRITERS
 from tests.worker.test_runner import do, picture

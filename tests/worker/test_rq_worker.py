@@ -8,8 +8,8 @@ from redis import Redis
 from rq import Queue, Worker
 
 from core.config import Settings
+from core.ids import new_id
 from core.queue import SERIALIZER, StepQueue
-from core.task import new_id
 from worker.run.rq_worker import StepWorker
 
 

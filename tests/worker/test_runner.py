@@ -18,13 +18,16 @@ import structlog
 from PIL import Image
 
 from core.db.tables import steps
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, OutOfMemory, StorageUnavailable
+from core.ids import new_id
 from core.plan.clip import clip_graph
 from core.plan.steps import RenderClip
-from core.spec import Clip, ClipRequest, resolve
+from core.requests.clip import Clip, ClipRequest
+from core.requests.resolve import resolve
+from core.status import Status
 from core.storage import input_key
-from core.task import NewStep, NewTask, Status, Task, new_id
+from core.task import NewStep, NewTask, Task
 from harness.servers import wait_until
 from tests.conftest import input_for
 from tests.worker.conftest import clip_task, stored

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.plan.parts import OVERLAP
-from core.spec import Clip
+from core.requests.clip import Clip
 from harness.pictures import SAMPLES
 from tests.worker.test_mp4 import moving
 from worker.attempt import Attempt

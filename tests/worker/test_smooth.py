@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.spec import Clip
+from core.requests.clip import Clip
+from core.status import Status
 from core.storage import input_key
-from core.task import Status, Task
+from core.task import Task
 from harness.pictures import SAMPLES
 from tests.worker.conftest import clip_task, stored
 from tests.worker.test_join import mp4

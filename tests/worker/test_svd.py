@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
-from core.spec import Clip
+from core.requests.clip import Clip
 from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt, Stopped
 from worker.engines.svd import latents

@@ -14,8 +14,10 @@ from torch.utils._pytree import tree_flatten
 from bench import fp8
 from bench.fp8 import Fp8Convolution, Fp8Linear, scaled, use_fp8
 from core.config import Settings
-from core.engines import Approximation, find_engine, known_engines
-from core.spec import Clip, ClipRequest, resolve
+from core.engines.base import Approximation
+from core.engines.known import find_engine, known_engines
+from core.requests.clip import Clip, ClipRequest
+from core.requests.resolve import resolve
 from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt, Stopped
 from worker.engines.svd.deep_cache import Kept, forget_features, keep_deep_features, set_shallow

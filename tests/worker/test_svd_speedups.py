@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
-from core.engines import Range, find_engine
+from core.engines.base import Range
+from core.engines.known import find_engine
 from core.errors import GpuLost
-from core.spec import Clip
+from core.requests.clip import Clip
 from tests.worker.conftest import SVD_MARKS
 from worker.attempt import Attempt
 from worker.engines.svd import (

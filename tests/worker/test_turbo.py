@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from core.config import Settings
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.errors import EngineUnavailable
-from core.spec import Clip
+from core.requests.clip import Clip
 from tests.worker.conftest import SVD_MARKS
 from tests.worker.test_hostile_weights import WRITERS
 from tests.worker.test_svd import Shown

@@ -1,4 +1,4 @@
-"""What an engine's class must offer. One engine a file beside this one; the entries stand in core/engines.py."""
+"""What an engine's class must offer. One engine a file beside this one; the entries stand in core/engines/."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.config import Settings
-from core.engines import Engine
-from core.spec import ClipSettings
+from core.engines.base import Engine
+from core.requests.clip import ClipSettings
 from worker.attempt import Attempt
 from worker.engines.gpu_memory import GpuMemory
 

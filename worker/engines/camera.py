@@ -16,7 +16,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.spec import ClipSettings
+from core.requests.clip import ClipSettings
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
 from worker.media.fit import Size, cover_box, fit_picture, resample

@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 
 from core.config import Settings
-from core.engines import Engine, find_engine, known_engines, motion_engine
+from core.engines.base import Engine
+from core.engines.known import find_engine, known_engines, motion_engine
 from core.errors import EngineUnavailable, GpuLost
 from worker.engines.base import Hosted, create_engine
 from worker.engines.gpu import Gpu

@@ -9,8 +9,8 @@ import structlog
 
 from core.errors import LedgerUnavailable
 from core.ledger.moves import Ledger
+from core.ledger.workers import Worker
 from core.process.machine import machine_id
-from core.task import Worker
 from worker.engines.host import EngineHost
 
 REPORT_SECONDS = 2.0

@@ -21,8 +21,8 @@ from rq.utils import now
 from rq.worker import SimpleWorker
 from rq.worker_registration import clean_worker_registry, register
 
+from core.ids import is_id
 from core.queue import SERIALIZER
-from core.task import is_id
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from core.errors import OutOfMemory
 from core.plan.steps import RenderClip
-from core.spec import ClipSettings
+from core.requests.clip import ClipSettings
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
 from worker.media.continuity import Colours, ContinuityState, append_part, as_png, from_png

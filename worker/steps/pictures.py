@@ -10,7 +10,7 @@ import structlog
 from PIL import Image
 
 from core.config import Settings
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.errors import ArtifactNotFound, InputMissing
 from core.ledger.moves import Ledger
 from core.picture import read_picture

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import PIL
 
-from core.spec import ClipSettings
+from core.requests.clip import ClipSettings
 from core.task import Artifact, Claim, MadeStep
 from worker.attempt import Attempt
 from worker.engines.base import Renderer

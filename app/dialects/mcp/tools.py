@@ -28,8 +28,10 @@ from app.services import Caller, Links, Services, links_of
 from app.tasks import follow, require_result
 from core.config import Settings
 from core.errors import KinoraError, TaskNotFound
-from core.spec import ClipRequest
-from core.task import ID_PATTERN, Dialect, Status
+from core.ids import ID_PATTERN
+from core.requests.clip import ClipRequest
+from core.status import Status
+from core.task import Dialect
 
 MOST_SECONDS = 60  # of one wait: many clients give a tool a minute
 LARGEST_VIDEO = 4_000_000  # of which its exchange holds seven copies until the client has read it

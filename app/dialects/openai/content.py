@@ -9,11 +9,12 @@ from fastapi.responses import Response
 
 from app.dialects.openai.forms import CreateFields, CreateForm, begin_new
 from app.dialects.openai.video_object import find
+from app.downloads import artifact_response
 from app.errors import documented
 from app.intake.form import FormRoute, also_json
 from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS
-from app.routes.results import ERRORS, REDIRECT, artifact_response
+from app.routes.results import ERRORS, REDIRECT
 from app.services import Caller, CallerDep, RetryKey, Services, ServicesDep
 from app.tasks import follow
 from core import errors

@@ -15,10 +15,11 @@ from app.intake.submission import Submission
 from app.services import Caller, Services
 from core.callbacks.endpoints import FINAL_EVENTS
 from core.config import Settings
-from core.engines import known_engines
+from core.engines.known import known_engines
 from core.errors import InvalidParameter
-from core.spec import ClipRequest
-from core.task import Callback, Dialect, is_id
+from core.ids import is_id
+from core.requests.clip import ClipRequest
+from core.task import Callback, Dialect
 
 OPENAI_MODEL = re.compile(r"sora-2(-pro)?(-\d{4}-\d\d-\d\d)?")
 OPENAI_SIZES = ("720x1280", "1280x720", "1024x1792", "1792x1024")

@@ -9,7 +9,7 @@ from app.intake.choose_engine import unavailable_reason
 from app.router import create_router
 from app.services import Services, ServicesDep
 from core import errors
-from core.engines import known_engines
+from core.engines.known import known_engines
 
 router = create_router(prefix="/v1/models", tags=["openai"])
 

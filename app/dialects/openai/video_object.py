@@ -9,8 +9,9 @@ from app.routes.status import TaskError, task_error
 from app.services import Caller, Services
 from core import errors
 from core.config import Settings
-from core.spec import Clip
-from core.task import Status, Step, Task, progress_of
+from core.requests.clip import Clip
+from core.status import Status
+from core.task import Step, Task, progress_of
 
 # The client keeps to the first answer it gets, so it is a tenth of what is left then.
 POLL_SECONDS, SHORTEST_POLL, LONGEST_POLL = 1.0, 0.25, 10.0

@@ -26,7 +26,7 @@ from app.routes.generate import ACCEPT_ERRORS
 from app.services import Caller, CallerDep, RetryKey, Services, ServicesDep
 from app.tasks import delete_task
 from core import errors
-from core.task import ID_PATTERN
+from core.ids import ID_PATTERN
 
 router = create_router(prefix="/v1/videos", tags=["openai"], route_class=FormRoute)
 

@@ -17,7 +17,7 @@ from app.router import create_router
 from app.services import ServicesDep
 from core import errors
 from core.errors import UploadTooLarge
-from core.task import new_id
+from core.ids import new_id
 
 KIND = "application/octet-stream"
 

@@ -24,10 +24,10 @@ from core import errors
 from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
 from core.callbacks.payloads.replicate import OWNER, located, prediction_of
 from core.config import Settings
-from core.engines import known_engines
+from core.engines.known import known_engines
 from core.errors import FileMissing, InvalidParameter, LedgerUnavailable, QueueFull
 from core.outbound import check_outbound_url
-from core.spec import ClipRequest
+from core.requests.clip import ClipRequest
 from core.task import Callback, Dialect, Step, Task, progress_of
 
 # The public models that Stable Video Diffusion is, and those of their versions that code out there names.

@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.base64_json import MARK, json_with_base64
+from app.downloads import artifact_response
 from app.errors import documented
 from app.intake.accept import accept
 from app.intake.form import FormRoute, without_null
@@ -14,12 +15,11 @@ from app.intake.source import Sizing, uploaded
 from app.intake.submission import Submission
 from app.router import create_router
 from app.routes.generate import ACCEPT_ERRORS
-from app.routes.results import artifact_response
 from app.services import CallerDep, RetryKey, Services, ServicesDep
 from app.tasks import require_result
 from core import errors
 from core.errors import InvalidParameter
-from core.spec import ClipRequest
+from core.requests.clip import ClipRequest
 from core.task import Dialect, Task
 
 SIZES = ((1024, 576), (576, 1024), (768, 768))

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from core.callbacks.payloads.kinora import Payload
-from core.task import Status, Task, to_iso
+from core.status import Status
+from core.task import Task, to_iso
 
 if TYPE_CHECKING:
     from core.callbacks.deliveries import Delivery

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.config import Settings
-from core.engines import Engine
+from core.engines.base import Engine
 from worker.engines.base import Hosted
 from worker.engines.cuda import choose_device, gpu_versions
 from worker.engines.gpu_faults import told_apart

@@ -9,7 +9,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from core.spec import ClipSettings
+from core.requests.clip import ClipSettings
 
 CLIP_SIDE = 224
 """Pixels; diffusers' pipeline has it fixed too, whatever the image encoder's configuration says."""

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import EngineFailed
-from core.spec import ClipSettings
+from core.requests.clip import ClipSettings
 from worker.attempt import Attempt
 from worker.engines.svd.device_progress import DeviceProgress, wait_for
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from core.engines import Approximation
-from core.spec import ClipSettings
+from core.engines.base import Approximation
+from core.requests.clip import ClipSettings
 from worker.attempt import Attempt
 from worker.engines.svd.conditioning import Conditions
 from worker.engines.svd.deep_cache import forget_features

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.engines import Approximation
-from core.spec import ClipSettings
+from core.engines.base import Approximation
+from core.requests.clip import ClipSettings
 from worker.attempt import Attempt
 from worker.engines.svd.conditioning import read_conditions
 from worker.engines.svd.decoding import decode

@@ -13,7 +13,7 @@ from math import ceil
 import torch
 
 from core.errors import OutOfMemory
-from core.spec import ClipSettings
+from core.requests.clip import ClipSettings
 from worker.engines.svd.conditioning import is_guided
 
 GB = 2**30

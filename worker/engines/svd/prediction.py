@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from core.engines import Approximation
+from core.engines.base import Approximation
 from worker.engines.svd.conditioning import Conditions
 from worker.engines.svd.cross_attention import fold_in
 from worker.engines.svd.deep_cache import exchange_features, set_shallow

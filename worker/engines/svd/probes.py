@@ -19,7 +19,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.errors import GpuLost
-from core.spec import ClipSettings
+from core.requests.clip import ClipSettings
 from worker.engines.causes import first_line
 from worker.engines.gpu_faults import Fault, fault_of, give_back
 from worker.engines.svd.attention import KERNELS, Shape, pinned_in

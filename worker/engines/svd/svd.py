@@ -14,10 +14,11 @@ import structlog
 from PIL import Image
 
 from core.config import Settings
-from core.engines import Engine
+from core.engines.base import Engine
 from core.errors import EngineUnavailable, GpuLost, OutOfMemory
 from core.plan.parts import parts
-from core.spec import ClipRequest, ClipSettings, resolve
+from core.requests.clip import ClipRequest, ClipSettings
+from core.requests.resolve import resolve
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
 from worker.engines.causes import first_line

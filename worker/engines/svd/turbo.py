@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from core.engines import UnetFile
+from core.engines.base import UnetFile
 from core.errors import EngineUnavailable
 from worker.engines.svd.svd import Svd
 from worker.engines.svd.weights import advice, fetch

@@ -8,7 +8,7 @@ from diffusers import UNetSpatioTemporalConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from core.engines import Engine
+from core.engines.base import Engine
 from core.errors import EngineUnavailable
 
 

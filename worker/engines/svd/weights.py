@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import Settings
-from core.engines import Engine
+from core.engines.base import Engine
 from core.errors import EngineUnavailable, KinoraError
 from worker.engines.causes import causes, first_line
 

@@ -13,12 +13,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import httpx2
 import structlog
-from standardwebhooks import Webhook
 
 from core.callbacks.deliveries import Deliveries, Delivery
 from core.callbacks.endpoints import Endpoints
@@ -28,6 +26,7 @@ from core.errors import InvalidRequest, Unavailable
 from core.ledger.moves import Ledger
 from core.links import signed
 from core.outbound import OutboundUrl, check_outbound_url
+from keeper.signature import signed_headers
 
 LOOK_SECONDS = 0.5
 TRY_TIMEOUT_SECONDS = 15.0
@@ -125,7 +124,7 @@ class Deliverer:
         try:
             destination = check_outbound_url(delivery.url, self.settings.fetch_allow, "the URL", https_only=True)
             async with asyncio.timeout(TRY_TIMEOUT_SECONDS):
-                status = await self._send(destination, body, headers_of(delivery, body, secret))
+                status = await self._send(destination, body, signed_headers(delivery, body, secret))
         except TimeoutError:
             return None, f"no answer within {TRY_TIMEOUT_SECONDS:g} s"
         except socket.gaierror:
@@ -175,15 +174,3 @@ class Deliverer:
             self.deliveries.missed(delivery, answered, error or "no answer", jitter)
         else:
             self.deliveries.arrived(delivery, answered)
-
-
-def headers_of(delivery: Delivery, body: str, secret: str) -> dict[str, str]:
-    """The same id at each try, and a fresh timestamp."""
-    at = datetime.now(UTC)
-    return {
-        "content-type": "application/json",
-        "user-agent": "Kinora",
-        "webhook-id": delivery.delivery_id,
-        "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": Webhook(secret).sign(delivery.delivery_id, at, body),
-    }

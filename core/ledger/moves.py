@@ -15,7 +15,7 @@ from core.db.tables import attempts, idempotency_keys, needs, now, steps, tasks
 from core.db.upsert import insert
 from core.errors import TaskExists
 from core.ids import new_id
-from core.ledger import counters, durations, quotas, statements
+from core.ledger import counters, durations, next_step, quotas, statements
 from core.ledger.counters import Count, Duration
 from core.ledger.keys import Keys
 from core.ledger.reads import (
@@ -26,6 +26,7 @@ from core.ledger.reads import (
     task_from,
     task_made_with,
 )
+from core.ledger.retries import pause_after
 from core.status import Status, sources
 from core.task import (
     Artifact,
@@ -43,8 +44,6 @@ from core.task import (
     Task,
 )
 
-# Seconds a step rests after its first, second, … lost attempt.
-RETRY_PAUSES = (1.0, 5.0, 30.0)
 KEY_SECONDS = 24 * 3600.0
 CLAIM_TRIES = 100  # each that fails is one in which another worker claimed the step
 TOLD_PERCENT = 10  # a task.progress callback for each
@@ -181,9 +180,9 @@ class Ledger(Reader):
         """Take the step of `queue` whose turn it is, of those of these `kinds` if some are given; None if none waits. A
         step whose engine is not `loaded` gives way to others for up to `defer_seconds`."""
         asked: dict[str, Any] = {"of_queue": queue, "loaded": list(loaded), "deferred_seconds": defer_seconds}
-        following, unlocked = statements.NEXT, statements.NEXT_UNLOCKED
+        following, unlocked = next_step.NEXT, next_step.NEXT_UNLOCKED
         if kinds is not None:
-            following, unlocked = statements.NEXT_OF_KINDS, statements.NEXT_OF_KINDS_UNLOCKED
+            following, unlocked = next_step.NEXT_OF_KINDS, next_step.NEXT_OF_KINDS_UNLOCKED
             asked["kinds"] = list(kinds)
         if self.database.dialect.name == "sqlite":  # nobody else writes meanwhile
             unlocked = following
@@ -271,42 +270,25 @@ class Ledger(Reader):
         render_seconds: float | None = None,
         waited_seconds: float = 0.0,
     ) -> list[ReadyStep] | None:
-        """Record what the attempt made and its size, the seconds of each phase, what a user
-        should know, and the steps that turned out to be needed: these share the weight that was reserved for them, and
-        `result_step` is the name of the one that makes the task's result, None: the one that was to make it before.
-        `cost` is `amount` and `currency`.
-        `render_seconds` are those until its worker's engine was free again, None: all; then it `waited_seconds` for
-        another step.
+        """Record what the attempt made, and end its step. Returns the steps that became ready, or None if the attempt
+        was no longer the newest: then nothing was written.
 
-        Returns the steps that became ready, or None if the attempt was no longer the newest:
-        then nothing was written.
+        `phases` are the seconds of each, `warnings` what a user should know, `cost` is `amount` and `currency`,
+        `stored_bytes` the artifacts' size. `more` are the steps that turned out to be needed: these share the weight
+        that was reserved for them, and `result_step` is the name of the one that makes the task's result, None: the
+        one that was to make it before. `render_seconds` are those until its worker's engine was free again, None: all;
+        then it `waited_seconds` for another step.
         """
         with writing(self.database) as tx:
             task = self._lock_task_of(tx, claim.step.step_id)
             before = deliveries.progress_of(tx, claim.task.task_id) if claim.tells_progress else 0
-            if task is None or not self._end_step(
-                tx,
-                claim,
-                Status.FINISHED,
-                "finished",
-                progress=100,
-                receipt=receipt,
-                cost=cost,
-                reserved_weight=0.0,
-            ):
+            made: dict[str, Any] = {"progress": 100, "receipt": receipt, "cost": cost, "reserved_weight": 0.0}
+            if task is None or not self._end_step(tx, claim, Status.FINISHED, "finished", **made):
                 return None
-            if artifacts:
-                made = [vars(each) | {"step_id": claim.step.step_id} for each in artifacts]
-                tx.execute(statements.INSERT_ARTIFACT, made)
+            self._record_made(tx, task, claim.step.step_id, artifacts, stored_bytes)
             seconds = self._now(tx) - claim.started_at - waited_seconds
             durations.record_duration(tx, durations.profile_of(claim.step), seconds, render_seconds)
-            counters.count(
-                tx, *(Duration(f"phase_seconds:{name}", task.engine, seconds) for name, seconds in phases.items())
-            )
-            if stored_bytes:
-                its = tasks.c.task_id == task.task_id
-                tx.execute(tasks.update().where(its).values(stored_bytes=tasks.c.stored_bytes + stored_bytes))
-                quotas.add_stored_bytes(tx, task.owner, stored_bytes)
+            counters.count(tx, *(Duration(f"phase_seconds:{name}", task.engine, phases[name]) for name in phases))
             ready = self._release_dependants(tx, claim.step.step_id)
             if more:
                 ready += self._add_steps(tx, task.task_id, sharing(claim.step.reserved_weight, more), result_step)
@@ -317,6 +299,16 @@ class Ledger(Reader):
             if claim.tells_progress:
                 self._tell_progress(tx, task.task_id, before)
             return ready
+
+    def _record_made(
+        self, tx: sa.Connection, task: Task, step_id: str, artifacts: Collection[Artifact], stored_bytes: int
+    ) -> None:
+        if artifacts:
+            tx.execute(statements.INSERT_ARTIFACT, [vars(each) | {"step_id": step_id} for each in artifacts])
+        if stored_bytes:
+            its = tasks.c.task_id == task.task_id
+            tx.execute(tasks.update().where(its).values(stored_bytes=tasks.c.stored_bytes + stored_bytes))
+            quotas.add_stored_bytes(tx, task.owner, stored_bytes)
 
     def checkpoint(self, claim: Claim, data: dict[str, Any]) -> bool:
         """Keep `data` for the step's next attempt, in place of what was kept. False if the attempt was no longer the
@@ -402,8 +394,7 @@ class Ledger(Reader):
         step_id = claim.step.step_id
         lost_before = tx.execute(statements.LOST_ATTEMPTS, {"of_step": step_id}).scalar_one()
         if lost_before + 1 < (claim.step.max_attempts or max_attempts):
-            pause = RETRY_PAUSES[min(lost_before, len(RETRY_PAUSES) - 1)]
-            rest = max(pause, rest_seconds)
+            rest = max(pause_after(lost_before + 1), rest_seconds)
             return self._end_step(tx, claim, Status.QUEUED, "lost", error=error, rest_seconds=rest)
         error = ErrorInfo(EXHAUSTED.code, f"{EXHAUSTED.message}; the last: {error.message}") if error else EXHAUSTED
         return self._fail_step(tx, claim.task, claim, "lost", error)

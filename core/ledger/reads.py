@@ -13,8 +13,9 @@ from core.ids import is_id
 from core.ledger import quotas
 from core.ledger.counters import Histogram, read_counters, read_histograms
 from core.ledger.durations import StepDurations, StepProfile
+from core.ledger.next_step import DUE, NEXT, READY, turn_of
 from core.ledger.snapshots import Snapshot, read_snapshots
-from core.ledger.statements import ARTIFACTS, DUE, INPUTS, NEXT, READY, RESULT, turn_of
+from core.ledger.statements import ARTIFACTS, INPUTS, RESULT
 from core.ledger.workers import WorkerReports
 from core.plan.steps import ONE_CORE_KINDS
 from core.status import Status

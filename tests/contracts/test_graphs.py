@@ -68,7 +68,7 @@ PLANNED = [step("shot-1", "plan"), step("shot-2", "plan"), step("film", "shot-1"
 
 
 def test_what_a_step_plans_is_added_once_with_its_finish(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     task = create(ledger, step("plan", reserved_weight=99.0))
     killed_before = claim(ledger, task, "plan", lease=-1)
     assert statuses(ledger, task) == {"plan": "started"}
@@ -176,7 +176,7 @@ def test_a_shot_that_fails_lets_the_others_finish(ledger: Ledger) -> None:
 
 
 def test_a_task_of_which_several_shots_failed_says_each_error(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     task = film(ledger)
     assert ledger.lose(claim(ledger, task, "shot-3"), ErrorInfo("gpu_lost", "it is gone"), max_attempts=1)
     assert ledger.fail(claim(ledger, task, "shot-1"), BROKEN)
@@ -203,7 +203,7 @@ def test_an_essential_step_that_fails_ends_its_task_at_once(ledger: Ledger) -> N
 def test_a_checkpoint_is_for_the_next_attempt_and_only_the_newest_writes_it(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     task = create(ledger, step("clip"))
     late = claim(ledger, task, "clip", lease=-1)
     assert late.step.checkpoint is None
@@ -225,7 +225,7 @@ def test_a_checkpoint_is_for_the_next_attempt_and_only_the_newest_writes_it(
 def test_a_step_may_have_fewer_attempts_than_the_operator_allows(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     task = create(ledger, step("once", max_attempts=1, essential=False), step("often"))
     for name in ("once", "often"):
         claim(ledger, task, name, lease=-1)

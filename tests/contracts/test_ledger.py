@@ -114,7 +114,7 @@ def test_a_lease_that_holds_is_left_alone(ledger: Ledger) -> None:
 
 
 def test_a_zombie_attempt_cannot_write(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     zombie = begin(ledger, lease=-1)
     expire_leases(ledger, max_attempts=3)
     heir = ledger.claim(zombie.step.step_id, "w2", 60)
@@ -130,7 +130,7 @@ def test_a_zombie_attempt_cannot_write(ledger: Ledger, monkeypatch: pytest.Monke
 
 
 def test_a_step_that_loses_every_attempt_fails_its_task(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     ((step_id, _),) = ledger.create(new := new_task())
     for _ in range(3):
         assert ledger.claim(step_id, "w", -1)
@@ -222,7 +222,7 @@ def test_a_failed_step_stops_the_others_of_its_task(ledger: Ledger) -> None:
 
 
 def test_the_ledger_keeps_each_attempt(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     lost = begin(ledger, lease=-1)
     expire_leases(ledger, max_attempts=3)
     finish(ledger, ledger.claim(lost.step.step_id, "w2", 60))
@@ -447,7 +447,7 @@ def work_off(ledger: Ledger, ready: list[ReadyStep], crash_every: int = 0) -> di
 def test_a_graph_of_thirty_steps_runs_each_step_once_whatever_dies(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     # Fourteen clips, each with its sound, joined, then finished off: fan-out, fan-in, a chain.
     clips = [NewStep("clip", "cpu") for _ in range(14)]
     sounds = [NewStep("sound", "cpu", needs=(str(number),)) for number in range(14)]
@@ -485,7 +485,7 @@ def test_a_step_may_add_the_steps_that_it_found_to_be_needed(ledger: Ledger) -> 
 def test_steps_added_by_an_attempt_that_was_taken_over_are_not_there(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     zombie = begin(ledger, lease=-1)
     expire_leases(ledger, max_attempts=3)
     assert ledger.finish(zombie, {}, {}, {}, more=[NewStep("clip", "cpu")]) is None
@@ -494,7 +494,7 @@ def test_steps_added_by_an_attempt_that_was_taken_over_are_not_there(
 
 
 def test_an_attempt_is_in_vain_once_it_can_finish_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     zombie = begin(ledger, lease=-1)
     assert not ledger.is_in_vain(zombie)
     expire_leases(ledger)

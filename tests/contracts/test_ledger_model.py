@@ -207,7 +207,7 @@ def play(backend: str, orders: int, request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(autouse=True)
 def _no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])

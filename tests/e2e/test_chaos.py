@@ -41,7 +41,7 @@ def started_at(ledger: Ledger, step_id: str) -> float:
 @pytest.fixture
 def exhausted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[Death]:
     """The deaths of the three workers that lost a task's only step."""
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     ((step_id, _),) = ledger.create(new_task())
     deaths = []
     for pid in (11, 12, 13):

@@ -20,7 +20,7 @@ from tests.conftest import new_task
 def keeper(settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
     monkeypatch.setattr("keeper.main.WAKE_AFTER_SECONDS", 0.0)
     monkeypatch.setattr("keeper.leases.SILENCE_SECONDS", 0.0)
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     queue = StepQueue(settings)
     yield Keeper(settings, ledger, Storage(settings.resolved_storage_url), queue)
     queue.close()

@@ -9,5 +9,5 @@ from tests.contracts.test_ledger_model import play
 def test_no_order_of_moves_of_hundreds_breaks_a_promise(
     backend: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     assert play(backend, 300, request) >= 300

@@ -97,7 +97,7 @@ def test_a_long_clip_keeps_the_colours_that_it_began_with(context: WorkerContext
 def test_a_part_that_fails_is_made_again_alone(
     context: WorkerContext, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     undisturbed = make(context)
     model.made.clear()
     model.fails_at = 2

@@ -36,7 +36,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
     provider = Provider()
     monkeypatch.setattr(Hosted, "url", provider.url, raising=False)
     monkeypatch.setitem(NET_KINDS, "hosted", Hosted)
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     yield provider
     provider.close()
 

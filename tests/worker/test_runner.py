@@ -214,7 +214,7 @@ def test_a_video_is_not_rendered_again_while_it_cannot_be_stored_or_recorded(
 def test_what_another_attempt_may_do_better_is_tried_again(
     context: WorkerContext, error: KinoraError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.ledger.moves.RETRY_PAUSES", (0.0,))
+    monkeypatch.setattr("core.ledger.retries.RETRY_PAUSES", (0.0,))
     monkeypatch.setattr("worker.engines.camera.Camera.render", renders(error))
     task_id, step_id = enqueue(context, picture())
     for attempt in (1, 2, 3):

@@ -10,7 +10,7 @@ from app.middleware.auth import lets_everyone_in
 from app.middleware.http_metrics import MULTIPROCESS_FOLDER
 from app.middleware.limiter import Limiter
 from app.middleware.slow_clients import BoundedHttp
-from core.config import Settings, read_settings
+from core.config.settings import Settings, read_settings
 from core.errors import InvalidParameter, LedgerUnavailable
 from core.ledger.moves import Ledger
 from core.process.scratch import scratch_folder

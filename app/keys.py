@@ -7,7 +7,7 @@ import argparse
 import sys
 from datetime import UTC, datetime
 
-from core.config import read_settings
+from core.config.settings import read_settings
 from core.errors import KinoraError
 from core.ledger.keys import Keys
 from core.ledger.moves import Ledger

@@ -27,7 +27,7 @@ from app.middleware.security_headers import SecurityHeaders
 from app.middleware.slow_clients import SlowClients
 from app.routes import engines, events, generate, health, metrics, preview, results, status, studio, webhooks
 from app.services import Services
-from core.config import Settings, read_settings
+from core.config.settings import Settings, read_settings
 from core.ledger.moves import Ledger
 from core.live_previews import LivePreviews
 from core.process.logs import set_up_logs

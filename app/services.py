@@ -10,7 +10,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from app.estimate import Outlooks
 from app.intake.fetch import Fetcher
 from core.concurrency import ConcurrencyLimit
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.keys import Keys
 from core.ledger.moves import Ledger
 from core.links import signed

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.db.tables import tasks
 from core.engines.known import find_engine
 from core.ledger.moves import Ledger

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench import rivals
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.known import find_engine
 from core.requests.clip import Clip, ClipRequest
 from core.requests.resolve import resolve

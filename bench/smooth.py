@@ -33,7 +33,7 @@ from PIL import Image
 
 from bench import rivals
 from bench.preview import run
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Engine
 from core.engines.known import find_engine, motion_engine
 from core.requests.clip import ClipRequest

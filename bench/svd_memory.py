@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench.peak import build, count
 from bench.svd_ways import Way
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.known import find_engine
 from core.errors import KinoraError
 from core.requests.clip import Clip, ClipRequest

@@ -16,7 +16,7 @@ from diffusers.utils import export_to_video
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Approximation
 from core.engines.known import find_engine
 from core.requests.clip import Clip

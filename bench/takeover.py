@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from bench.service import PICTURE
-from core.config import Settings
+from core.config.settings import Settings
 from core.db.tables import attempts, steps
 from core.ledger.moves import Ledger
 from harness.report import machine, print_table, write

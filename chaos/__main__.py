@@ -28,7 +28,7 @@ from chaos.parts import Part, broken, done_before, sizes, summed
 from chaos.reconcile import Verdict, reconcile
 from chaos.service import Service, Trouble
 from core.callbacks.deliveries import DeliveryStatus
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from core.status import Status

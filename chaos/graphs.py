@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from core.callbacks.endpoints import FINAL_EVENTS
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.known import known_engines
 from core.plan.clip import clip_graph, join_parts
 from core.plan.graph import Graph, PlannedStep

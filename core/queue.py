@@ -16,7 +16,7 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import QueueUnavailable
 
 QUEUES = ("cpu", "gpu", "net")

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from core.status import Status
 from harness.report import machine, print_table, write

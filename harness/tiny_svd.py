@@ -14,7 +14,7 @@ from huggingface_hub.file_download import repo_folder_name
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.known import known_engines
 from harness.random_svd import SCHEDULER
 

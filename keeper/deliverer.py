@@ -21,7 +21,7 @@ import structlog
 from core.callbacks.deliveries import Deliveries, Delivery
 from core.callbacks.endpoints import Endpoints
 from core.callbacks.payloads import payload_of
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import InvalidRequest, Unavailable
 from core.ledger.moves import Ledger
 from core.links import signed

@@ -16,7 +16,7 @@ from types import FrameType
 
 import structlog
 
-from core.config import Settings, read_settings
+from core.config.settings import Settings, read_settings
 from core.errors import Unavailable
 from core.ids import id_seconds, is_id
 from core.ledger.moves import Ledger

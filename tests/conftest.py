@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy import event
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.db.tables import link_secrets, metadata
 from core.ids import new_id
 from core.ledger.moves import Ledger

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from app.main import create_app
 from app.middleware.body_limit import largest_upload
-from core.config import Settings
+from core.config.settings import Settings
 from worker.run.metrics import WorkerMetrics
 from worker.run.watchdog import CHECK_POINT_SECONDS
 

@@ -8,7 +8,7 @@ import pytest
 from app import errors as http_errors
 from app.routes.metrics import COUNTERS, HISTOGRAMS
 from core import errors
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Range
 from core.engines.known import known_engines
 

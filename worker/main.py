@@ -13,7 +13,7 @@ import structlog
 from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
-from core.config import read_settings
+from core.config.settings import read_settings
 from core.errors import EngineUnavailable, GpuLost
 from core.ledger.moves import Ledger
 from core.process.logs import set_up_logs

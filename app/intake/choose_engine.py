@@ -1,7 +1,7 @@
 """Which engine makes a clip, and in which queue it is smoothed, by which workers are there."""
 
 from app.services import Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Engine
 from core.engines.known import find_engine, known_engines
 from core.errors import EngineUnavailable

@@ -15,7 +15,7 @@ import httpx2
 import structlog
 
 from core.concurrency import ConcurrencyLimit
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import FetchFailed, UploadTooLarge
 from core.outbound import OutboundUrl, check_outbound_url
 

@@ -4,7 +4,7 @@ import math
 import shutil
 
 from app.services import Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import StorageFull
 from core.ledger.durations import StepProfile
 from core.ledger.workers import Worker

@@ -12,7 +12,7 @@ from functools import partial
 from fastapi import UploadFile
 
 from app.services import Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import ArtifactNotFound, FileMissing, InvalidParameter, TaskGone, UploadTooLarge
 from core.picture import size_of
 from core.requests.clip import ClipRequest

@@ -13,7 +13,7 @@ from app.middleware.base import Middleware
 from app.middleware.browser_guard import check_browser
 from app.middleware.limiter import Allowance, Limiter
 from app.services import Caller, Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import KinoraError, LedgerUnavailable, RateLimited, Unauthorized
 from core.links import opens
 

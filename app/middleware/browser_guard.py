@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import OriginForbidden, UntrustedHost
 
 SAFE = ("GET", "HEAD", "OPTIONS")

@@ -10,7 +10,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter as Strategy
 from redis import Redis
 from redis.exceptions import RedisError
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import InvalidParameter
 
 PREFIX = "kinora:limits"

@@ -4,7 +4,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from app.middleware.base import Middleware
-from core.config import Settings
+from core.config.settings import Settings
 
 # A result opened by itself is shown in a page that the browser makes: it may show that one file.
 RESTRICTED = (

@@ -15,7 +15,7 @@ from app.router import create_router
 from app.services import Caller, CallerDep, Links, LinksDep, RetryKey, Services, ServicesDep
 from core import errors
 from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
-from core.config import Settings
+from core.config.settings import Settings
 from core.requests.clip import ClipRequest
 from core.status import Status
 from core.task import Callback

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Engine
 from core.engines.camera import CAMERA
 from core.engines.rife import RIFE

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Engine
 from core.plan.graph import Graph, PlannedStep
 from core.plan.parts import parts

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.known import find_engine, motion_engine
 from core.plan.graph import Graph
 from core.plan.steps import Params, RenderClip, SmoothClip

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import SEED, Engine
 from core.requests.clip import Clip, ClipSettings
 

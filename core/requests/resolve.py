@@ -4,7 +4,7 @@ import math
 import secrets
 from typing import Any, cast
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import SEED, SMOOTH_FPS, Engine, Range
 from core.engines.known import find_engine, known_engines
 from core.errors import InvalidParameter

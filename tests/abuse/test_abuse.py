@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import InvalidRequest
 from core.picture import read_picture
 from core.storage import Storage, input_key

@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.services import Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.workers import Worker
 from core.storage import artifact_key
 from core.task import Claim

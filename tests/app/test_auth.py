@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.middleware.auth import PUBLIC
 from app.services import Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from harness.pictures import CAT, SAMPLES

@@ -21,7 +21,7 @@ from app.main import create_app
 from app.middleware.slow_clients import BoundedHttp
 from app.routes import events
 from core.concurrency import ConcurrencyLimit
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import LedgerUnavailable
 from core.ledger.moves import Ledger
 from core.live_previews import LivePreviews

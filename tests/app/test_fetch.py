@@ -18,7 +18,7 @@ from app.intake import fetch as fetching
 from app.intake.fetch import AT_ONCE, Fetcher
 from app.main import create_app
 from app.services import Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import DestinationForbidden, FetchFailed, QueueFull, UploadTooLarge
 from core.picture import read_picture
 from core.storage import input_key

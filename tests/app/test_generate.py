@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from app.intake.limits import limits
 from app.main import create_app
 from app.services import Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import LedgerUnavailable
 from core.queue import StepQueue
 from core.storage import input_key

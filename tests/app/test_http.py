@@ -15,7 +15,7 @@ from app.intake.form import MAX_FILES
 from app.main import create_app
 from app.middleware.body_limit import BodyLimit
 from app.services import Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import LedgerUnavailable
 from harness.pictures import CAT
 from tests.app.conftest import upload

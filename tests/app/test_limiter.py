@@ -3,7 +3,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.middleware.limiter import Limiter
-from core.config import Settings
+from core.config.settings import Settings
 from core.queue import StepQueue, connect_redis
 from harness.pictures import CAT
 from harness.servers import RedisServer, free_port

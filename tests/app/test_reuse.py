@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.services import Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.keys import Keys
 from core.storage import artifact_key, reused_key
 from core.task import Artifact, ErrorInfo, Step

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.main import create_app
 from app.services import Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.workers import Worker
 from core.process.machine import machine_id
 from core.queue import StepQueue

@@ -14,7 +14,7 @@ import uvicorn
 from app.main import create_app
 from app.middleware import slow_clients
 from app.middleware.slow_clients import BoundedHttp
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from harness.pictures import SAMPLES
 from harness.servers import free_port, wait_until

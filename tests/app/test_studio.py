@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.routes.studio import FILES
-from core.config import Settings
+from core.config.settings import Settings
 
 FOLDER = Path(str(FILES.directory))
 NAMES = sorted(path.name for path in FOLDER.iterdir())

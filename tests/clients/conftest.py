@@ -7,7 +7,7 @@ from typing import NamedTuple
 import av
 import pytest
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from harness.servers import free_port
 from harness.stack import Stack, running_stack

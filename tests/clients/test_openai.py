@@ -17,7 +17,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from PIL import Image
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from core.task import ErrorInfo
 from harness.pictures import SAMPLES

@@ -20,7 +20,7 @@ import uvicorn
 import app.intake.accept
 from app.main import create_app
 from app.middleware.slow_clients import BoundedHttp
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from core.process.logs import set_up_logs
 from core.queue import StepQueue

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command, config
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.db import database
 from core.engines.known import find_engine
 from core.errors import LedgerTooNew

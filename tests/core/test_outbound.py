@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import DestinationForbidden, InvalidParameter
 from core.outbound import check_outbound_url, host_of, is_public
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.known import find_engine
 from core.plan.clip import clip_graph
 from core.plan.parts import OVERLAP, Part, parts

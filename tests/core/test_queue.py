@@ -2,7 +2,7 @@ import pytest
 from redis import Redis
 from rq import Queue, Worker
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import QueueUnavailable
 from core.queue import SERIALIZER, StepQueue
 from harness.servers import free_port

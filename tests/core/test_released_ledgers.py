@@ -19,7 +19,7 @@ from app.intake.retry import retry_task
 from app.intake.source import Extension
 from app.intake.submission import Submission
 from app.services import Caller, Services
-from core.config import Settings
+from core.config.settings import Settings
 from core.db.database import newest_version
 from core.db.tables import metadata
 from core.engines.known import find_engine

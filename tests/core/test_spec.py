@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Range
 from core.engines.known import find_engine, known_engines
 from core.errors import InvalidParameter

@@ -22,7 +22,7 @@ import uuid_utils
 from sqlalchemy.ext.compiler import compiles
 
 from app.intake.submission import Submission
-from core.config import Settings
+from core.config.settings import Settings
 from core.db.database import newest_version
 from core.db.tables import metadata, now
 from core.engines.known import find_engine

@@ -19,7 +19,7 @@ from chaos.faults import catch, caught, set_trap
 from chaos.points import POINTS
 from chaos.service import WORKERS, Service
 from core.callbacks.endpoints import FINAL_EVENTS
-from core.config import Settings
+from core.config.settings import Settings
 from core.db.tables import attempts, events, steps
 from core.engines.known import find_engine
 from core.ids import new_id

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from harness.pictures import SAMPLES
 from harness.servers import free_port, wait_until

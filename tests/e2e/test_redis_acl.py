@@ -11,7 +11,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from rq import Worker
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import QueueUnavailable
 from core.live_previews import LivePreviews
 from core.queue import StepQueue, connect_redis

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from core.storage import Storage

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from core.callbacks.deliveries import RETRY_SECONDS, Delivery, DeliveryStatus
 from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from core.links import opens
 from core.status import Status

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import ArtifactNotFound, LedgerUnavailable, StorageUnavailable
 from core.ids import new_id
 from core.ledger.moves import Ledger

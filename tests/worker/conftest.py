@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.ids import new_id
 from core.ledger.moves import Ledger
 from core.plan.clip import clip_graph

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.camera import MOTIONS
 from core.engines.known import find_engine
 from core.requests.clip import Clip, ClipRequest

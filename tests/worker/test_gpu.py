@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import EngineUnavailable
 from harness.gpus import FIRST, SECOND, environment_with_gpus, started
 from harness.stack import ROOT
@@ -129,7 +129,7 @@ def test_the_choice_is_made_before_torch_is_there(machine: Machine, settings: Se
     choose = f"""
 import sys
 from pathlib import Path
-from core.config import Settings
+from core.config.settings import Settings
 from worker.engines.host import EngineHost
 engine_host = EngineHost(Settings(_env_file=None, data_dir=Path({str(settings.data_dir)!r})), "gpu")
 print(engine_host.gpu, engine_host.device, *({{"torch", "diffusers", "transformers"}} & sys.modules.keys()))
@@ -246,7 +246,7 @@ PRELOAD = """
 import json, os, sys
 from pathlib import Path
 import torch
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import EngineUnavailable
 from worker.engines.host import EngineHost
 

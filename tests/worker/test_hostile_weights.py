@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from core.config import SVD_XT_REVISION, Settings
+from core.config.engines import SVD_XT_REVISION
+from core.config.settings import Settings
 from core.engines.known import find_engine
 from core.errors import EngineUnavailable
 from worker.engines.svd.svd import Svd

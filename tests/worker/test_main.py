@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from harness.stack import ROOT
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from core.status import Status

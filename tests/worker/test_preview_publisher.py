@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.live_previews import LivePreviews
 from core.queue import StepQueue
 from harness.proxy import proxy_to

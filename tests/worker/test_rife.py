@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Engine
 from core.engines.known import motion_engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory

@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 from rq import Queue, Worker
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.ids import new_id
 from core.queue import SERIALIZER, StepQueue
 from worker.run.rq_worker import StepWorker

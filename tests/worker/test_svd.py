@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.known import find_engine
 from core.errors import EngineFailed, EngineUnavailable, GpuLost, OutOfMemory
 from core.requests.clip import Clip
@@ -452,7 +452,7 @@ def hub() -> Iterator[str]:
 LOAD_EACH = """
 import json, sys
 sys.modules.update(dict.fromkeys(sys.argv[2:]))  # an import of a name that stands for None fails
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines import find_engine
 from core.errors import EngineUnavailable
 from worker.engines.svd.svd import Svd

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from bench import fp8
 from bench.fp8 import Fp8Convolution, Fp8Linear, scaled, use_fp8
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Approximation
 from core.engines.known import find_engine, known_engines
 from core.requests.clip import Clip, ClipRequest

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Range
 from core.engines.known import find_engine
 from core.errors import GpuLost

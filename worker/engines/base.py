@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Engine
 from core.requests.clip import ClipSettings
 from worker.attempt import Attempt

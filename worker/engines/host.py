@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Engine
 from core.engines.known import find_engine, known_engines, motion_engine
 from core.errors import EngineUnavailable, GpuLost

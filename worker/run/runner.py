@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import structlog
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import GpuLost, InternalError, KinoraError, Retry, TimeLimitExceeded, Unavailable
 from core.ledger.moves import Ledger
 from core.live_previews import LivePreviews

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import structlog
 from PIL import Image
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.known import find_engine
 from core.errors import ArtifactNotFound, InputMissing
 from core.ledger.moves import Ledger

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.router import create_router
 from core.concurrency import ConcurrencyLimit
-from core.config import Settings
+from core.config.settings import Settings
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager

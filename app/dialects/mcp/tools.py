@@ -26,7 +26,7 @@ from app.routes.engines import EngineList
 from app.routes.status import TaskPage, TaskStatus
 from app.services import Caller, Links, Services, links_of
 from app.tasks import follow, require_result
-from core.config import Settings
+from core.config.settings import Settings
 from core.errors import KinoraError, TaskNotFound
 from core.ids import ID_PATTERN
 from core.requests.clip import ClipRequest

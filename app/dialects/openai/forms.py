@@ -14,7 +14,7 @@ from app.intake.source import Extension, Source, uploaded
 from app.intake.submission import Submission
 from app.services import Caller, Services
 from core.callbacks.endpoints import FINAL_EVENTS
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.known import known_engines
 from core.errors import InvalidParameter
 from core.ids import is_id

@@ -8,7 +8,7 @@ from app.estimate import Estimate, estimate_task
 from app.routes.status import TaskError, task_error
 from app.services import Caller, Services
 from core import errors
-from core.config import Settings
+from core.config.settings import Settings
 from core.requests.clip import Clip
 from core.status import Status
 from core.task import Step, Task, progress_of

@@ -23,7 +23,7 @@ from app.tasks import follow
 from core import errors
 from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
 from core.callbacks.payloads.replicate import OWNER, located, prediction_of
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.known import known_engines
 from core.errors import FileMissing, InvalidParameter, LedgerUnavailable, QueueFull
 from core.outbound import check_outbound_url

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Engine
 from worker.engines.base import Hosted
 from worker.engines.cuda import choose_device, gpu_versions

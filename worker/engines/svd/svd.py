@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import structlog
 from PIL import Image
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Engine
 from core.errors import EngineUnavailable, GpuLost, OutOfMemory
 from core.plan.parts import parts

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.config import Settings
+from core.config.settings import Settings
 from core.engines.base import Engine
 from core.errors import EngineUnavailable, KinoraError
 from worker.engines.causes import causes, first_line

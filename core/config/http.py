@@ -1,0 +1,30 @@
+"""Settings: where the service listens, and who may call it from a browser."""
+
+import re
+
+from pydantic import BaseModel, Field, PositiveInt, field_validator
+
+
+class HttpSettings(BaseModel):
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=8000, ge=1, le=65535)
+    api_workers: PositiveInt = 1
+    public_url: str = ""
+    worker_metrics_host: str = "127.0.0.1"
+    worker_metrics_port: int = Field(default=9101, ge=1, le=65000)
+    cors_origins: str = ""
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_a_web_address(cls, public_url: str) -> str:
+        if public_url and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", public_url):
+            raise ValueError("must be like https://video.example.com, with or without a path")
+        return public_url
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, cors_origins: str) -> str:
+        for origin in filter(None, map(str.strip, cors_origins.split(","))):
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+/?", origin):
+                raise ValueError(f"must be like https://app.example.com, separated by commas, or *; got {origin}")
+        return cors_origins

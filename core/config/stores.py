@@ -1,0 +1,35 @@
+"""Settings: the four stores."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
+
+
+class StoreSettings(BaseModel):
+    data_dir: Path = Path("data")
+    database_url: str = ""
+    storage_url: str = ""
+    result_redirect: bool = False
+    redis_host: str = "127.0.0.1"
+    redis_port: int = Field(default=6379, ge=1, le=65535)
+    redis_db: int = Field(default=0, ge=0)
+    redis_password: str = ""
+    redis_password_file: Path | None = None
+
+    @field_validator("result_redirect")
+    @classmethod
+    def _has_somewhere_to_lead(cls, result_redirect: bool, given: ValidationInfo) -> bool:
+        if result_redirect and given.data.get("storage_url", "").partition("://")[0] in ("", "file"):
+            raise ValueError("needs an object store: set STORAGE_URL")
+        return result_redirect
+
+    @property
+    def resolved_database_url(self) -> str:
+        """`DATABASE_URL`, or a SQLite file under `DATA_DIR`; PostgreSQL through psycopg 3."""
+        url = self.database_url or f"sqlite:///{self.data_dir.resolve() / 'kinora.db'}"
+        return url.replace("postgres://", "postgresql://", 1).replace("postgresql://", "postgresql+psycopg://", 1)
+
+    @property
+    def resolved_storage_url(self) -> str:
+        """`STORAGE_URL`, or a folder under `DATA_DIR`."""
+        return self.storage_url or f"file://{self.data_dir.resolve() / 'storage'}"

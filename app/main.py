@@ -46,7 +46,8 @@ CORS: dict[str, Any] = {
 EXPOSED_HEADERS = ["X-Request-ID", "Retry-After", "Content-Range", "ETag"]
 EXPOSED_HEADERS += [f"X-RateLimit-{name}" for name in ("Limit", "Remaining", "Reset")]
 
-ROUTES = (generate, status, events, preview, results, webhooks, engines, metrics, health)
+ROUTES = (generate, status, events, preview, results)
+SERVICE_ROUTES = (webhooks, engines, metrics, health)
 DIALECTS = (openai.DIALECT, stability.DIALECT, replicate.DIALECT, mcp.DIALECT)
 
 DESCRIPTION = """Kinora makes a video out of a picture, on your own machines.
@@ -84,7 +85,9 @@ def create_app(settings: Settings | None = None, decoder: Decoder | None = None)
         app.add_middleware(CORSMiddleware, allow_origins=origins, expose_headers=exposed, **CORS)
     app.add_middleware(RequestLog, metrics=app.state.http_metrics)
     app.add_middleware(SecurityHeaders)
-    router.install(app, *(module.router for module in ROUTES), *(each for one in DIALECTS for each in one.routers))
+    router.install(app, *(module.router for module in ROUTES))
+    router.install(app, *(each for dialect in DIALECTS for each in dialect.routers))
+    router.install(app, *(module.router for module in SERVICE_ROUTES))
     studio.install(app)
     return app
 

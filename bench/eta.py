@@ -1,14 +1,17 @@
-"""How right the ETA is that a caller gets with the 202: clips of several sizes in bursts, one worker and two.
+"""How right the ETA is that a caller gets with the 202: clips of several sizes, videos that go on, and films of several
+shots, in bursts, on one worker and on two.
 
     python -m bench.eta
 
-Ten clips run first, so that there is something to go by. Then each ETA is compared with what came true by the ledger's
+Some run first, so that there is something to go by. Then each ETA is compared with what came true by the ledger's
 clock. Two workers get a core each, as two GPUs would be; and once they fight for all cores, where each step's time
-depends on whether the other works. The client and the service run on the same cores.
+depends on whether the other works. The client and the service run on the same cores. No route makes films yet: their
+graphs go straight into the ledger.
 """
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,8 +20,17 @@ import psutil
 import sqlalchemy as sa
 
 from bench.service import PICTURE
+from core.config.settings import Settings
 from core.db.tables import tasks
+from core.engines.known import find_engine
+from core.ids import new_id
 from core.ledger.moves import Ledger
+from core.plan.clip import clip_graph, join_parts
+from core.plan.graph import Graph, PlannedStep
+from core.queue import StepQueue
+from core.requests.clip import Clip
+from core.storage import Storage, input_key
+from core.task import Input, NewTask
 from harness.report import machine, print_table, write
 from harness.servers import wait_until
 from harness.stack import Stack, running_stack
@@ -31,6 +43,11 @@ SIZES = [
 ]
 FIRST, BURSTS, PER_BURST = 10, 8, 10
 WITHIN = 0.25
+SHARES = (6, 2, 2)
+"""Of clips, extensions and films."""
+
+SETTINGS = Settings(_env_file=None)
+ENGINE = find_engine("preview", SETTINGS)
 
 
 def main() -> None:
@@ -38,46 +55,97 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kinora-bench-") as folder, running_stack(Path(folder)) as stack:
         ledger = Ledger(f"sqlite:///{folder}/data/kinora.db")
         try:
-            random = Random(1)
-            ask(stack, random, FIRST)
-            rows.append({"workers": "1"} | figures(stack, ledger, random))
+            asking = Asking(stack, ledger, Random(1))
+            asking.burst(FIRST)
+            asking.burst(FIRST)  # so that some go on
+            rows.append({"workers": "1"} | figures(asking))
             stack.start("worker-cpu-2", "worker", "--queue", "cpu")
             wait_until(lambda: len(stack.client.get("/health").json()["queues"]["cpu"]["workers"]) == 2, 30)
             for core, name in enumerate(("worker-cpu", "worker-cpu-2")):
                 psutil.Process(stack.processes[name].pid).cpu_affinity([core])
-            ask(stack, random, FIRST)
-            rows.append({"workers": "2, a core each"} | figures(stack, ledger, random))
+            asking.burst(FIRST)
+            rows.append({"workers": "2, a core each"} | figures(asking))
             for name in ("worker-cpu", "worker-cpu-2"):
                 psutil.Process(stack.processes[name].pid).cpu_affinity([0, 1])
-            ask(stack, random, FIRST)
-            rows.append({"workers": "2, both on both cores"} | figures(stack, ledger, random))
+            asking.burst(FIRST)
+            rows.append({"workers": "2, both on both cores"} | figures(asking))
         finally:
             ledger.close()
     print_table(rows)
     print(f"\nwritten to {write('eta', {'machine': machine('fastapi', 'rq'), 'figures': rows})}")
 
 
-def ask(stack: Stack, random: Random, count: int) -> dict[str, float]:
-    """Upload so many at once and wait for all. Returns the ETA of each by its task."""
-    etas = {}
-    for _ in range(count):
-        size = random.choice(SIZES)
-        response = stack.client.post("/generate", files={"file": PICTURE.read_bytes()}, data=size)
-        etas[response.json()["task_id"]] = response.json()["eta_seconds"]
-        time.sleep(random.uniform(0, 0.3))
-    while {"finished"} != (seen := {stack.status(task_id)["status"] for task_id in etas}):
-        assert "failed" not in seen
-        time.sleep(0.5)  # seldom, for the client shares the cores
-    return etas
+class Asking:
+    """Asks for one thing and another, and keeps the ETA of each by its task."""
+
+    def __init__(self, stack: Stack, ledger: Ledger, random: Random) -> None:
+        self.stack, self.ledger, self.random = stack, ledger, random
+        self.storage = Storage(f"file://{stack.folder}/data/storage")
+        self.queue = StepQueue(Settings(_env_file=None, redis_port=stack.redis.port))
+        self.finished: list[str] = []
+        """Clips, which may go on."""
+
+    def burst(self, count: int) -> dict[str, float]:
+        """Ask for so many within moments, and wait for all. Returns the ETAs."""
+        etas = {}
+        for _ in range(count):
+            task_id = self.random.choices((self.clip, self.extension, self.film), SHARES)[0]()
+            etas[task_id] = self.stack.status(task_id)["eta_seconds"]
+            time.sleep(self.random.uniform(0, 0.3))
+        while {"finished"} != (seen := {self.stack.status(task_id)["status"] for task_id in etas}):
+            assert "failed" not in seen
+            time.sleep(0.5)  # seldom, for the client shares the cores
+        self.finished += [task_id for task_id in etas if self.stack.status(task_id)["params"]["num_frames"] <= 60]
+        return etas
+
+    def clip(self) -> str:
+        size = self.random.choice(SIZES)
+        answer = self.stack.client.post("/generate", files={"file": PICTURE.read_bytes()}, data=size)
+        return str(answer.json()["task_id"])
+
+    def extension(self) -> str:
+        """A clip and a join, after a video that is there."""
+        if not self.finished:
+            return self.clip()
+        asked = {"video": {"id": self.random.choice(self.finished)}, "seconds": "4"}
+        answer = self.stack.client.post("/v1/videos/extensions", json=asked)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["id"])
+
+    def film(self) -> str:
+        """Shots side by side, each smoothed or not, and all joined."""
+        task_id, size = new_id(), self.random.choice(SIZES[:2])
+        clip = Clip.model_validate(ENGINE.defaults | size | {"engine": ENGINE.name, "seed": 1})
+        graph = film_of(clip, self.random.randint(2, 5), self.random.choice((None, 14)))
+        self.storage.put(input_key(task_id), PICTURE.read_bytes())
+        source = Input("picture", input_key(task_id), "", "image/jpeg")
+        params = clip.model_dump(exclude_none=True)
+        steps = graph.new_steps()
+        for step_id, queue in self.ledger.create(NewTask(task_id, "", ENGINE.name, params, [source], [], steps)):
+            self.queue.wake(step_id, queue)
+        return task_id
 
 
-def figures(stack: Stack, ledger: Ledger, random: Random) -> dict[str, Any]:
+def film_of(clip: Clip, shots: int, smooth_fps: int | None) -> Graph:
+    steps: list[PlannedStep] = []
+    for number in range(shots):
+        shot = clip_graph(clip.model_copy(update={"smooth_fps": smooth_fps}), ENGINE, "cpu", SETTINGS)
+        steps += [
+            replace(step, name=f"{number} {step.name}", needs=tuple(f"{number} {name}" for name in step.needs))
+            for step in shot.steps
+        ]
+    ends = {step.name for step in steps} - {name for step in steps for name in step.needs}
+    steps.append(join_parts(clip, ENGINE, tuple(step.name for step in steps if step.name in ends)))
+    return Graph(tuple(steps), steps[-1].name)
+
+
+def figures(asking: Asking) -> dict[str, Any]:
     etas: dict[str, float] = {}
     for _ in range(BURSTS):
-        etas |= ask(stack, random, random.randint(1, PER_BURST))
+        etas |= asking.burst(asking.random.randint(1, PER_BURST))
     seconds = (tasks.c.finished_at - tasks.c.created_at).label("seconds")
     query = sa.select(tasks.c.task_id, seconds).where(tasks.c.task_id.in_(etas))
-    with ledger.database.connect() as connection:
+    with asking.ledger.database.connect() as connection:
         took = {row.task_id: row.seconds for row in connection.execute(query)}
     off = sorted(abs(etas[task_id] / true - 1) for task_id, true in took.items())
     return {

@@ -133,7 +133,7 @@ def take_steps(context: WorkerContext, queue: str) -> None:
         stop()
         sys.exit(0)
 
-    on_stop(leave)  # until the loop sets its own handlers, and again once it has ended: nothing renders
+    on_stop(leave)  # until the loop sets its own handlers, and again once it has ended
     if context.presence.ended.is_set():  # told so as it started: it takes no step before the other thread ends it
         threading.Event().wait()
     try:

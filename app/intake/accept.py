@@ -35,6 +35,9 @@ class Choice:
     engine: Engine
     workers: list[Worker]
     warnings: Sequence[str]
+    """Of the dialect, and of what was changed."""
+    unused: Sequence[str]
+    """Which parameters the engine does not use."""
 
 
 def accept(services: Services, caller: Caller, asked: Submission) -> str:
@@ -73,7 +76,7 @@ def choose(services: Services, asked: Submission) -> Choice:
     clip, unused = resolve(request, engine, services.settings, before)
     if clip.profile == "fast" and asked.request.profile is None:
         changed.append("profile is fast, as in the video that goes on: an approximation")
-    return Choice(clip, engine, workers, [*asked.warnings, *changed, *unused])
+    return Choice(clip, engine, workers, [*asked.warnings, *changed], unused)
 
 
 def adapted(request: ClipRequest, engine: Engine, before: int | None) -> tuple[ClipRequest, list[str]]:
@@ -84,16 +87,16 @@ def keep(
     services: Services, caller: Caller, asked: Submission, choice: Choice, given: Gathered, key: IdempotencyKey | None
 ) -> str:
     """Store what the clip is made from, record the task, and return its id."""
-    settings, engine, clip, warnings = services.settings, choice.engine, choice.clip, choice.warnings
+    settings, engine, clip, unused = services.settings, choice.engine, choice.clip, choice.unused
     if asked.sizing and given.size:
-        clip, warnings = resolve(asked.sizing.choose_size(given.size), engine, settings)
+        clip, unused = resolve(asked.sizing.choose_size(given.size), engine, settings)
     graph = clip_graph(clip, engine, smoothing_queue(engine, choice.workers, settings), settings)
     task_id = new_id()
     stored = given.input_of(task_id)
     task = new_task(services, caller.owner, task_id, clip, graph, stored, asked.reuse)
     task = replace(
         task,
-        warnings=list(warnings),
+        warnings=[*choice.warnings, *unused],
         callback=asked.callback,
         dialect=asked.dialect,
         remixed_from=remixed_from(asked.source),

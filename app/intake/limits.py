@@ -1,4 +1,4 @@
-"""Where a new task is refused: too many wait, the caller has used up a quota, or the disk is full."""
+"""How much may wait, and be used and stored, before a new task is refused: core/ledger/quotas.py judges by it."""
 
 import math
 import shutil

@@ -1,4 +1,4 @@
-/** How long a clip plays, as core/spec.py reckons it. */
+/** How long a clip plays, as core/requests/clip.py reckons it. */
 
 /** A smoothed one has a frame at each multiple of 1 / smooth_fps seconds, up to its last rendered frame. */
 export function framesPlayed({ num_frames: frames, fps, smooth_fps: smooth }) {

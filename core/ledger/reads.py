@@ -13,7 +13,7 @@ from core.ids import is_id
 from core.ledger import quotas
 from core.ledger.counters import Histogram, read_counters, read_histograms
 from core.ledger.durations import StepDurations, StepProfile
-from core.ledger.next_step import DUE, NEXT, READY, turn_of
+from core.ledger.queue_order import DUE, NEXT, READY, turn_of
 from core.ledger.snapshots import Snapshot, read_snapshots
 from core.ledger.statements import ARTIFACTS, INPUTS, RESULT
 from core.ledger.workers import WorkerReports

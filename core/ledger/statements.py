@@ -4,7 +4,7 @@ to run it."""
 import sqlalchemy as sa
 
 from core.db.tables import artifacts, attempts, events, inputs, needs, now, steps, tasks
-from core.ledger.next_step import DUE
+from core.ledger.queue_order import DUE
 from core.status import Status
 
 STEP: sa.BindParameter[str] = sa.bindparam("of_step")

@@ -10,11 +10,12 @@ from pathlib import Path
 
 @contextmanager
 def scratch_folder(purpose: str) -> Iterator[Path]:
-    """A folder of this process, gone at the end. First clears what killed processes left for the same `purpose`.
+    """Yield a folder of this process, empty but for its lock and gone at the end. First clears what killed processes
+    left.
 
     A living owner holds a lock: process ids would not tell, for containers that share the folder count their own.
     """
-    for left in Path(tempfile.gettempdir()).glob(f"kinora-{purpose}-*"):
+    for left in Path(tempfile.gettempdir()).glob("kinora-*"):
         with suppress(OSError), (left / "lock").open("r+") as lock:  # BlockingIOError: its owner lives
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)

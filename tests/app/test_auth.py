@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
@@ -98,7 +99,7 @@ def test_a_front_answers_503_where_the_keys_cannot_be_read(settings: Settings, t
     with TestClient(create_app(settings)) as client:
         good = client.app.state.services
         away = Ledger(f"sqlite:///{tmp_path}/no/such/kinora.db")
-        client.app.state.services = Services(settings, away, good.storage, good.queue)
+        client.app.state.services = replace(good, ledger=away)
         response = client.get("/tasks", headers=bearer("kinora_x"))
         assert code(response) == (503, "ledger_unavailable")
         assert "retry-after" in response.headers
@@ -137,7 +138,7 @@ def test_health_tells_a_stranger_no_reasons(client: TestClient, services: Servic
 
 def test_where_a_store_stands_is_for_an_admin(client: TestClient, services: Services, ann: str) -> None:
     away = StepQueue(services.settings.model_copy(update={"redis_port": free_port()}))
-    client.app.state.services = Services(services.settings, services.ledger, services.storage, away)
+    client.app.state.services = replace(services, queue=away)
     told = client.get("/health", headers=bearer(ann)).json()
     assert (told["stores"]["redis"], told["problems"][0]) == ("away", "redis is away")
     assert "127.0.0.1" not in str(told)

@@ -142,7 +142,7 @@ def test_a_chunked_upload_too_large_is_refused_while_it_comes_in(client: TestCli
 
 def test_with_redis_away_a_task_is_accepted_all_the_same(client: TestClient, services: Services) -> None:
     away = StepQueue(services.settings.model_copy(update={"redis_port": free_port()}))
-    client.app.state.services = Services(services.settings, services.ledger, services.storage, away)
+    client.app.state.services = replace(services, queue=away)
     assert client.get(f"/status/{upload(client)}").json()["status"] == "queued"
     away.close()
 

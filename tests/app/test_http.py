@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -64,9 +65,8 @@ def test_a_fault_of_ours_shows_nothing_of_our_insides(
 
 
 def test_why_a_store_failed_is_for_the_log(client: TestClient, services: Services) -> None:
-    client.app.state.services = Services(
-        services.settings.model_copy(update={"auth": "off"}), AwayLedger(), services.storage, services.queue
-    )
+    settings = services.settings.model_copy(update={"auth": "off"})
+    client.app.state.services = replace(services, settings=settings, ledger=AwayLedger())
     answer = client.get("/engines")
     assert answer.json()["error"]["message"] == "the ledger does not answer"
 

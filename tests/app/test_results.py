@@ -181,7 +181,7 @@ def test_a_download_is_sent_to_the_object_store(
     store = Storage("s3://redirected/kinora")
     store.put(services.ledger.artifacts(finished)["video"].key, VIDEO)
     settings = services.settings.model_copy(update={"result_redirect": True})
-    client.app.state.services = Services(settings, services.ledger, store, services.queue)
+    client.app.state.services = replace(services, settings=settings, storage=store)
     answer = client.get(f"/results/{finished}", follow_redirects=False)
     assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
     assert httpx2.get(answer.headers["location"]).content == VIDEO

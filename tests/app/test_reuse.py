@@ -1,7 +1,7 @@
 """What was made before is taken over: by the owner who asks for it, and only if it is there and whole."""
 
 import hashlib
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
@@ -22,6 +22,11 @@ def ask(client: TestClient, picture: bytes = CAT, **fields: Any) -> str:
     answer = client.post("/generate", files={"file": picture}, data=SMALL | {"reuse": "true"} | fields)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["task_id"])
+
+
+def services_of(client: TestClient) -> Services:
+    services: Any = client.app
+    return cast(Services, services.state.services)
 
 
 def do(services: Services, step: Step, data: bytes = b"video of a step") -> None:
@@ -102,7 +107,7 @@ def test_what_is_made_without_asking_for_reuse_is_found_later(client: TestClient
 def test_nobody_gets_what_another_owner_made(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.errors.LINGER_SECONDS", 0.01)
     with TestClient(create_app(settings.model_copy(update={"auth": "keys"}))) as client:
-        services: Services = client.app.state.services  # type: ignore[attr-defined]
+        services = services_of(client)
         keys: Keys = services.ledger.keys
         ann, eve = ({"Authorization": f"Bearer {keys.create(name)[1]}"} for name in ("ann", "eve"))
         client.headers.update(ann)
@@ -117,7 +122,7 @@ def test_nobody_gets_what_another_owner_made(settings: Settings, monkeypatch: py
 
 def test_a_copy_counts_for_the_quota(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with TestClient(create_app(settings.model_copy(update={"auth": "keys"}))) as client:
-        services: Services = client.app.state.services  # type: ignore[attr-defined]
+        services = services_of(client)
         _, key = services.ledger.keys.create("ann")
         client.headers["Authorization"] = f"Bearer {key}"
         make(services, ask(client))

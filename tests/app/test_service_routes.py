@@ -72,7 +72,7 @@ def test_health_is_degraded_without_a_keeper(client: TestClient) -> None:
 
 def test_health_says_that_redis_is_away(client: TestClient, services: Services) -> None:
     away = StepQueue(services.settings.model_copy(update={"redis_port": free_port()}))
-    client.app.state.services = Services(services.settings, services.ledger, services.storage, away)
+    client.app.state.services = replace(services, queue=away)
     body = client.get("/health").json()
     assert body["status"] == "degraded"
     assert "does not answer" in body["stores"]["redis"]

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,8 +22,8 @@ def film(shots: int = SHOTS) -> NewTask:
     return new_task(steps=[*steps, NewStep("join", "cpu", needs=tuple(step.name for step in steps), name="film")])
 
 
-def claim_next(ledger: Ledger, worker: str = "w", **more: object) -> Claim | None:
-    return ledger.claim_next("cpu", worker, 60, **more)  # type: ignore[arg-type]
+def claim_next(ledger: Ledger, worker: str = "w", **more: Any) -> Claim | None:
+    return ledger.claim_next("cpu", worker, 60, **more)
 
 
 def serve(ledger: Ledger, workers: int) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Databases of earlier versions: what stands in them goes on."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ from core.errors import LedgerTooNew
 from core.ledger.durations import StepDuration, StepProfile
 from core.ledger.moves import Ledger
 from core.plan.clip import clip_graph
-from core.plan.steps import PARAMS
+from core.plan.steps import PARAMS, RenderClip
 from core.requests.clip import Clip, ClipRequest
 from core.requests.resolve import resolve
 
@@ -60,8 +60,9 @@ def add_task(engine: sa.Engine, clip: Clip, status: str = "queued") -> None:
         for position, step in enumerate(planned):
             held = clip.model_dump() | {"part": None}
             if step in renders and len(renders) > 1:
-                held |= step.params.settings.model_dump()  # type: ignore[union-attr]
-                held["part"] = {"number": renders.index(step), "of": len(renders), "num_frames": step.params.adds}  # type: ignore[union-attr]
+                held |= cast(RenderClip, step.params).settings.model_dump()
+                adds = cast(RenderClip, step.params).adds
+                held["part"] = {"number": renders.index(step), "of": len(renders), "num_frames": adds}
             if step.name == "join-parts" and clip.smooth_fps:
                 held["continues"] = None
             insert(

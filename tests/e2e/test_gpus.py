@@ -40,7 +40,7 @@ def test_the_start_script_keeps_a_worker_on_each_gpu_and_ends_them_all(
     environment: dict[str, str], ledger: Ledger
 ) -> None:
     def pids() -> dict[str | None, int]:
-        return {worker.engines.gpu: worker.pid for worker in ledger.workers() if psutil.pid_exists(worker.pid)}
+        return {worker.gpu: worker.pid for worker in ledger.workers() if psutil.pid_exists(worker.pid)}
 
     script = subprocess.Popen([ROOT / "scripts" / "workers"], env=environment, start_new_session=True)
     wait_until(lambda: pids().keys() == {FIRST, SECOND}, 60, "a worker on each GPU")

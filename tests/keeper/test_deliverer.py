@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from core.callbacks.deliveries import RETRY_SECONDS, Delivery, DeliveryStatus
 from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
 from core.config.settings import Settings
+from core.db.tables import tasks
 from core.ledger.moves import Ledger
 from core.links import opens
 from core.status import Status
@@ -141,6 +142,16 @@ def test_where_keys_are_asked_for_a_callback_links_to_the_video(ledger: Ledger, 
     query = dict(parse_qsl(link.query))
     assert (link.netloc, link.path) == ("video.example.com", f"/results/{new.task_id}")
     assert opens(link.path, query["expires"], query["signature"], ledger.keys.link_secret)
+
+
+def test_a_dialect_of_a_newer_version_is_told_as_any_other(ledger: Ledger) -> None:
+    task = replace(new_task(), callback=Callback("https://told.example/", [CallbackEvent.CANCELED]))
+    ledger.create(task)
+    with ledger.database.begin() as tx:
+        tx.execute(tasks.update().values(dialect="newer"))
+    ledger.cancel(task.task_id)
+    (delivery,) = ledger.deliveries.due(10)
+    assert (delivery.event, delivery.data["task_id"]) == ("task.canceled", task.task_id)
 
 
 def test_start_and_progress_are_told_on_request(ledger: Ledger) -> None:

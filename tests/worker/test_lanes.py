@@ -89,6 +89,48 @@ def test_a_second_step_that_uses_all_cores_waits_and_one_that_does_not_goes_befo
     wait_until(lambda: statuses(lane, task_id)["clip-2"] == "started", what="the second clip's start")
 
 
+def test_a_wake_up_that_a_busy_worker_took_goes_on_to_another(lane: CpuLane) -> None:
+    queue = lane.context.queue
+    task_id = add(lane, "clip-1", "clip-2")
+    lane.run_next()
+    late = lane.context.ledger.task_with_steps(task_id)[1][1].step_id
+    with asked_in_a_thread(lane):
+        wait_until(lambda: queue.queued_ids("cpu") == {late}, what="another wake-up")
+        OPEN["clip-1"].set()
+    OPEN["clip-2"].set()
+    wait_until(lambda: statuses(lane, task_id)["clip-2"] == "finished", what="the second clip's end")
+    queue.remove(late)
+    add(lane, "join-1", "join-2", "join-3", "join-4")
+    for _ in range(3):
+        lane.run_next()
+    with asked_in_a_thread(lane):  # as many run as may
+        wait_until(lambda: len(queue.queued_ids("cpu")) == 1, what="another wake-up")
+        OPEN["join-1"].set()
+
+
+def test_a_step_whose_thread_cannot_start_is_given_back(lane: CpuLane, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    task_id = add(lane, "clip-1")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        lane.run_next()
+    assert statuses(lane, task_id) == {"clip-1": "queued"}
+    OPEN["clip-1"].set()
+    lane.run_next()
+    wait_until(lambda: statuses(lane, task_id)["clip-1"] == "finished", what="its end")
+
+
+def test_memory_is_looked_at_between_steps(lane: CpuLane) -> None:
+    lane.context.settings = lane.context.settings.model_copy(update={"worker_max_memory_mb": 1})
+    add(lane, "clip-1", "join-1")
+    lane.run_next()
+    assert lane.reason_to_leave() is not None
+    lane.run_next()
+    assert lane.reason_to_leave() is None
+
+
 def test_nothing_is_begun_once_it_closes_and_what_runs_ends(lane: CpuLane) -> None:
     task_id = add(lane, "clip-1", "clip-2")
     lane.run_next()

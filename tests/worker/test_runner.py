@@ -179,6 +179,22 @@ def test_a_disk_that_fills_up_while_encoding_fails_the_task_and_the_next_one_wor
     assert run(context).status == Status.FINISHED
 
 
+@pytest.mark.parametrize("name", ["thumbnail.jpg", "spritesheet.jpg"])
+def test_a_disk_that_fills_up_while_what_shows_a_video_is_written_fails_the_task(
+    context: WorkerContext, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    @contextmanager
+    def on_a_full_disk(_purpose: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            (Path(folder) / name).symlink_to("/dev/full")
+            yield Path(folder)
+
+    monkeypatch.setattr("worker.run.runner.scratch_folder", on_a_full_disk)
+    error = run(context).error
+    assert error is not None
+    assert (error.code, error.message) == ("encoding_failed", "the worker's disk: No space left on device")
+
+
 def test_an_attempt_that_was_stopped_records_nothing(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.engines.camera.Camera.render", renders(Stopped()))
     assert run(context).status == Status.STARTED

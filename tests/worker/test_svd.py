@@ -453,7 +453,7 @@ LOAD_EACH = """
 import json, sys
 sys.modules.update(dict.fromkeys(sys.argv[2:]))  # an import of a name that stands for None fails
 from core.config.settings import Settings
-from core.engines import find_engine
+from core.engines.known import find_engine
 from core.errors import EngineUnavailable
 from worker.engines.svd.svd import Svd
 

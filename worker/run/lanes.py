@@ -5,6 +5,8 @@ import contextvars
 import os
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -12,9 +14,9 @@ import structlog
 from core.errors import Unavailable
 from core.plan.steps import ONE_CORE_KINDS
 from core.task import Claim
-from worker.run.runner import WorkerContext, preference, reason_to_leave, run_claim
+from worker.run.runner import WorkerContext, peek, preference, reason_to_leave, run_claim
 
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -70,13 +72,34 @@ class ThreadsLane(Lane):
 
     def run_next(self) -> None:
         """Claim the step whose turn it is, if one waits, and begin it. Waits if as many run as may; raises nothing."""
-        self._free.acquire()
+        if not self._free.acquire(blocking=False):
+            self.pass_on()
+            self._free.acquire()
         claim = None if self.closing else self.claim_possible()
         if claim is None:
             self._free.release()
         else:
             self.context.steps_done += 1
             self.begin(claim)
+
+    def pass_on(self) -> None:
+        """Wake another worker for the step that this one cannot begin yet: it has taken the wake-up for it."""
+        context = self.context
+        with suppress(Unavailable):  # the keeper wakes one later
+            if found := peek(context):
+                context.queue.wake(found[0].step_id, context.presence.queue)
+
+    def start(self, work: Callable[[], None], claim: Claim, undo: Callable[[], None]) -> None:
+        """Do `work` in a thread with this one's context for its log lines. If the system gives no more threads, the
+        step is given back once `undo` has run."""
+        name, run = f"step-{claim.step.step_id}", partial(contextvars.copy_context().run, work)
+        try:
+            threading.Thread(target=run, name=name, daemon=True).start()
+        except RuntimeError as error:
+            log.error("step_not_begun", step_id=claim.step.step_id, reason=str(error))
+            undo()
+            with suppress(Unavailable):  # its lease runs out
+                self.context.ledger.give_back(claim)
 
     def claim_possible(self) -> Claim | None:
         """Return the claim of the next step that can begin now; None if none waits."""
@@ -97,18 +120,25 @@ class CpuLane(ThreadsLane):
     def claim_possible(self) -> Claim | None:
         """Return the claim of the next step that can begin now; waits while all that waits needs all cores, and another
         has them."""
+        has_passed_on = False
         while not self.closing:
             kinds = ONE_CORE_KINDS if any(uses_all_cores(claim) for claim in list(self._running)) else None
             claim = self.claim(kinds)
             if claim or kinds is None:
                 return claim
+            if not has_passed_on:
+                self.pass_on()
+                has_passed_on = True
             time.sleep(LOOK_SECONDS)
         return None
 
     def begin(self, claim: Claim) -> None:
         self._running.append(claim)
-        work = partial(contextvars.copy_context().run, self._work, claim)
-        threading.Thread(target=work, name=f"step-{claim.step.step_id}", daemon=True).start()
+        self.start(partial(self._work, claim), claim, partial(self._over, claim))
+
+    def reason_to_leave(self) -> str | None:
+        """Return why this process should make room for a fresh one. What it holds says nothing while it works."""
+        return super().reason_to_leave() if len(self._running) <= 1 else None
 
     def close(self) -> None:
         while self._running:
@@ -119,8 +149,11 @@ class CpuLane(ThreadsLane):
         try:
             run_claim(claim, self.context)
         finally:
-            self._running.remove(claim)
-            self._free.release()
+            self._over(claim)
+
+    def _over(self, claim: Claim) -> None:
+        self._running.remove(claim)
+        self._free.release()
 
 
 def uses_all_cores(claim: Claim) -> bool:

@@ -1,7 +1,6 @@
 """The lane of steps that wait for other people's servers: a hundred attempts in one process, each in a thread that
 mostly sleeps. One that hangs or fails ends alone, never the process."""
 
-import contextvars
 import threading
 import time
 from contextlib import suppress
@@ -83,8 +82,7 @@ class NetLane(ThreadsLane):
         names = {"task_id": claim.task.task_id, "step_id": claim.step.step_id, "attempt": claim.step.attempt}
         with structlog.contextvars.bound_contextvars(**names):
             log.info("attempt_started", kind=claim.step.kind, waited=round(claim.waited, 3))
-            work = partial(contextvars.copy_context().run, self._work, attempt)
-            threading.Thread(target=work, name=f"net-{claim.step.step_id}", daemon=True).start()
+            self.start(partial(self._work, attempt), claim, partial(self._over, attempt, "stopped"))
 
     def _work(self, attempt: NetAttempt) -> None:
         outcome: str | None = "crashed"

@@ -52,8 +52,8 @@ class StepWorker(SimpleWorker):
     def __init__(
         self, queue: str, connection: "Redis", answer: Callable[[], bool], drain: Callable[[], None] = lambda: None
     ) -> None:
-        """`answer()` runs the step whose turn it is, raises nothing and says whether to go on; `drain()` is called at a
-        stop, for what runs then, here or in another thread."""
+        """`answer()` runs or begins the step whose turn it is, raises nothing and says whether to go on; `drain()` is
+        called at a stop, for what runs then, here or in another thread."""
         super().__init__(
             [Queue(queue, connection=connection, serializer=SERIALIZER)],
             connection=connection,

@@ -1,7 +1,8 @@
 """The path of one step through this worker: claim it, work while the lease is kept, record what came of it.
 
-Its render stage, which needs the engine, runs in the thread that calls. Its finalize stage runs in another thread; on a
-GPU the next step renders meanwhile. Whatever ends an attempt, in either stage, is dealt with by the same code.
+Its render stage, which needs the engine, runs in the thread that calls. Its finalize stage follows there; on a GPU it
+runs in another thread, and the next step renders meanwhile. Whatever ends an attempt, in either stage, is dealt with by
+the same code.
 """
 
 import os
@@ -16,7 +17,7 @@ from typing import Any, cast
 import structlog
 
 from core.config.settings import Settings
-from core.errors import GpuLost, InternalError, KinoraError, Retry, TimeLimitExceeded, Unavailable
+from core.errors import EncodingFailed, GpuLost, InternalError, KinoraError, Retry, TimeLimitExceeded, Unavailable
 from core.ledger.moves import Ledger
 from core.live_previews import LivePreviews
 from core.plan.steps import ONE_CORE_KINDS
@@ -222,6 +223,9 @@ def run_part(
         return "stopped"
     except KinoraError as error:
         return end_attempt(claim, attempt, error, context)
+    except OSError as error:  # stores have errors of their own
+        failed = EncodingFailed(f"the worker's disk: {error.strerror or type(error).__name__}")
+        return end_attempt(claim, attempt, failed, context)
     except Exception:
         log.exception("attempt_crashed")
         unexpected = InternalError("an unexpected error; the worker's log has it under this task's id")
@@ -279,7 +283,7 @@ def reason_to_leave(context: WorkerContext) -> str | None:
     if context.gpu_lost:
         return "the GPU is lost to this process"
     if most_steps and context.steps_done >= most_steps:
-        return f"{context.steps_done} steps are done"
+        return f"{context.steps_done} steps are done or begun"
     if most_memory and resident_mb() > most_memory:
         return f"it holds {resident_mb():.0f} MB"
     return None

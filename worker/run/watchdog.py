@@ -3,7 +3,7 @@
 Python cannot interrupt a call into C, and CUDA is one. So the attempt is first asked to stop at its next check point,
 and after a few seconds the whole process ends; the ledger then gives the step to another worker. A call that holds
 Python's lock keeps these timers from running too, so a last one, which needs no Python, stands behind them. There is
-one of that kind in a process, and two attempts may run: it stands for whichever is due first.
+one of that kind in a process, and several attempts may run: it stands for whichever is due first.
 """
 
 import faulthandler

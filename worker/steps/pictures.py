@@ -3,7 +3,7 @@ picture takes longer than all else between two clips."""
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 
 import structlog
@@ -43,6 +43,9 @@ class Pictures:
             ahead = self._ahead if self._ahead and self._ahead[0] == claim.task.task_id else None
             self._ahead = None if ahead else self._ahead
         if ahead:
+            while not ahead[1].done():
+                wait([ahead[1]], timeout=LOOK_SECONDS)
+                attempt.check()
             with suppress(Exception):  # what failed there is tried again here, and told
                 return ahead[1].result()
         source = input_of(params, claim.inputs)

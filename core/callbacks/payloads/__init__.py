@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from core.callbacks.deliveries import Delivery
 
 KINORA = Payload()
-PAYLOADS = {Dialect.OPENAI: OpenAiPayload(), Dialect.REPLICATE: ReplicatePayload()}
+PAYLOADS: dict[str, Payload] = {Dialect.OPENAI: OpenAiPayload(), Dialect.REPLICATE: ReplicatePayload()}
 
 
 def payload_in(dialect: str) -> Payload:
-    """Return the payload of tasks that were asked for in this dialect."""
-    return PAYLOADS.get(Dialect(dialect), KINORA)
+    """Return the payload of tasks that were asked for in this dialect, which a newer version may have named."""
+    return PAYLOADS.get(dialect, KINORA)
 
 
 def payload_of(delivery: "Delivery") -> Payload:

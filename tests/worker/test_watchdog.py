@@ -9,12 +9,12 @@ import pytest
 from harness.servers import wait_until
 from harness.stack import ROOT, running_stack
 from worker.attempt import Attempt, Stopped
-from worker.run.watchdog import EXIT_STUCK, Watchdog
+from worker.run.watchdog import EXIT_STUCK, LastResort, Watchdog
 
 
 def test_an_attempt_out_of_time_is_asked_to_stop_first(monkeypatch: pytest.MonkeyPatch) -> None:
     attempt, left = Attempt(), []
-    with Watchdog(attempt, 0.05, left.append):
+    with Watchdog(attempt, 0.05, LastResort(), left.append):
         wait_until(lambda: attempt.out_of_time, what="the limit")
         with pytest.raises(Stopped):
             attempt.check()
@@ -29,14 +29,14 @@ def test_a_process_stuck_beyond_the_limit_is_ended(monkeypatch: pytest.MonkeyPat
         codes.append(code)
         ended.set()
 
-    with Watchdog(Attempt(), 0.05, leave):
+    with Watchdog(Attempt(), 0.05, LastResort(), leave):
         assert ended.wait(5)
     assert codes == [EXIT_STUCK]
 
 
 def test_an_attempt_in_time_is_left_alone() -> None:
     attempt, left = Attempt(), []
-    with Watchdog(attempt, 0.1, left.append):
+    with Watchdog(attempt, 0.1, LastResort(), left.append):
         pass
     time.sleep(0.2)
     attempt.check()
@@ -50,8 +50,9 @@ import ctypes
 from worker.run import watchdog
 from worker.attempt import Attempt
 watchdog.CHECK_POINT_SECONDS = watchdog.LAST_RESORT_SECONDS = 0.2
-with watchdog.Watchdog(Attempt(), 0.2):
-    with watchdog.Watchdog(Attempt(), 60):
+last_resort = watchdog.LastResort()
+with watchdog.Watchdog(Attempt(), 0.2, last_resort):
+    with watchdog.Watchdog(Attempt(), 60, last_resort):
         INSIDE
     ctypes.PyDLL(None).sleep(60)
 """

@@ -32,7 +32,7 @@ from worker.run.lease import Lease
 from worker.run.metrics import WorkerMetrics
 from worker.run.presence import Presence
 from worker.run.preview_publisher import PreviewPublisher
-from worker.run.watchdog import Watchdog
+from worker.run.watchdog import LastResort, Watchdog
 from worker.steps.base import Made, StepContext, StepHandler
 from worker.steps.clip import ClipStep
 from worker.steps.join import JoinStep
@@ -73,6 +73,7 @@ class WorkerContext:
     presence: Presence
     metrics: WorkerMetrics
     finalizer: Finalizer = field(default_factory=Finalizer)
+    last_resort: LastResort = field(default_factory=LastResort)
     running: list[RunningAttempt] = field(default_factory=list)
     """In the order in which they were claimed."""
     steps_done: int = 0
@@ -107,7 +108,7 @@ def _work(running: RunningAttempt, context: WorkerContext) -> None:
     with ExitStack() as held:  # until the attempt's own end, in whichever thread that is
         held.enter_context(_counted(running, context))
         held.enter_context(Lease(context.ledger, claim, attempt, context.settings.lease_seconds))
-        held.enter_context(Watchdog(attempt, context.settings.step_time_limit))
+        held.enter_context(Watchdog(attempt, context.settings.step_time_limit, context.last_resort))
         held.enter_context(PreviewPublisher(LivePreviews(context.queue.redis), claim.task.task_id, attempt))
         limit = context.settings.step_time_limit
         outcome = run_part(running, context, partial(_render_stage, running, held, context), limit)

@@ -51,26 +51,26 @@ class LastResort:
             faulthandler.cancel_dump_traceback_later()
 
 
-LAST_RESORT = LastResort()
-
-
 class Watchdog:
     """`with Watchdog(...)`: after `seconds` the attempt is out of time, and then the process."""
 
-    def __init__(self, attempt: Attempt, seconds: float, leave: Callable[[int], None] = os._exit) -> None:
-        self.attempt, self.seconds, self.leave = attempt, seconds, leave
+    def __init__(
+        self, attempt: Attempt, seconds: float, last_resort: LastResort, leave: Callable[[int], None] = os._exit
+    ) -> None:
+        """`last_resort` is the process's own."""
+        self.attempt, self.seconds, self.last_resort, self.leave = attempt, seconds, last_resort, leave
         self._ended = threading.Event()
         self._due = 0.0
 
     def __enter__(self) -> "Watchdog":
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         self._due = time.monotonic() + self.seconds + CHECK_POINT_SECONDS + LAST_RESORT_SECONDS
-        LAST_RESORT.add(self._due)
+        self.last_resort.add(self._due)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        LAST_RESORT.remove(self._due)
+        self.last_resort.remove(self._due)
 
     def _watch(self) -> None:
         if self._ended.wait(self.seconds):

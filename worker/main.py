@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from core.config.settings import read_settings
 from core.errors import EngineUnavailable, GpuLost
 from core.ledger.moves import Ledger
 from core.process.logs import set_up_logs
+from core.process.scratch import scratch_folder
 from core.process.startup import wait_for_ledger
 from core.queue import QUEUES, StepQueue, connect_redis
 from core.storage import Storage
@@ -52,10 +54,17 @@ def main() -> None:
     port = metrics.serve(settings.worker_metrics_host, settings.worker_metrics_port)
     engine_host = EngineHost(settings, queue, metrics)
     presence = Presence(ledger, queue, engine_host, port, steps_at_once(queue))
-    context = WorkerContext(
-        settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings), engine_host, presence, metrics
-    )
-    presence.start()
+    stores = ledger, Storage(settings.resolved_storage_url), StepQueue(settings)
+    with scratch_folder("worker") as scratch:
+        context = WorkerContext(settings, *stores, engine_host, presence, metrics, scratch=scratch)
+        work(context, queue)
+    if context.gpu_lost:
+        os._exit(EXIT_GPU_LOST)  # torch's own end in a process whose CUDA is dead may hang or abort
+
+
+def work(context: WorkerContext, queue: str) -> None:
+    """Load the engine, and take steps until this worker is to leave."""
+    context.presence.start()
     on_stop(lambda *_: force_exit_in_thread(context))
     try:
         load_engine(context)
@@ -63,10 +72,8 @@ def main() -> None:
             take_steps(context, queue)
     finally:
         on_stop(lambda *_: drain(context))
-        presence.leave()
-        ledger.close()
-    if context.gpu_lost:
-        os._exit(EXIT_GPU_LOST)  # torch's own end in a process whose CUDA is dead may hang or abort
+        context.presence.leave()
+        context.ledger.close()
 
 
 def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -94,6 +101,7 @@ def force_exit(context: WorkerContext) -> None:
     try:
         context.presence.leave()
     finally:
+        shutil.rmtree(context.scratch, ignore_errors=True)
         os._exit(0)
 
 

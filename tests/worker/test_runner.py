@@ -164,13 +164,13 @@ def test_a_disk_that_fills_up_while_encoding_fails_the_task_and_the_next_one_wor
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     @contextmanager
-    def on_a_full_disk(_purpose: str) -> Iterator[Path]:
+    def on_a_full_disk(_context: WorkerContext) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
             (Path(folder) / "video.mp4").symlink_to("/dev/full")
             yield Path(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.run.runner.scratch_folder", on_a_full_disk)
+        patch.setattr("worker.run.runner.attempt_folder", on_a_full_disk)
         task = run(context)
     assert task.status == Status.FAILED
     assert task.error is not None
@@ -184,12 +184,12 @@ def test_a_disk_that_fills_up_while_what_shows_a_video_is_written_fails_the_task
     context: WorkerContext, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     @contextmanager
-    def on_a_full_disk(_purpose: str) -> Iterator[Path]:
+    def on_a_full_disk(_context: WorkerContext) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
             (Path(folder) / name).symlink_to("/dev/full")
             yield Path(folder)
 
-    monkeypatch.setattr("worker.run.runner.scratch_folder", on_a_full_disk)
+    monkeypatch.setattr("worker.run.runner.attempt_folder", on_a_full_disk)
     error = run(context).error
     assert error is not None
     assert (error.code, error.message) == ("encoding_failed", "the worker's disk: No space left on device")

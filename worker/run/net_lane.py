@@ -12,12 +12,19 @@ from typing import Any
 import structlog
 
 from core.errors import NotTaken, TimeLimitExceeded, Unavailable
-from core.process.scratch import scratch_folder
 from core.task import Claim
 from worker.attempt import Stopped
 from worker.run.lanes import ThreadsLane, steps_at_once
 from worker.run.leases import Leases
-from worker.run.runner import RunningAttempt, WorkerContext, close_attempt, end_attempt, record_finish, run_part
+from worker.run.runner import (
+    RunningAttempt,
+    WorkerContext,
+    attempt_folder,
+    close_attempt,
+    end_attempt,
+    record_finish,
+    run_part,
+)
 from worker.run.watchdog import CHECK_POINT_SECONDS
 from worker.steps.base import StepContext
 from worker.steps.net import NetStep
@@ -94,7 +101,7 @@ class NetLane(ThreadsLane):
             self._over(attempt, outcome or "finished")
 
     def _in_a_folder(self, attempt: NetAttempt) -> None:
-        with scratch_folder("attempt") as folder:
+        with attempt_folder(self.context) as folder:
             self._go(attempt, folder)
 
     def _go(self, attempt: NetAttempt, folder: Path) -> None:

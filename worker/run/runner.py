@@ -6,6 +6,8 @@ the same code.
 """
 
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -21,7 +23,6 @@ from core.errors import EncodingFailed, GpuLost, InternalError, KinoraError, Ret
 from core.ledger.moves import Ledger
 from core.live_previews import LivePreviews
 from core.plan.steps import ONE_CORE_KINDS
-from core.process.scratch import scratch_folder
 from core.queue import StepQueue
 from core.storage import Storage
 from core.task import Claim, ErrorInfo, ReadyStep, Step, Task
@@ -74,6 +75,8 @@ class WorkerContext:
     metrics: WorkerMetrics
     finalizer: Finalizer = field(default_factory=Finalizer)
     last_resort: LastResort = field(default_factory=LastResort)
+    scratch: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    """Where each attempt has a folder."""
     running: list[RunningAttempt] = field(default_factory=list)
     """In the order in which they were claimed."""
     steps_done: int = 0
@@ -139,10 +142,20 @@ def _counted(running: RunningAttempt, context: WorkerContext) -> Iterator[None]:
         context.presence.step_ids.remove(step_id)
 
 
+@contextmanager
+def attempt_folder(context: WorkerContext) -> Iterator[Path]:
+    """Yield an empty folder, gone at the end."""
+    folder = tempfile.mkdtemp(prefix="kinora-attempt-", dir=context.scratch)
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _render_stage(running: RunningAttempt, held: ExitStack, context: WorkerContext) -> None:
     """Run the render stage, then wait for the finalize stage of the step before."""
     claim, host = running.claim, context.engine_host
-    folder = held.enter_context(scratch_folder("attempt"))
+    folder = held.enter_context(attempt_folder(context))
     step = StepContext(claim, running.attempt, context.storage, host, context.pictures, folder)
     running.handler = STEP_KINDS[claim.step.kind](step)
     is_short = claim.step.kind in ONE_CORE_KINDS

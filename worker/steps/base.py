@@ -31,7 +31,7 @@ class StepContext:
     engine_host: EngineHost
     pictures: Pictures
     folder: Path
-    """For what is in the making: empty at first but for its lock, and gone when the attempt ends."""
+    """Empty at first, for what is in the making; gone when the attempt ends."""
 
 
 class StepHandler:

@@ -146,7 +146,7 @@ class Expandable(Segments):
         if mapped:
             if not self.missing(end, size):
                 fits.append((1 << 60, end))
-            return min(fits)[1] if fits else None  # type: ignore[return-value]
+            return min(fits)[1] if fits else None  # type: ignore[return-value]  # a pair of numbers
         return min((start for _, start in fits), default=end)
 
     def missing(self, start: int, size: int) -> int:

@@ -132,7 +132,7 @@ def in_service(work: Work, stack: Stack) -> dict[str, Any]:
 
 def read(spans: Path) -> list[Span]:
     """What bench/renders.py wrote."""
-    return [tuple(map(float, line.split())) for line in spans.read_text().splitlines()]  # type: ignore[misc]
+    return [tuple(map(float, line.split())) for line in spans.read_text().splitlines()]  # type: ignore[misc]  # two on each line
 
 
 def from_many_clients(work: Work, stack: Stack) -> list[str]:

@@ -18,12 +18,12 @@ from worker.engines.torch_environment import set_torch_environment
 
 set_torch_environment()
 
-import torch  # noqa: E402 - after torch's environment
+import torch
 
-from bench.accesses import wasted  # noqa: E402
-from harness.random_svd import FULL_CASE  # noqa: E402
-from harness.report import RESULTS, machine, print_table, write  # noqa: E402
-from worker.engines.svd.memory import GB, PLANS  # noqa: E402
+from bench.accesses import wasted
+from harness.random_svd import FULL_CASE
+from harness.report import RESULTS, machine, print_table, write
+from worker.engines.svd.memory import GB, PLANS
 
 CASE = FULL_CASE
 FRAMES = PLANS["24 GB"].decode_chunk_size

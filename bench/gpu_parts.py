@@ -20,28 +20,28 @@ from worker.engines.torch_environment import set_torch_environment
 
 set_torch_environment()
 
-import numpy as np  # noqa: E402 - after torch's environment
-import structlog  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+import structlog
+import torch
+from PIL import Image
 
-from bench.gpu import TO_FRAMES  # noqa: E402
-from bench.kernels import time_by_class  # noqa: E402
-from bench.svd_memory import NOT_FOR_TORCH, native_clip, on_card, share_of  # noqa: E402
-from bench.svd_ways import Diffusers, Kinora, Turbo, clip_of  # noqa: E402
-from core.engines.svd import SVD_FAST  # noqa: E402
-from core.errors import KinoraError  # noqa: E402
-from harness.random_svd import FULL_CASE, REDUCED_CASE, Case, build_pipeline  # noqa: E402
-from worker.attempt import Attempt  # noqa: E402
-from worker.engines.causes import first_line  # noqa: E402
-from worker.engines.gpu_faults import fault_of  # noqa: E402
-from worker.engines.svd import frames, group_norm, speedups  # noqa: E402
-from worker.engines.svd.cross_attention import fold_in  # noqa: E402
-from worker.engines.svd.feed_forward import work_in_parts  # noqa: E402
-from worker.engines.svd.memory import GB, PLANS  # noqa: E402
-from worker.engines.svd.probes import RUNS, attending, clock, convolving  # noqa: E402
-from worker.engines.svd.temporal_convolution import TemporalConvolution  # noqa: E402
-from worker.engines.svd.weights import quieten_libraries  # noqa: E402
+from bench.gpu import TO_FRAMES
+from bench.kernels import time_by_class
+from bench.svd_memory import NOT_FOR_TORCH, native_clip, on_card, share_of
+from bench.svd_ways import Diffusers, Kinora, Turbo, clip_of
+from core.engines.svd import SVD_FAST
+from core.errors import KinoraError
+from harness.random_svd import FULL_CASE, REDUCED_CASE, Case, build_pipeline
+from worker.attempt import Attempt
+from worker.engines.causes import first_line
+from worker.engines.gpu_faults import fault_of
+from worker.engines.svd import frames, group_norm, speedups
+from worker.engines.svd.cross_attention import fold_in
+from worker.engines.svd.feed_forward import work_in_parts
+from worker.engines.svd.memory import GB, PLANS
+from worker.engines.svd.probes import RUNS, attending, clock, convolving
+from worker.engines.svd.temporal_convolution import TemporalConvolution
+from worker.engines.svd.weights import quieten_libraries
 
 ON_GPU = torch.cuda.is_available()
 NEEDS_GPU = "it needs a GPU"

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 begun = time.perf_counter()
-from moviepy import CompositeVideoClip, ImageClip, VideoClip  # noqa: E402 - its import is timed
+from moviepy import CompositeVideoClip, ImageClip, VideoClip
 
 SECONDS = [time.perf_counter() - begun]
 SIZE, FPS = (1024, 576), 25

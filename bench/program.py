@@ -75,7 +75,7 @@ def cost(program: Program) -> Cost:
     }
     exec(compile(source, "program", "exec"), names)  # noqa: S102 - inductor wrote it, from our own models
     given = [torch.empty_strided(*shape, dtype=dtype, device=META) for *shape, dtype in program.inputs]
-    call: Any = names["call"] if "call" in names else names["runner"].call  # type: ignore[attr-defined]
+    call: Any = names["call"] if "call" in names else names["runner"].call  # type: ignore[attr-defined]  # inductor wrote it
     with torch.no_grad(), Peak(given) as found.peak:
         call(list(given))
     return found

@@ -28,7 +28,7 @@ def note(renderer: base.Hosted, file: Path) -> base.Hosted:
             with file.open("a") as lines:
                 lines.write(f"{begun} {time.time()}\n")
 
-    renderer.render = noted  # type: ignore[method-assign]
+    renderer.render = noted  # type: ignore[method-assign]  # that is what it is for
     return renderer
 
 

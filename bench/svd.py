@@ -40,18 +40,18 @@ set_torch_environment()
 rivals.install()
 sys.path.append(str(rivals.site_packages()))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+import torch
+from PIL import Image
 
-from bench import svd_batch, svd_memory, svd_quality  # noqa: E402
-from bench.flops import count  # noqa: E402
-from bench.kernels import time_by_class  # noqa: E402
-from bench.previews import Watching  # noqa: E402
-from bench.svd_chart import draw  # noqa: E402
-from bench.svd_ways import Diffusers, Figures, Kinora, NotMade, Turbo, Way, clip_of  # noqa: E402
-from core.errors import KinoraError  # noqa: E402
-from harness.random_svd import (  # noqa: E402
+from bench import svd_batch, svd_memory, svd_quality
+from bench.flops import count
+from bench.kernels import time_by_class
+from bench.previews import Watching
+from bench.svd_chart import draw
+from bench.svd_ways import Diffusers, Figures, Kinora, NotMade, Turbo, Way, clip_of
+from core.errors import KinoraError
+from harness.random_svd import (
     FULL_CASE,
     PARAMETERS,
     REDUCED,
@@ -61,15 +61,15 @@ from harness.random_svd import (  # noqa: E402
     build_pipeline,
     parameters,
 )
-from harness.report import RESULTS, machine, print_table, write  # noqa: E402
-from worker.attempt import Attempt  # noqa: E402
-from worker.engines.causes import first_line  # noqa: E402
-from worker.engines.svd.attention import pin_attention  # noqa: E402
-from worker.engines.svd.compiling import compile_decoder, compile_no_more, compile_unet, use_channels_last  # noqa: E402
-from worker.engines.svd.cross_attention import fold_cross_attention  # noqa: E402
-from worker.engines.svd.group_norm import use_channels_last_norms  # noqa: E402
-from worker.engines.svd.temporal_convolution import use_conv2d  # noqa: E402
-from worker.engines.svd.weights import quieten_libraries  # noqa: E402
+from harness.report import RESULTS, machine, print_table, write
+from worker.attempt import Attempt
+from worker.engines.causes import first_line
+from worker.engines.svd.attention import pin_attention
+from worker.engines.svd.compiling import compile_decoder, compile_no_more, compile_unet, use_channels_last
+from worker.engines.svd.cross_attention import fold_cross_attention
+from worker.engines.svd.group_norm import use_channels_last_norms
+from worker.engines.svd.temporal_convolution import use_conv2d
+from worker.engines.svd.weights import quieten_libraries
 
 ON_GPU_NOW = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU_NOW else "cpu"

@@ -13,12 +13,12 @@ from worker.engines.torch_environment import set_torch_environment
 begun = time.perf_counter()
 set_torch_environment()
 
-import torch  # noqa: E402
+import torch
 
-from bench.svd_ways import Kinora  # noqa: E402
-from harness.random_svd import Case, build_pipeline  # noqa: E402
-from worker.engines.svd.speedups import COMPILED, EVERYWHERE, ON_GPU  # noqa: E402
-from worker.engines.svd.weights import quieten_libraries  # noqa: E402
+from bench.svd_ways import Kinora
+from harness.random_svd import Case, build_pipeline
+from worker.engines.svd.speedups import COMPILED, EVERYWHERE, ON_GPU
+from worker.engines.svd.weights import quieten_libraries
 
 
 def main() -> None:

@@ -52,12 +52,12 @@ def install(folder: Path) -> None:
         advance(attempt, done, total)
         wait(attempt, folder / str(attempt.phase_name), done)
 
-    Attempt.phase, Attempt.advance = gated_phase, gated_advance  # type: ignore[method-assign]
+    Attempt.phase, Attempt.advance = gated_phase, gated_advance  # type: ignore[method-assign]  # that is what it is for
 
 
 def work_as_on_a_gpu() -> None:
     """Have the workers of this process do one step at a time, finalized beside the next one, whatever their queue."""
-    importlib.import_module("worker.run.runner").overlaps = lambda _context: True  # type: ignore[attr-defined]
+    importlib.import_module("worker.run.runner").overlaps = lambda _context: True  # type: ignore[attr-defined]  # a module
     importlib.import_module("worker.main").LANES["cpu"] = importlib.import_module("worker.run.lanes").Lane
 
 

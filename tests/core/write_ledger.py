@@ -69,7 +69,7 @@ class Counted:
         self.seconds, self.number = 1_750_000_000.0, itertools.count(1)
         compiles(now, "sqlite")(lambda *_, **__: "counted_now()")
         sa.event.listen(sa.Engine, "connect", self._connected)
-        uuid_utils.uuid7 = self.uuid7  # type: ignore[assignment]
+        uuid_utils.uuid7 = self.uuid7  # type: ignore[assignment]  # counted ids
         secrets.token_hex = lambda n=32: f"{next(self.number):02x}" * n
         secrets.token_bytes = lambda n=32: bytes([next(self.number)]) * n
         secrets.token_urlsafe = lambda n=32: f"token{next(self.number)}".ljust(43, "x")

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from worker.engines.svd.consistency import ConsistencyScheduler, noise_like  # noqa: E402 - where torch is
+from worker.engines.svd.consistency import ConsistencyScheduler, noise_like
 
 SHAPE = (1, 2, 4, 8, 8)
 SIGMAS = {

@@ -22,10 +22,10 @@ from worker.engines.svd.svd import Svd
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from worker.engines.gpu_faults import Fault, fault_of  # noqa: E402 - where torch is
-from worker.engines.svd import frames, memory, speedups  # noqa: E402
-from worker.engines.svd.memory import needed  # noqa: E402
-from worker.engines.svd.weights import fetch  # noqa: E402
+from worker.engines.gpu_faults import Fault, fault_of
+from worker.engines.svd import frames, memory, speedups
+from worker.engines.svd.memory import needed
+from worker.engines.svd.weights import fetch
 
 pytestmark = SVD_MARKS
 

@@ -26,12 +26,12 @@ from worker.run.runner import WorkerContext
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from bench.peak import build, count  # noqa: E402 - where torch is
-from tests.worker.test_svd import create_svd, tiny_clip  # noqa: E402
-from tests.worker.test_svd_speedups import AGREES, Seen, hold  # noqa: E402
-from worker.engines.svd import feed_forward, memory, placing  # noqa: E402
-from worker.engines.svd.memory import GB, PLANS, fitting, needed, with_memory_plan, work_of  # noqa: E402
-from worker.engines.svd.weights import fetch  # noqa: E402
+from bench.peak import build, count
+from tests.worker.test_svd import create_svd, tiny_clip
+from tests.worker.test_svd_speedups import AGREES, Seen, hold
+from worker.engines.svd import feed_forward, memory, placing
+from worker.engines.svd.memory import GB, PLANS, fitting, needed, with_memory_plan, work_of
+from worker.engines.svd.weights import fetch
 
 pytestmark = SVD_MARKS
 
@@ -231,7 +231,7 @@ def test_the_smallest_plan_shows_the_unet_one_sample_and_its_feed_forwards_a_few
     assert max(rows) == 50
 
 
-class Model(torch.nn.Linear):  # type: ignore[misc]
+class Model(torch.nn.Linear):  # type: ignore[misc]  # torch has no types here
     """Goes to and fro between the CPU and the only other device that torch has everywhere."""
 
     def __init__(self, moves: list[str]) -> None:
@@ -291,7 +291,7 @@ def test_what_leaves_the_gpu_is_dropped_for_it_lies_in_the_machines_memory_still
     monkeypatch.setattr(placing, "is_tight", lambda: False)
     moves: list[str] = []
 
-    class Model(torch.nn.Linear):  # type: ignore[misc]
+    class Model(torch.nn.Linear):  # type: ignore[misc]  # torch has no types here
         def to(self, device: str, non_blocking: bool) -> None:
             moves.append(device)
             for weights in self.parameters():

@@ -17,12 +17,12 @@ from worker.attempt import Attempt
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from bench.peak import build  # noqa: E402 - where torch is
-from tests.worker.test_memory import native  # noqa: E402
-from tests.worker.test_svd_speedups import AGREES, Seen, clip_of, hold  # noqa: E402 - where torch is
-from worker.engines.svd import attention, probes, speedups, temporal_convolution  # noqa: E402
-from worker.engines.svd.memory import with_memory_plan  # noqa: E402
-from worker.engines.svd.probes import Probes, choose_ways  # noqa: E402
+from bench.peak import build
+from tests.worker.test_memory import native
+from tests.worker.test_svd_speedups import AGREES, Seen, clip_of, hold
+from worker.engines.svd import attention, probes, speedups, temporal_convolution
+from worker.engines.svd.memory import with_memory_plan
+from worker.engines.svd.probes import Probes, choose_ways
 
 pytestmark = SVD_MARKS
 

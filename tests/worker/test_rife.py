@@ -30,9 +30,9 @@ from worker.steps.smooth import SmoothStep
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import save_file  # noqa: E402 - where torch is
+from safetensors.torch import save_file
 
-from worker.engines.rife.rife import Rife  # noqa: E402
+from worker.engines.rife.rife import Rife
 
 Bytes = NDArray[np.uint8]
 Weights = dict[str, torch.Tensor]

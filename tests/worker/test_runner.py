@@ -656,7 +656,7 @@ def test_a_picture_that_cannot_be_read_ahead_costs_only_its_own_task(
     rendered, read, reads = preview_of(context).render, context.storage.read, []
     monkeypatch.setattr(context.storage, "read", lambda key: (reads.append(key), read(key))[1])
     with monkeypatch.context() as patch:
-        tried = lambda: f"tasks/{second}/input" in reads  # noqa: E731
+        tried = lambda: f"tasks/{second}/input" in reads  # noqa: E731 - one expression, used here alone
         patch.setattr(preview_of(context), "render", lambda *given: (wait_until(tried), rendered(*given))[1])
         do(first_step, context)
     do(second_step, context)
@@ -672,7 +672,7 @@ def test_a_picture_read_ahead_for_another_worker_is_not_used(
     first, first_step = enqueue(context, picture())
     theirs, their_step = enqueue(context, picture())
     rendered = preview_of(context).render
-    there = lambda: context.pictures._ahead is not None  # noqa: E731
+    there = lambda: context.pictures._ahead is not None  # noqa: E731 - one expression, used here alone
     with monkeypatch.context() as patch:
         patch.setattr(preview_of(context), "render", lambda *given: (wait_until(there), rendered(*given))[1])
         do(first_step, context)

@@ -32,7 +32,7 @@ from worker.media.fit import fit_picture
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from harness.tiny_svd import load_stock  # noqa: E402 - where torch is
+from harness.tiny_svd import load_stock
 
 pytestmark = SVD_MARKS
 

@@ -151,7 +151,7 @@ def test_nothing_approximate_is_had_without_asking() -> None:
 )
 def test_eight_bit_layers_are_near_those_they_stand_for(layer: nn.Module, shape: tuple[int, ...]) -> None:
     given = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    stands = Fp8Linear(layer) if isinstance(layer, nn.Linear) else Fp8Convolution(layer)  # type: ignore[arg-type]
+    stands = Fp8Linear(layer) if isinstance(layer, nn.Linear) else Fp8Convolution(layer)  # type: ignore[arg-type]  # a convolution then
     with torch.no_grad():
         expected, found = layer(given), stands(given)
     assert found.shape == expected.shape
@@ -166,7 +166,7 @@ def test_eight_bit_layers_work_some_rows_after_the_others_and_give_the_same(
 ) -> None:
     """What is scaled is there in float32 meanwhile: at once it would be 41 GB at full size."""
     given = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    stands = Fp8Linear(layer) if isinstance(layer, nn.Linear) else Fp8Convolution(layer)  # type: ignore[arg-type]
+    stands = Fp8Linear(layer) if isinstance(layer, nn.Linear) else Fp8Convolution(layer)  # type: ignore[arg-type]  # a convolution then
     seen: list[int] = []
     monkeypatch.setattr(fp8, "scaled", lambda rows: seen.append(len(rows)) or scaled(rows))
     with torch.no_grad():

@@ -36,11 +36,11 @@ from worker.media.fit import fit_picture
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from diffusers.models.attention_processor import Attention  # noqa: E402 - where torch is
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_leaves  # noqa: E402
+from diffusers.models.attention_processor import Attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from harness.tiny_svd import load_stock  # noqa: E402 - where torch is
+from harness.tiny_svd import load_stock
 
 pytestmark = SVD_MARKS
 

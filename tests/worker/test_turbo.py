@@ -26,10 +26,10 @@ from worker.media.fit import fit_picture
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from safetensors.torch import load_file, save_file  # noqa: E402 - where torch is
+from safetensors.torch import load_file, save_file
 
-from harness.tiny_svd import build_tiny_turbo, load_stock  # noqa: E402
-from worker.engines.svd.consistency import ConsistencyScheduler  # noqa: E402
+from harness.tiny_svd import build_tiny_turbo, load_stock
+from worker.engines.svd.consistency import ConsistencyScheduler
 
 pytestmark = SVD_MARKS
 

@@ -161,7 +161,7 @@ def sampled(picture: NDArray[Any], flow: Floats, time: float, how: int = cv2.INT
     """What is in `picture` where `flow` leads in `time`, from each place."""
     where = cv2.scaleAdd(flow, time, places(*flow.shape[:2]))
     # None: an empty array, which the stubs ask for, gives garbage (OpenCV 5.0.0).
-    found = cv2.remap(picture, where, None, how, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    found = cv2.remap(picture, where, None, how, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]  # as said above
     return np.asarray(found)
 
 

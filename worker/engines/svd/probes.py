@@ -157,7 +157,7 @@ def convolving(layer: TemporalConvolution, size: tuple[int, int, int, int], devi
     shape = (*size, weight.shape[1])
     seen = lazily(lambda: torch.randn(shape, dtype=weight.dtype, device=weight.device).movedim(-1, 1))
     order = ("products", "conv2d", "conv3d")
-    return {name: lambda name=name: WAYS[name](seen(), weight, bias) for name in order}  # type: ignore[misc]
+    return {name: lambda name=name: WAYS[name](seen(), weight, bias) for name in order}  # type: ignore[misc]  # bound as the loop goes
 
 
 def choose_kernels(unet: torch.nn.Module, clip: ClipSettings, probes: Probes, device: str) -> Choices:

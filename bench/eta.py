@@ -82,8 +82,10 @@ class Asking:
         self.stack, self.ledger, self.random = stack, ledger, random
         self.storage = Storage(f"file://{stack.folder}/data/storage")
         self.queue = StepQueue(Settings(_env_file=None, redis_port=stack.redis.port))
+        self.asked: list[str] = []
+        """Clips of this burst."""
         self.finished: list[str] = []
-        """Clips, which may go on."""
+        """Those of earlier ones, which may go on."""
 
     def burst(self, count: int) -> dict[str, float]:
         """Ask for so many within moments, and wait for all. Returns the ETAs."""
@@ -95,13 +97,15 @@ class Asking:
         while {"finished"} != (seen := {self.stack.status(task_id)["status"] for task_id in etas}):
             assert "failed" not in seen
             time.sleep(0.5)  # seldom, for the client shares the cores
-        self.finished += [task_id for task_id in etas if self.stack.status(task_id)["params"]["num_frames"] <= 60]
+        self.finished += self.asked
+        self.asked.clear()
         return etas
 
     def clip(self) -> str:
         size = self.random.choice(SIZES)
         answer = self.stack.client.post("/generate", files={"file": PICTURE.read_bytes()}, data=size)
-        return str(answer.json()["task_id"])
+        self.asked.append(str(answer.json()["task_id"]))
+        return self.asked[-1]
 
     def extension(self) -> str:
         """A clip and a join, after a video that is there."""

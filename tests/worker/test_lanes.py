@@ -131,6 +131,20 @@ def test_memory_is_looked_at_between_steps(lane: CpuLane) -> None:
     assert lane.reason_to_leave() is None
 
 
+def test_what_waits_for_all_cores_begins_as_soon_as_they_are_free(
+    lane: CpuLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.run.lanes.LOOK_SECONDS", 60.0)
+    task_id = add(lane, "clip-1", "clip-2")
+    lane.run_next()
+    with asked_in_a_thread(lane) as asked:
+        asked.join(0.3)
+        OPEN["clip-1"].set()
+    OPEN["clip-2"].set()
+    wait_until(lambda: statuses(lane, task_id)["clip-2"] == "finished", what="the second clip's end")
+    monkeypatch.undo()
+
+
 def test_nothing_is_begun_once_it_closes_and_what_runs_ends(lane: CpuLane) -> None:
     task_id = add(lane, "clip-1", "clip-2")
     lane.run_next()

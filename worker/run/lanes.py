@@ -116,12 +116,14 @@ class CpuLane(ThreadsLane):
     def __init__(self, context: WorkerContext, at_once: int | None = None) -> None:
         super().__init__(context, at_once or steps_at_once("cpu"))
         self._running: list[Claim] = []
+        self._one_ended = threading.Event()
 
     def claim_possible(self) -> Claim | None:
         """Return the claim of the next step that can begin now; waits while all that waits needs all cores, and another
         has them."""
         has_passed_on = False
         while not self.closing:
+            self._one_ended.clear()  # whatever ends from here on is noticed below
             kinds = ONE_CORE_KINDS if any(uses_all_cores(claim) for claim in list(self._running)) else None
             claim = self.claim(kinds)
             if claim or kinds is None:
@@ -129,7 +131,7 @@ class CpuLane(ThreadsLane):
             if not has_passed_on:
                 self.pass_on()
                 has_passed_on = True
-            time.sleep(LOOK_SECONDS)
+            self._one_ended.wait(LOOK_SECONDS)
         return None
 
     def begin(self, claim: Claim) -> None:
@@ -153,6 +155,7 @@ class CpuLane(ThreadsLane):
 
     def _over(self, claim: Claim) -> None:
         self._running.remove(claim)
+        self._one_ended.set()
         self._free.release()
 
 

@@ -46,19 +46,20 @@ def test_a_failed_task_says_why(client: TestClient, services: Services, claim: C
 
 @pytest.fixture
 def measured(services: Services, claim: Callable[[str], Claim], client: TestClient) -> None:
-    """A live worker, a clip of 25 frames that took 10 s, and one of 50 frames that took 18 s."""
+    """A live worker, a clip of 25 frames that took 1000 s, and one of 50 frames that took 1800 s: so long that how slow
+    the machine of the tests is says nothing."""
     services.ledger.report_worker(worker_that_says("cpu", "cpu", "preview", None))
-    for frames, seconds in ((25, 10.0), (50, 18.0)):
+    for frames, seconds in ((25, 1000.0), (50, 1800.0)):
         taken = claim(upload(client, num_frames=frames))
         services.ledger.finish(replace(taken, started_at=taken.started_at - seconds), {}, {}, {})
 
 
 @pytest.mark.usefixtures("measured")
-@pytest.mark.parametrize(("frames", "seconds"), [(25, 10), (50, 18), (100, 34)])
+@pytest.mark.parametrize(("frames", "seconds"), [(25, 1000), (50, 1800), (100, 3400)])
 def test_the_eta_comes_from_what_was_measured_of_this_size(client: TestClient, frames: int, seconds: float) -> None:
     accepted = client.post("/generate", files={"file": CAT}, data={"num_frames": frames}).json()
     assert accepted["queue_position"] == 1
-    assert accepted["eta_seconds"] == pytest.approx(seconds, abs=0.3)
+    assert accepted["eta_seconds"] == pytest.approx(seconds, rel=0.02)
 
 
 @pytest.mark.usefixtures("measured")
@@ -68,13 +69,13 @@ def test_the_eta_counts_what_runs_what_waits_and_who_works(
     claim(upload(client, num_frames=50))
     upload(client, num_frames=25)
     last = upload(client, num_frames=25)
-    assert client.get(f"/status/{last}").json()["eta_seconds"] == pytest.approx(18 + 10 + 10, abs=0.5)
+    assert client.get(f"/status/{last}").json()["eta_seconds"] == pytest.approx(1800 + 1000 + 1000, rel=0.02)
     spare = replace(worker_that_says("cpu", "cpu", "preview", "each has a worker already"), worker_id="spare")
     services.ledger.report_worker(spare)
-    assert client.get(f"/status/{last}").json()["eta_seconds"] == pytest.approx(18 + 10 + 10, abs=0.5)
+    assert client.get(f"/status/{last}").json()["eta_seconds"] == pytest.approx(1800 + 1000 + 1000, rel=0.02)
     second = replace(worker_that_says("cpu", "cpu", "preview", None), worker_id="w2")
     services.ledger.report_worker(second)
-    assert client.get(f"/status/{last}").json()["eta_seconds"] == pytest.approx(10 + 10, abs=0.5)
+    assert client.get(f"/status/{last}").json()["eta_seconds"] == pytest.approx(1000 + 1000, rel=0.02)
 
 
 def test_a_clip_waits_for_one_part_of_a_long_one_ahead_and_not_for_all(client: TestClient, services: Services) -> None:
@@ -82,14 +83,14 @@ def test_a_clip_waits_for_one_part_of_a_long_one_ahead_and_not_for_all(client: T
     for step in services.ledger.task_with_steps(upload(client, engine="svd-xt"))[1]:
         taken = services.ledger.claim(step.step_id, "w1", 60)
         assert taken is not None
-        services.ledger.finish(replace(taken, started_at=taken.started_at - 10), {}, {}, {})
+        services.ledger.finish(replace(taken, started_at=taken.started_at - 1000), {}, {}, {})
     _, steps = services.ledger.task_with_steps(upload(client, engine="svd-xt", num_frames=65, fps=30))
     assert [step.kind for step in steps] == ["clip", "clip", "clip", "join"]
     last = upload(client, engine="svd-xt")
     for position in (2, 1):
         body = client.get(f"/status/{last}").json()
         assert body["queue_position"] == position
-        assert body["eta_seconds"] == pytest.approx(10 + 10, abs=0.5)
+        assert body["eta_seconds"] == pytest.approx(1000 + 1000, rel=0.02)
         services.ledger.claim(steps[0].step_id, worker_that_says("gpu", "cuda", "svd-xt", None).worker_id, 60)
 
 
@@ -100,7 +101,7 @@ def test_there_is_no_eta_where_nobody_does_a_later_step(client: TestClient, serv
     for step in services.ledger.task_with_steps(upload(client, **smooth))[1]:
         taken = services.ledger.claim(step.step_id, "w1", 60)
         assert taken is not None
-        services.ledger.finish(replace(taken, started_at=taken.started_at - 10), {}, {}, {})
+        services.ledger.finish(replace(taken, started_at=taken.started_at - 1000), {}, {}, {})
     task_id = upload(client, **smooth)
     assert client.get(f"/status/{task_id}").json()["eta_seconds"]
     services.ledger.sign_off_worker(worker_that_says("cpu", "cpu", "preview", None).worker_id)
@@ -112,9 +113,11 @@ def test_the_eta_of_a_running_task_goes_down(
     client: TestClient, services: Services, claim: Callable[[str], Claim]
 ) -> None:
     task_id = claim(upload(client, num_frames=50)).task.task_id
+    began = time.monotonic()
     first = client.get(f"/status/{task_id}").json()["eta_seconds"]
     time.sleep(0.5)
-    assert client.get(f"/status/{task_id}").json()["eta_seconds"] == pytest.approx(first - 0.5, abs=0.2)
+    later = client.get(f"/status/{task_id}").json()["eta_seconds"]
+    assert 0.4 <= first - later <= time.monotonic() - began + 0.1
 
 
 def test_with_nothing_measured_there_is_no_eta(client: TestClient) -> None:

@@ -317,13 +317,15 @@ def test_only_the_sizes_that_are_asked_for_most_are_remembered(ledger: Ledger, m
             )
             claim = ledger.claim(step_id, "w", 60)
             assert claim is not None
-            finish(ledger, replace(claim, started_at=claim.started_at - 10 * times))
-    assert ledger.step_durations().of(StepProfile("preview", "clip", "rare", 1.0)).seconds == pytest.approx(10, abs=0.5)
+            finish(ledger, replace(claim, started_at=claim.started_at - 1000 * times))
+    durations = ledger.step_durations()
+    assert durations.of(StepProfile("preview", "clip", "rare", 1.0)).seconds == pytest.approx(1000, rel=0.02)
     ledger.delete_rare_durations()
     durations = ledger.step_durations()
     assert len(durations) == 2
-    assert durations.of(StepProfile("preview", "clip", "common", 3.0)).seconds == pytest.approx(30, abs=0.5)
-    assert durations.of(StepProfile("preview", "clip", "rare", 1.0)).seconds == pytest.approx(10, abs=1), "by its work"
+    assert durations.of(StepProfile("preview", "clip", "common", 3.0)).seconds == pytest.approx(3000, rel=0.02)
+    by_work = durations.of(StepProfile("preview", "clip", "rare", 1.0))
+    assert by_work.seconds == pytest.approx(1000, rel=0.02)
     assert durations.of(StepProfile("svd-xt", "clip", "rare", 1.0)) is None
 
 
@@ -331,12 +333,12 @@ def test_the_two_stages_of_a_step_are_remembered_apart(ledger: Ledger) -> None:
     ((step_id, _),) = ledger.create(new_task(steps=[NewStep("clip", "cpu", size="small", work=1.0, engine="preview")]))
     claim = ledger.claim(step_id, "w", 60)
     assert claim is not None
-    begun_before = replace(claim, started_at=claim.started_at - 10)
-    ledger.finish(begun_before, {}, {}, {}, render_seconds=5, waited_seconds=3)
+    begun_before = replace(claim, started_at=claim.started_at - 1000)
+    ledger.finish(begun_before, {}, {}, {}, render_seconds=500, waited_seconds=300)
     duration = ledger.step_durations().of(StepProfile("preview", "clip", "small", 1.0))
-    assert (duration.render, duration.finalize) == (5, pytest.approx(2, abs=0.5))
+    assert (duration.render, duration.finalize) == (500, pytest.approx(200, rel=0.05))
     larger = ledger.step_durations().of(StepProfile("preview", "clip", "large", 2.0))
-    assert (larger.render, larger.finalize) == (10, pytest.approx(4, abs=1)), "by its work"
+    assert (larger.render, larger.finalize) == (1000, pytest.approx(400, rel=0.05)), "by its work"
 
 
 def test_counters_survive_a_restart_and_add_up(ledger: Ledger, database_url: str) -> None:

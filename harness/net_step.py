@@ -1,4 +1,5 @@
-"""A kind of step that harness/provider.py does. `python -m harness.net_step URL --queue net`: a worker for it."""
+"""A kind of step that harness/provider.py does. `python -m harness.net_step URL AT_ONCE --queue net`: a worker that
+does so many of them at a time."""
 
 import sys
 from typing import Any, ClassVar
@@ -46,6 +47,7 @@ class Hosted(NetStep):
 
 
 if __name__ == "__main__":
-    Hosted.url = sys.argv.pop(1)
+    Hosted.url, Hosted.at_once = sys.argv.pop(1), int(sys.argv.pop(1))
+    Hosted.poll_seconds = 2.0  # a hundred that ask ten times a second would take all cores
     NET_KINDS["hosted"] = Hosted
     main()

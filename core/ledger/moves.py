@@ -15,8 +15,7 @@ from core.db.tables import attempts, idempotency_keys, needs, now, steps, tasks
 from core.db.upsert import insert
 from core.errors import TaskExists
 from core.ids import new_id
-from core.ledger import counters, durations, quotas, statements
-from core.ledger import queue_order as queue_order
+from core.ledger import counters, durations, queue_order, quotas, statements
 from core.ledger.counters import Count, Duration
 from core.ledger.keys import Keys
 from core.ledger.reads import (
@@ -180,18 +179,14 @@ class Ledger(Reader):
     ) -> Claim | None:
         """Take the step of `queue` whose turn it is, of those of these `kinds` if some are given; None if none waits. A
         step whose engine is not `loaded` gives way to others for up to `defer_seconds`."""
-        asked: dict[str, Any] = {"of_queue": queue, "loaded": list(loaded), "deferred_seconds": defer_seconds}
-        following, unlocked = queue_order.NEXT, queue_order.NEXT_UNLOCKED
-        if kinds is not None:
-            following, unlocked = queue_order.NEXT_OF_KINDS, queue_order.NEXT_OF_KINDS_UNLOCKED
-            asked["kinds"] = list(kinds)
+        asked = queue_order.asked(queue, loaded, defer_seconds, kinds)
         is_alone = self.database.dialect.name == "sqlite"  # nobody else writes meanwhile
         for _ in range(CLAIM_TRIES):
             with writing(self.database) as tx:
                 # If all that waits is of tasks that others are moving just now, the first of these is waited for.
-                found = None if is_alone else tx.execute(unlocked, asked).one_or_none()
+                found = None if is_alone else tx.execute(queue_order.NEXT_UNLOCKED, asked).one_or_none()
                 locked = task_from(found) if found else None
-                found = found or tx.execute(following, asked).one_or_none()
+                found = found or tx.execute(queue_order.NEXT, asked).one_or_none()
                 if found is None:
                     return None
                 task = locked or self._lock_task_of(tx, found.step_id)

@@ -1,5 +1,6 @@
 """Which step of a queue is served next: tasks take turns, and of one task the steps come in the order of its plan."""
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,8 @@ DUE = steps.c.rest_seconds <= 0
 QUEUE: sa.BindParameter[str] = sa.bindparam("of_queue")
 LOADED: sa.BindParameter[list[str]] = sa.bindparam("loaded", expanding=True)
 DEFERRED: sa.BindParameter[float] = sa.bindparam("deferred_seconds")
+KINDS: sa.BindParameter[list[str]] = sa.bindparam("kinds", expanding=True)
+ANY_KIND: sa.BindParameter[bool] = sa.bindparam("any_kind", type_=sa.Boolean)
 READY = sa.and_(steps.c.status == Status.QUEUED, steps.c.waits_for == 0)
 # Worked out once for all rows that are put in order.
 NOW_ONCE = sa.select(now()).scalar_subquery()
@@ -42,7 +45,7 @@ IN_ORDER = (
         *(steps.c.step_id, steps.c.task_id, steps.c.position, GIVES_WAY.label("gives_way")),
         turn_of(steps.c.task_claimed_at, steps.c.task_created_at).label("turn"),
     )
-    .where(steps.c.queue == QUEUE, READY, DUE)
+    .where(steps.c.queue == QUEUE, READY, DUE, sa.or_(ANY_KIND, steps.c.kind.in_(KINDS)))
     .order_by("gives_way", "turn", steps.c.task_id, steps.c.position)
 )
 
@@ -64,8 +67,11 @@ def first_of(in_order: sa.Subquery) -> sa.Select[Any]:
 NEXT = first_of(IN_ORDER.limit(100).subquery("in_order"))
 # Others' tasks are skipped while they lock them: on PostgreSQL several workers claim at once.
 NEXT_UNLOCKED = first_of(IN_ORDER.subquery("in_order")).with_for_update(key_share=True, skip_locked=True, of=tasks)
-OF_KINDS = IN_ORDER.where(steps.c.kind.in_(sa.bindparam("kinds", expanding=True)))
-NEXT_OF_KINDS = first_of(OF_KINDS.limit(100).subquery("in_order"))
-NEXT_OF_KINDS_UNLOCKED = first_of(OF_KINDS.subquery("in_order")).with_for_update(
-    key_share=True, skip_locked=True, of=tasks
-)
+
+
+def asked(
+    queue: str, loaded: Collection[str] = (), defer_seconds: float = 0.0, kinds: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Return what NEXT is asked with. `kinds` None: of any kind."""
+    which = {"any_kind": kinds is None, "kinds": list(kinds or ())}
+    return which | {"of_queue": queue, "loaded": list(loaded), "deferred_seconds": defer_seconds}

@@ -13,11 +13,11 @@ from core.ids import is_id
 from core.ledger import quotas
 from core.ledger.counters import Histogram, read_counters, read_histograms
 from core.ledger.durations import StepDurations, StepProfile
-from core.ledger.queue_order import DUE, NEXT, READY, turn_of
+from core.ledger.queue_order import DUE, NEXT, READY, asked, turn_of
 from core.ledger.snapshots import Snapshot, read_snapshots
 from core.ledger.statements import ARTIFACTS, INPUTS, RESULT
 from core.ledger.workers import WorkerReports
-from core.plan.steps import ONE_CORE_KINDS
+from core.plan.steps import uses_all_cores
 from core.status import Status
 from core.task import (
     Artifact,
@@ -82,7 +82,7 @@ class OpenStep(NamedTuple):
     @property
     def uses_all_cores(self) -> bool:
         """Return whether its worker does no other such step beside it."""
-        return self.queue != "net" and self.profile.kind not in ONE_CORE_KINDS
+        return self.queue != "net" and uses_all_cores(self.profile.kind)
 
 
 def task_from(row: sa.Row[Any]) -> Task:
@@ -276,9 +276,8 @@ class Reader(WorkerReports):
         self, queue: str, loaded: Collection[str] = (), defer_seconds: float = 0.0
     ) -> tuple[Step, Task] | None:
         """Return the step that `claim_next` would take now, and its task."""
-        asked = {"of_queue": queue, "loaded": list(loaded), "deferred_seconds": defer_seconds}
         with reading(self.database) as connection:
-            found = connection.execute(NEXT, asked).one_or_none()
+            found = connection.execute(NEXT, asked(queue, loaded, defer_seconds)).one_or_none()
             its = found and connection.execute(sa.select(steps).where(steps.c.step_id == found.step_id)).one_or_none()
             return (step_from(its), task_from(found)) if found and its else None
 

@@ -1,5 +1,6 @@
 """Typed steps: what a worker needs to know to do one. No step looks at another to guess what it is for."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -79,5 +80,16 @@ class JoinClips(StepParams):
 Params = RenderClip | SmoothClip | JoinClips
 ONE_CORE_KINDS = frozenset({"join"})
 """The kinds of step of which a worker does as many at a time as it has cores; each other kind uses all cores."""
+
+
+def uses_all_cores(kind: str) -> bool:
+    return kind not in ONE_CORE_KINDS
+
+
+def kinds_beside(running: Iterable[str], kinds: frozenset[str]) -> frozenset[str]:
+    """Return which of `kinds` a worker of the lane cpu may begin beside those that are `running`."""
+    return kinds & ONE_CORE_KINDS if any(map(uses_all_cores, running)) else kinds
+
+
 PARAMS: TypeAdapter[Params] = TypeAdapter(Annotated[Params, Field(discriminator="kind")])
 """Reads the parameters of a step of any kind."""

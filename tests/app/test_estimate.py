@@ -13,7 +13,7 @@ from app.estimate import Outlooks, estimate_task
 from app.services import Services
 from core.ledger.moves import Ledger
 from core.ledger.workers import Worker
-from core.plan.steps import ONE_CORE_KINDS
+from core.plan.steps import kinds_beside
 from core.task import Claim, NewStep, NewTask
 from tests.app.conftest import worker_that_says
 from tests.conftest import new_task
@@ -84,12 +84,11 @@ class World:
 
     def claim(self, worker: str) -> Claim | None:
         """Return what the worker begins now, as its lane has it."""
-        (queue, at_once), kinds = WORKERS[worker], None
+        queue, at_once = WORKERS[worker]
         its = [claim.step.kind for _, _, name, claim in self.running if name == worker]
         if len(its) >= at_once:
             return None
-        if queue == "cpu" and set(its) - ONE_CORE_KINDS:
-            kinds = ONE_CORE_KINDS
+        kinds = kinds_beside(its if queue == "cpu" else [], frozenset(SECONDS))
         return self.ledger.claim_next(queue, worker, 9e9, kinds=kinds)
 
     def advance(self, seconds: float) -> None:

@@ -4,15 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import sqlalchemy as sa
 
 from core.config.settings import Settings
+from core.errors import Unavailable
 from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from core.status import Status
@@ -154,17 +157,20 @@ def test_the_end_of_an_old_attempt_takes_nothing_from_a_newer_one(lane: NetLane)
     assert not attempts[1].is_stopped
 
 
-def test_a_worker_that_closes_begins_nothing_and_gives_back_what_waits_for_a_slot(
+def test_a_worker_that_closes_begins_nothing_not_even_what_waits_for_a_slot(
     lane: NetLane, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Hosted, "at_once", 1)
     provider.work_seconds = 4.0
     first, second, third = (ask(lane.context.ledger) for _ in range(3))
     lane.run_next()
-    lane.run_next()
     wait_until(lambda: "submitted" in (step_of(lane.context.ledger, first).checkpoint or {}), what="the handle")
+    blocked = threading.Thread(target=lane.run_next)
+    blocked.start()  # the provider has no slot for the second
     lane.close()
+    blocked.join(5)
     lane.run_next()
+    assert not blocked.is_alive()
     assert lane.context.ledger.task(first).status == Status.FINISHED
     for task_id in (second, third):
         assert step_of(lane.context.ledger, task_id).status == Status.QUEUED
@@ -233,6 +239,54 @@ def test_no_more_than_a_provider_has_slots_are_asked_at_once(
     assert 1 <= provider.most_at_once <= 3
 
 
+def test_a_provider_without_slots_keeps_only_its_own_waiting(
+    lane: NetLane, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(Hosted):
+        provider = "other"
+
+    monkeypatch.setitem(NET_KINDS, "other", Other)
+    monkeypatch.setattr(Hosted, "at_once", 1)
+    provider.work_seconds = 3600
+    ledger, slow = lane.context.ledger, [ask(lane.context.ledger) for _ in range(3)]
+    lane.run_next()
+    ledger.create(other := new_task(steps=[NewStep("other", "net")]))
+    lane.run_next()
+    wait_until(lambda: len(provider.jobs) == 2, what="a job of each")
+    assert step_of(ledger, other.task_id).status == Status.STARTED
+    assert [str(step_of(ledger, task_id).status) for task_id in slow] == ["started", "queued", "queued"]
+
+
+def test_a_kind_that_a_newer_version_has_waits_for_its_workers(lane: NetLane) -> None:
+    ledger = lane.context.ledger
+    ledger.create(newer := new_task(steps=[NewStep("of a newer version", "net")]))
+    lane.run_next()
+    assert step_of(ledger, newer.task_id).status == Status.QUEUED
+
+
+def test_a_call_that_comes_back_counts_once_and_makes_room(
+    lane: NetLane, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comes_back = threading.Event()
+
+    def hang(_: Hosted) -> dict[str, Any]:
+        comes_back.wait(30)
+        raise Unavailable("too late")
+
+    monkeypatch.setattr("worker.run.net_lane.CHECK_POINT_SECONDS", 0.2)
+    monkeypatch.setattr(Hosted, "time_limit", 0.5)
+    monkeypatch.setattr(Hosted, "submit", hang)
+    ask(lane.context.ledger)
+    lane.run_next()
+    wait_until(lambda: lane.abandoned == 1 and not lane.attempts, what="it to be left behind")
+    comes_back.set()
+    wait_until(lambda: lane.abandoned == 0, what="its return")
+    (counted,) = [
+        each.value for each in lane.context.metrics.steps.collect()[0].samples if each.name.endswith("_total")
+    ]
+    assert counted == 1
+
+
 def test_a_canceled_step_is_polled_no_more(lane: NetLane, provider: Provider) -> None:
     provider.work_seconds = 3600
     task_id = ask(lane.context.ledger)
@@ -293,7 +347,7 @@ def start(settings: Settings, provider: Provider, folder: Path) -> subprocess.Po
         "LEASE_SECONDS": "3",
         "LOG_FORMAT": "console",
     }
-    command = [sys.executable, "-m", "harness.net_step", provider.url, "--queue", "net"]
+    command = [sys.executable, "-m", "harness.net_step", provider.url, "100", "--queue", "net"]
     with (folder / "worker.log").open("ab") as log:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
@@ -310,8 +364,9 @@ def test_one_worker_holds_a_hundred_and_another_polls_on_when_it_is_killed(
     second = None
     try:
         wait_until(lambda: len(ledger.held_leases()) == 100, 60, "a hundred attempts")
-        wait_until(lambda: len(provider.jobs) == Hosted.at_once, 60, "as many jobs as a provider has slots")
-        submitted = [each for each in tasks if "submitted" in (step_of(ledger, each).checkpoint or {})]
+        wait_until(
+            lambda: all("submitted" in (step_of(ledger, each).checkpoint or {}) for each in tasks), 60, "handles"
+        )
         assert psutil.Process(first.pid).memory_info().rss < 300e6
         time.sleep(4)  # longer than a lease
         assert expire_leases(ledger) == [], "all of them are renewed"
@@ -325,12 +380,8 @@ def test_one_worker_holds_a_hundred_and_another_polls_on_when_it_is_killed(
             queue.wake(step_of(ledger, task_id).step_id, "net")
         wait_until(lambda: all(ledger.task(each).status.is_final for each in tasks), 90, "the end of all")
         assert {ledger.task(each).status for each in tasks} == {Status.FINISHED}
-        assert len(submitted) >= Hosted.at_once - 1
-        for each in submitted:
-            assert provider.submits[step_of(ledger, each).step_id] == 1, "polled on by its handle"
-        twice = [step_id for step_id, count in provider.submits.items() if count > 1]
-        said = [each for each in tasks if ledger.task(each).warnings]
-        assert len(twice) == len(said) <= 1, "what may have been paid without a handle is said"
+        assert set(provider.submits.values()) == {1}, "each is polled on by its handle"
+        assert [each for each in tasks if ledger.task(each).warnings] == []
         second.send_signal(signal.SIGTERM)
         assert second.wait(30) == 0
     finally:

@@ -12,9 +12,9 @@ from functools import partial
 import structlog
 
 from core.errors import Unavailable
-from core.plan.steps import ONE_CORE_KINDS
+from core.plan.steps import kinds_beside
 from core.task import Claim
-from worker.run.runner import WorkerContext, peek, preference, reason_to_leave, run_claim
+from worker.run.runner import STEP_KINDS, WorkerContext, peek, preference, reason_to_leave, run_claim
 
 LOOK_SECONDS = 0.5
 
@@ -40,13 +40,25 @@ class Lane:
             run_claim(claim, self.context)
             self.context.steps_done += 1
 
-    def claim(self, kinds: frozenset[str] | None = None) -> Claim | None:
-        """Return the claim of the step whose turn it is, of these `kinds` only if there are some; None if none waits or
-        the ledger is away."""
+    def known_kinds(self) -> frozenset[str]:
+        """Return the kinds of step that this worker can do: a newer version may have others."""
+        return frozenset(STEP_KINDS)
+
+    def free_kinds(self) -> frozenset[str]:
+        """Return those of which it can begin one now."""
+        return self.known_kinds()
+
+    def claim(self) -> Claim | None:
+        """Return the claim of the step whose turn it is, of those that can begin now; None if none waits or the ledger
+        is away."""
         context, presence = self.context, self.context.presence
         try:
             return context.ledger.claim_next(
-                presence.queue, presence.worker_id, context.settings.lease_seconds, *preference(context), kinds
+                presence.queue,
+                presence.worker_id,
+                context.settings.lease_seconds,
+                *preference(context),
+                kinds=self.free_kinds(),
             )
         except Unavailable as error:
             log.warning("step_not_claimed", reason=error.message)
@@ -69,18 +81,34 @@ class ThreadsLane(Lane):
     def __init__(self, context: WorkerContext, at_once: int) -> None:
         super().__init__(context)
         self._free = threading.Semaphore(at_once)
+        self._one_ended = threading.Event()
 
     def run_next(self) -> None:
         """Claim the step whose turn it is, if one waits, and begin it. Waits if as many run as may; raises nothing."""
         if not self._free.acquire(blocking=False):
             self.pass_on()
             self._free.acquire()
-        claim = None if self.closing else self.claim_possible()
+        claim = self.claim_when_free()
         if claim is None:
             self._free.release()
         else:
             self.context.steps_done += 1
             self.begin(claim)
+
+    def claim_when_free(self) -> Claim | None:
+        """Return the claim of the next step that can begin now; waits while there may be some that cannot yet."""
+        has_passed_on = False
+        while not self.closing:
+            self._one_ended.clear()  # whatever ends from here on is noticed below
+            is_free = self.free_kinds() == self.known_kinds()
+            claim = self.claim()
+            if claim or is_free:
+                return claim
+            if not has_passed_on:
+                self.pass_on()
+                has_passed_on = True
+            self._one_ended.wait(LOOK_SECONDS)
+        return None
 
     def pass_on(self) -> None:
         """Wake another worker for the step that this one cannot begin yet: it has taken the wake-up for it."""
@@ -101,13 +129,13 @@ class ThreadsLane(Lane):
             with suppress(Unavailable):  # its lease runs out
                 self.context.ledger.give_back(claim)
 
-    def claim_possible(self) -> Claim | None:
-        """Return the claim of the next step that can begin now; None if none waits."""
-        return self.claim()
-
     def begin(self, claim: Claim) -> None:
-        """Do it in a thread, which gives its place back at the end."""
+        """Do it in a thread, which calls `give_place_back` at the end."""
         raise NotImplementedError
+
+    def give_place_back(self) -> None:
+        self._one_ended.set()
+        self._free.release()
 
 
 class CpuLane(ThreadsLane):
@@ -116,31 +144,17 @@ class CpuLane(ThreadsLane):
     def __init__(self, context: WorkerContext, at_once: int | None = None) -> None:
         super().__init__(context, at_once or steps_at_once("cpu"))
         self._running: list[Claim] = []
-        self._one_ended = threading.Event()
 
-    def claim_possible(self) -> Claim | None:
-        """Return the claim of the next step that can begin now; waits while all that waits needs all cores, and another
-        has them."""
-        has_passed_on = False
-        while not self.closing:
-            self._one_ended.clear()  # whatever ends from here on is noticed below
-            kinds = ONE_CORE_KINDS if any(uses_all_cores(claim) for claim in list(self._running)) else None
-            claim = self.claim(kinds)
-            if claim or kinds is None:
-                return claim
-            if not has_passed_on:
-                self.pass_on()
-                has_passed_on = True
-            self._one_ended.wait(LOOK_SECONDS)
-        return None
+    def free_kinds(self) -> frozenset[str]:
+        return kinds_beside([claim.step.kind for claim in list(self._running)], self.known_kinds())
 
     def begin(self, claim: Claim) -> None:
         self._running.append(claim)
         self.start(partial(self._work, claim), claim, partial(self._over, claim))
 
     def reason_to_leave(self) -> str | None:
-        """Return why this process should make room for a fresh one. What it holds says nothing while it works."""
-        return super().reason_to_leave() if len(self._running) <= 1 else None
+        """Return why this process should make room for a fresh one. What it holds says nothing while several run."""
+        return reason_to_leave(self.context, is_between_steps=len(self._running) <= 1)
 
     def close(self) -> None:
         while self._running:
@@ -155,12 +169,7 @@ class CpuLane(ThreadsLane):
 
     def _over(self, claim: Claim) -> None:
         self._running.remove(claim)
-        self._one_ended.set()
-        self._free.release()
-
-
-def uses_all_cores(claim: Claim) -> bool:
-    return claim.step.kind not in ONE_CORE_KINDS
+        self.give_place_back()
 
 
 def steps_at_once(queue: str) -> int:

@@ -3,15 +3,15 @@ mostly sleeps. One that hangs or fails ends alone, never the process."""
 
 import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from core.errors import NotTaken, TimeLimitExceeded, Unavailable
+from core.errors import NotTaken, TimeLimitExceeded
 from core.task import Claim
 from worker.attempt import Stopped
 from worker.run.lanes import ThreadsLane, steps_at_once
@@ -21,6 +21,7 @@ from worker.run.runner import (
     WorkerContext,
     attempt_folder,
     close_attempt,
+    discard,
     end_attempt,
     record_finish,
     run_part,
@@ -43,10 +44,8 @@ log = structlog.get_logger(__name__)
 class NetAttempt:
     running: RunningAttempt
     kind: type[NetStep]
-    slots: threading.Semaphore | None = None
-    """Of its provider, of which it holds one."""
-    began: float | None = None
-    """When it got that slot, by this process's clock."""
+    began: float = field(default_factory=time.monotonic)
+    """By this process's clock."""
     is_over: bool = False
     """Its end is in the ledger, or was left to somebody else."""
 
@@ -59,29 +58,36 @@ class NetLane(ThreadsLane):
         self.leases = Leases(context.ledger, context.settings.lease_seconds)
         self.attempts: list[NetAttempt] = []
         self.abandoned = 0
-        self._of_provider: dict[str, threading.Semaphore] = {}
+        self._busy = Counter[str]()
+        """How many attempts each provider has."""
         self._lock = threading.Lock()
         self._ended = threading.Event()
         threading.Thread(target=self._watch, name="time limits", daemon=True).start()
+
+    def known_kinds(self) -> frozenset[str]:
+        return frozenset(NET_KINDS)
+
+    def free_kinds(self) -> frozenset[str]:
+        """Return those whose provider has a slot free here, so that one which is slow keeps nobody waiting but its
+        own."""
+        return frozenset(name for name, kind in NET_KINDS.items() if self._busy[kind.provider] < kind.at_once)
 
     def reason_to_leave(self) -> str | None:
         hanging = f"{self.abandoned} calls hang in it" if self.abandoned >= MOST_ABANDONED else None
         return super().reason_to_leave() or hanging
 
     def close(self) -> None:
-        """Begin nothing any more, and wait until no attempt runs. Those that have asked for nothing are given back."""
+        """Begin nothing any more, and wait until no attempt runs."""
         self.closing = True
-        for attempt in [each for each in self.attempts if each.slots is None]:
-            with suppress(Unavailable):  # its lease runs out
-                self.context.ledger.give_back(attempt.running.claim)
-            attempt.running.attempt.stop()
         while self.attempts:
             time.sleep(LOOK_SECONDS)
         self._ended.set()
         self.leases.close()
 
     def begin(self, claim: Claim) -> None:
-        attempt = NetAttempt(RunningAttempt(claim), NET_KINDS.get(claim.step.kind, NetStep))
+        attempt = NetAttempt(RunningAttempt(claim), NET_KINDS[claim.step.kind])
+        with self._lock:
+            self._busy[attempt.kind.provider] += 1
         self.leases.add(claim, attempt.running.attempt)
         self.context.running.append(attempt.running)
         self.context.presence.step_ids.append(claim.step.step_id)
@@ -110,7 +116,6 @@ class NetLane(ThreadsLane):
         claim, its = running.claim, running.attempt
         its.shares = {"submit": 0.01, "poll": 0.94, "fetch": 0.05}
         step = attempt.kind(StepContext(claim, its, context.storage, context.engine_host, context.pictures, folder))
-        self._wait_for_slot(attempt)
         kept = claim.step.checkpoint or {}
         if "submitted" not in kept:
             with its.phase("submit"):
@@ -149,32 +154,27 @@ class NetLane(ThreadsLane):
         if not step.attempt.keep_trying(lambda: self.context.ledger.checkpoint(claim, data)):
             raise Stopped
 
-    def _wait_for_slot(self, attempt: NetAttempt) -> None:
-        """Until the provider has one free here; its time counts from then on."""
-        with self._lock:
-            slots = self._of_provider.setdefault(attempt.kind.provider, threading.Semaphore(attempt.kind.at_once))
-        while not slots.acquire(timeout=LOOK_SECONDS):
-            attempt.running.attempt.check()
-        attempt.slots, attempt.began = slots, time.monotonic()
-
     def _over(self, attempt: NetAttempt, outcome: str) -> None:
         """Give back what the attempt holds, once: it may be given up before its thread ends."""
         claim = attempt.running.claim
         with self._lock:
             is_first, attempt.is_over = not attempt.is_over, True
+            if is_first:
+                self._busy[attempt.kind.provider] -= 1
+            else:
+                self.abandoned -= 1  # the call that hung has come back
+        if not is_first:
+            discard(attempt.running, self.context)
+            return
         try:
             close_attempt(attempt.running, outcome, self.context)
         except Exception:
             log.exception("attempt_not_closed")
-        if not is_first:
-            return
         self.leases.remove(claim)
         self.context.running.remove(attempt.running)
         self.context.presence.step_ids.remove(claim.step.step_id)
         self.attempts.remove(attempt)
-        if attempt.slots:
-            attempt.slots.release()
-        self._free.release()
+        self.give_place_back()
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
@@ -188,7 +188,7 @@ class NetLane(ThreadsLane):
         """End an attempt that is over its time. One that hangs in a call is left behind: its step is given up, and
         whatever it still does matches no row."""
         running = attempt.running
-        over = time.monotonic() - (attempt.began or time.monotonic()) - attempt.kind.time_limit
+        over = time.monotonic() - attempt.began - attempt.kind.time_limit
         if attempt.is_over or over <= 0:
             return
         if not running.attempt.out_of_time:

@@ -22,7 +22,7 @@ from core.config.settings import Settings
 from core.errors import EncodingFailed, GpuLost, InternalError, KinoraError, Retry, TimeLimitExceeded, Unavailable
 from core.ledger.moves import Ledger
 from core.live_previews import LivePreviews
-from core.plan.steps import ONE_CORE_KINDS
+from core.plan.steps import uses_all_cores
 from core.queue import StepQueue
 from core.storage import Storage
 from core.task import Claim, ErrorInfo, ReadyStep, Step, Task
@@ -158,7 +158,7 @@ def _render_stage(running: RunningAttempt, held: ExitStack, context: WorkerConte
     folder = held.enter_context(attempt_folder(context))
     step = StepContext(claim, running.attempt, context.storage, host, context.pictures, folder)
     running.handler = STEP_KINDS[claim.step.kind](step)
-    is_short = claim.step.kind in ONE_CORE_KINDS
+    is_short = not uses_all_cores(claim.step.kind)
     ahead = nullcontext() if is_short else context.pictures.reading_ahead(context.ledger, partial(peek, context))
     try:
         with ahead:
@@ -215,8 +215,8 @@ def record_finish(
 def close_attempt(running: RunningAttempt, outcome: str, context: WorkerContext) -> None:
     """Leave nothing behind, and count it."""
     engine = running.claim.task.engine
-    if outcome != "finished" and running.attempt.stored_bytes:
-        _discard(running.claim, context)
+    if outcome != "finished":
+        discard(running, context)
     for phase, seconds in running.attempt.seconds.items():
         context.metrics.phases.labels(engine, phase).observe(seconds)
     context.metrics.steps.labels(engine, outcome).inc()
@@ -265,10 +265,11 @@ def end_attempt(claim: Claim, attempt: Attempt, error: KinoraError, context: Wor
         return "abandoned"
 
 
-def _discard(claim: Claim, context: WorkerContext) -> None:
+def discard(running: RunningAttempt, context: WorkerContext) -> None:
     """Delete what the attempt stored for nothing: its task may be deleted already, and nobody would look for it."""
+    claim = running.claim
     try:
-        if context.ledger.is_in_vain(claim):
+        if running.attempt.stored_bytes and context.ledger.is_in_vain(claim):
             context.storage.delete_attempt(claim.task.task_id, claim.step.step_id, claim.step.attempt)
     except Unavailable as error:
         log.warning("attempt_not_discarded", reason=error.message)  # the keeper deletes it with the task
@@ -291,14 +292,15 @@ def release_steps(context: WorkerContext) -> None:
             each.attempt.stop()
 
 
-def reason_to_leave(context: WorkerContext) -> str | None:
-    """Why this process should make room for a fresh one; None: it can go on."""
+def reason_to_leave(context: WorkerContext, is_between_steps: bool = True) -> str | None:
+    """Return why this process should make room for a fresh one; None: it can go on. Memory is looked at between steps
+    alone."""
     most_steps, most_memory = context.settings.worker_max_steps, context.settings.worker_max_memory_mb
     if context.gpu_lost:
         return "the GPU is lost to this process"
     if most_steps and context.steps_done >= most_steps:
         return f"{context.steps_done} steps are done or begun"
-    if most_memory and resident_mb() > most_memory:
+    if most_memory and is_between_steps and resident_mb() > most_memory:
         return f"it holds {resident_mb():.0f} MB"
     return None
 

@@ -30,7 +30,8 @@ class Estimate:
     queue_position: int | None
     """How many steps of its queue are served before this one, itself included; None once it has started."""
     eta_seconds: float | None
-    """Seconds until the end; None while nothing of the kind has been measured, or nobody is there to do it."""
+    """Seconds until the end; None while nothing of the kind has been measured, nobody is there to do it, or a step has
+    yet to plan others."""
 
 
 UNKNOWN = Estimate(None, None)
@@ -90,7 +91,8 @@ def estimate_task(services: "Services", task: Task, steps: list[Step]) -> Estima
     position = min(ready, default=None) if len(waiting) == len(left) else None
     is_measured = all(outlook.durations.of(profile_of(step)) for step in left)
     is_served = all(any(worker.serves(step.queue) for worker in outlook.workers) for step in waiting)
-    if not (is_measured and is_served):
+    is_planned = not any(step.reserved_weight for step in left)
+    if not (is_measured and is_served and is_planned):
         return Estimate(position, None)
     ends = max(forecast.ends.get(step.step_id, 0.0) for step in left)
     return Estimate(position, round(max(0.0, ends - outlook.age), 2))

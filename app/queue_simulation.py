@@ -60,7 +60,9 @@ class Forecast:
     """For each step that waits: how many of its queue are served before it, itself included."""
 
 
-Entry = tuple[float, str, int, str]
+Turn = tuple[float, int]
+"""When a step of the task was served last, and among all that were served then."""
+Entry = tuple[Turn, str, int, str]
 """What decides which step is served first: its task's turn, the task, the position, and the step itself."""
 
 
@@ -79,7 +81,7 @@ class Simulation:
             queue: [SimulatedWorker(name, at_once, at_once > 1) for name, at_once in names.items()]
             for queue, names in workers.items()
         }
-        self.turns = {step.task_id: step.turn for step in steps}
+        self.turns: dict[str, Turn] = {step.task_id: (step.turn, 0) for step in steps}
         self.missing = {step.step_id: len(step.needs) for step in steps}
         self.needed_by: dict[str, list[OpenStep]] = {}
         for step in steps:
@@ -164,7 +166,7 @@ class Simulation:
         entry, worker = min(can, key=lambda pair: pair[0])
         step = self.steps[entry[-1]]
         heapq.heappop(self.ready[queue, step.uses_all_cores])
-        self.turns[step.task_id] = now
+        self.turns[step.task_id] = now, len(self.forecast.served)
         self.count[queue] = self.forecast.served[step.step_id] = self.count.get(queue, 0) + 1
         worker.free -= 1
         self._begin(step, worker, now)

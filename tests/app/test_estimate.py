@@ -159,12 +159,19 @@ def test_where_nothing_else_comes_and_steps_take_as_long_as_before_an_estimate_i
     assert max(off) <= 0.1, sorted(off)
 
 
+def test_nobody_knows_when_a_task_ends_whose_steps_are_yet_to_be_planned(world: World) -> None:
+    planning = [replace(step("voice"), reserved_weight=9.0), step("clip", "voice")]
+    world.report()
+    assert world.estimate(world.create(planning)) is None
+    assert world.estimate(world.create([step("voice"), step("clip", "voice")])) is not None
+
+
 def test_a_worker_of_the_lane_net_does_a_hundred_steps_side_by_side(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services = cast(Services, SimpleNamespace(ledger=ledger, outlooks=Outlooks(ledger)))
     ledger.report_worker(Worker("w", "net", "h", "m", 1, "none", {}, None, None, 0.0, 0.0, alive=True, at_once=100))
-    for took in (10, 10):
+    for took in (1000, 1000):  # so long that how slow this machine is says nothing
         ledger.create(new_task(steps=[NewStep("hosted", "net")]))
         claim = ledger.claim_next("net", "w", 60)
         assert claim is not None
@@ -174,8 +181,8 @@ def test_a_worker_of_the_lane_net_does_a_hundred_steps_side_by_side(
         ledger.create(task)
     monkeypatch.setattr("app.estimate.MANY", 10**6)  # each time anew
     etas = [estimate_task(services, *ledger.task_with_steps(task.task_id)).eta_seconds for task in tasks]
-    assert etas[:100] == [pytest.approx(10, abs=0.5)] * 100
-    assert etas[100] == pytest.approx(20, abs=1)
+    assert etas[:100] == [pytest.approx(1000, rel=0.02)] * 100
+    assert etas[100] == pytest.approx(2000, rel=0.02)
 
 
 def test_with_many_steps_one_forecast_serves_whoever_asks_for_a_while(

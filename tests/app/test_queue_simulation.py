@@ -73,6 +73,14 @@ def test_tasks_take_turns_and_the_one_served_last_comes_last() -> None:
     assert found.ends == {"film/0": 10, "early/0": 20, "late/0": 30, "film/1": 40, "film/2": 50}
 
 
+def test_tasks_take_turns_also_where_several_workers_are_free_at_once() -> None:
+    steps = [step(f"{film}/{n}", turn=-2.0 + number) for number, film in enumerate("ab") for n in range(8)]
+    found = forecast(steps, {"cpu": dict.fromkeys("wxyz", 1)})
+    served = sorted(found.served, key=lambda name: found.served[name])
+    assert [name[0] for name in served] == list("ab" * 8)
+    assert max(end for name, end in found.ends.items() if name[0] == "a") == 40
+
+
 def test_a_step_waits_for_what_it_needs_in_another_queue() -> None:
     steps = [step("t/0"), step("t/1", "t/0", queue="gpu"), step("u/0", queue="gpu", turn=5.0)]
     found = forecast(steps, {"cpu": {"c": 1}, "gpu": {"g": 1}})

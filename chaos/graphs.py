@@ -97,7 +97,7 @@ def graph(task_id: str, callback_url: str, shape: str = "wide") -> NewTask:
         owner="",
         engine="preview",
         params=(SMOOTHED_CLIP if shape == "wide" else CLIP).model_dump(exclude_none=True),
-        inputs=[Input("picture", input_key(task_id), "", "image/jpeg")],
+        inputs=[Input("picture", input_key(task_id, "picture"), "", "image/jpeg")],
         warnings=[],
         steps=SHAPES[shape](),
         callback=Callback(callback_url, list(FINAL_EVENTS)),

@@ -171,7 +171,7 @@ class Load:
     def _make(self, shape: str) -> None:
         task_id = new_id()
         try:
-            self.storage.put(input_key(task_id), PICTURE)
+            self.storage.put(input_key(task_id, "picture"), PICTURE)
             self.ledger.create(graph(task_id, self.receiver.url, shape))
         except KinoraError:  # nobody was promised anything
             return

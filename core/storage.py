@@ -26,7 +26,12 @@ PATIENCE: "ClientConfig" = {"timeout": "15s", "connect_timeout": "3s", "allow_ht
 RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 
 
-def input_key(task_id: str) -> str:
+def input_key(task_id: str, role: str) -> str:
+    return f"{input_prefix(task_id)}s/{role}"
+
+
+def input_prefix(task_id: str) -> str:
+    """Return what the keys of a task's inputs begin with; older versions had one input, `input`."""
     return f"{task_prefix(task_id)}input"
 
 
@@ -140,7 +145,7 @@ class Storage:
         then there was a task, and a ledger that does not know it must not cost its results."""
         with _translated(task_id):
             keys = {found["path"] for page in self._store.list(task_prefix(task_id)) for found in page}
-        if any(key != input_key(task_id) and not key.startswith(reused_prefix(task_id)) for key in keys):
+        if not all(key.startswith((input_prefix(task_id), reused_prefix(task_id))) for key in keys):
             return False
         self.delete_task(task_id)
         return True

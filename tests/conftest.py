@@ -219,7 +219,7 @@ def expire_leases(ledger: Ledger, max_attempts: int = 3) -> list[str]:
 
 def input_for(task_id: str, role: str = "picture") -> Input:
     """Nothing is stored there."""
-    return Input(role, input_key(task_id), "0" * 64, "image/jpeg")
+    return Input(role, input_key(task_id, role), "0" * 64, "image/jpeg")
 
 
 def artifacts_at(**keys: str) -> list[Artifact]:

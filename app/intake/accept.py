@@ -1,7 +1,7 @@
 """From a submission to a recorded task: the one way in, whatever dialect the caller speaks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
@@ -22,7 +22,7 @@ from core.plan.content_key import content_keys
 from core.plan.graph import Graph
 from core.requests.clip import Clip, ClipRequest
 from core.requests.resolve import fit_length, fit_size, resolve
-from core.task import IdempotencyKey, Input, NewTask
+from core.task import IdempotencyKey, Input, NewStep, NewTask
 
 log = structlog.get_logger(__name__)
 
@@ -93,15 +93,21 @@ def keep(
     graph = clip_graph(clip, engine, smoothing_queue(engine, choice.workers, settings), settings)
     task_id = new_id()
     stored = given.input_of(task_id)
-    task = new_task(services, caller.owner, task_id, clip, graph, stored, asked.reuse)
-    task = replace(
-        task,
+    steps, copied_bytes = new_steps(services, caller.owner, task_id, graph, [stored], asked.reuse)
+    task = NewTask(
+        task_id=task_id,
+        owner=caller.owner,
+        engine=clip.engine,
+        params=clip.model_dump(exclude_none=True),
+        inputs=[stored],
         warnings=[*choice.warnings, *unused],
+        steps=steps,
+        result_step=graph.result_step,
         callback=asked.callback,
         dialect=asked.dialect,
         remixed_from=remixed_from(asked.source),
         extended_from=extended_from(asked.source),
-        stored_bytes=task.stored_bytes + given.stored_bytes,
+        stored_bytes=given.stored_bytes + copied_bytes,
     )
     given.store(stored.key)
     return record(services, task, key)
@@ -126,23 +132,14 @@ def record(services: Services, task: NewTask, key: IdempotencyKey | None) -> str
     return task.task_id
 
 
-def new_task(
-    services: Services, owner: str, task_id: str, clip: Clip, graph: Graph, source: Input, reuse: bool
-) -> NewTask:
-    """Return the task that makes `clip` from `source`; with `reuse`, what was made before is copied for it."""
-    keys = content_keys(graph, {source.role: source.sha256}, services.settings)
+def new_steps(
+    services: Services, owner: str, task_id: str, graph: Graph, inputs: Sequence[Input], reuse: bool
+) -> tuple[list[NewStep], int]:
+    """Return the steps of a task as they are recorded, and how many bytes were copied for it: with `reuse`, what was
+    made before of the same is."""
+    keys = content_keys(graph, {each.role: each.sha256 for each in inputs}, services.settings)
     finished = reuse_steps(services, owner, task_id, graph, keys) if reuse else {}
-    return NewTask(
-        task_id=task_id,
-        owner=owner,
-        engine=clip.engine,
-        params=clip.model_dump(exclude_none=True),
-        inputs=[source],
-        warnings=[],
-        steps=graph.new_steps(keys, finished),
-        result_step=graph.result_step,
-        stored_bytes=stored_bytes(finished),
-    )
+    return graph.new_steps(keys, finished), stored_bytes(finished)
 
 
 def wake(services: Services, step_id: str, queue: str) -> None:

@@ -1,17 +1,22 @@
-"""Makes a task again: a new task with the same parameters, in which what had finished stands finished."""
+"""Makes a task again: a new task with the same steps, in which what had finished stands finished."""
 
 from dataclasses import replace
 
-from app.intake.accept import new_task, record
+from pydantic import ValidationError
+
+from app.intake.accept import new_steps, record
 from app.intake.choose_engine import choose_engine, smoothing_queue
-from app.intake.limits import require_disk_space
+from app.intake.limits import limits, require_disk_space
 from app.services import Caller, Services
+from core.engines.base import Engine
 from core.errors import ArtifactNotFound, NotReady, TaskGone, TaskNotFound
 from core.ids import new_id
 from core.plan.clip import clip_graph
+from core.plan.graph import Graph
+from core.plan.steps import SmoothClip
 from core.requests.clip import Clip
 from core.storage import input_key
-from core.task import Callback, Dialect
+from core.task import Callback, Dialect, Input, NewTask, Step, Task
 
 
 def retry_task(services: Services, caller: Caller, task_id: str) -> str:
@@ -20,32 +25,59 @@ def retry_task(services: Services, caller: Caller, task_id: str) -> str:
     Raises TaskNotFound, NotReady if the task has not ended, TaskGone if what it was made from was deleted, and what
     recording a task raises.
     """
-    task = services.ledger.task(task_id, caller.sees)
+    task, steps = services.ledger.task_with_steps(task_id, caller.sees)
     if task.deleted_at is not None:
         raise TaskNotFound(f"the task {task_id!r} was deleted", param="task_id")
     if not task.status.is_final:
         raise NotReady(f"the task is {task.status}: it can be made again once it has ended", retry_after=5)
     require_disk_space(services.settings)
-    clip = Clip.model_validate(task.params)
     workers = services.ledger.workers()
-    engine = choose_engine(services, clip.engine, workers)
-    queue = smoothing_queue(engine, workers, services.settings)
-    graph, again = clip_graph(clip, engine, queue, services.settings), new_id()
-    (before,) = services.ledger.inputs(task_id).values()
-    source = replace(before, key=input_key(again))
-    try:
-        services.storage.copy(before.key, source.key)
-        size = services.storage.size(source.key)
-    except ArtifactNotFound as error:
-        raise TaskGone("what it was made from was deleted", reason="result_expired") from error
-    new = new_task(services, task.owner, again, clip, graph, source, reuse=True)
-    new = replace(
-        new,
-        stored_bytes=new.stored_bytes + size,
+    engine = choose_engine(services, task.engine, workers)
+    graph = graph_of(services, task, steps, engine, smoothing_queue(engine, workers, services.settings))
+    services.ledger.check_room(task.owner, graph.steps[0].queue, *limits(services.settings))
+    again = new_id()
+    inputs, input_bytes = copy_inputs(services, task_id, again)
+    planned, copied_bytes = new_steps(services, task.owner, again, graph, inputs, reuse=True)
+    new = NewTask(
+        task_id=again,
+        owner=task.owner,
+        engine=task.engine,
+        params=task.params,
+        inputs=inputs,
+        warnings=[],
+        steps=planned,
+        result_step=graph.result_step,
         callback=Callback(task.callback_url, task.callback_events) if task.callback_url else None,
         dialect=Dialect(task.dialect),
         remixed_from=task.remixed_from,
         extended_from=task.extended_from,
         retried_from=task_id,
+        stored_bytes=input_bytes + copied_bytes,
     )
     return record(services, new, None)
+
+
+def graph_of(services: Services, task: Task, steps: list[Step], engine: Engine, smoothing: str) -> Graph:
+    """Return the steps as the task had them, but that motion is smoothed in the queue `smoothing`. A clip whose steps
+    were recorded by a version before this kind of parameters is planned anew."""
+    try:
+        recorded = Graph.of_recorded(steps, services.ledger.needs(task.task_id), task.result_step)
+    except ValidationError:
+        return clip_graph(Clip.model_validate(task.params), engine, smoothing, services.settings)
+    moved = (replace(step, queue=smoothing) if isinstance(step.params, SmoothClip) else step for step in recorded.steps)
+    return replace(recorded, steps=tuple(moved))
+
+
+def copy_inputs(services: Services, task_id: str, again: str) -> tuple[list[Input], int]:
+    """Copy what a task is made from for the task `again`; return that and its bytes. Raises TaskGone."""
+    copies, stored_bytes = [], 0
+    try:
+        for before in services.ledger.inputs(task_id).values():
+            copy = replace(before, key=input_key(again, before.role))
+            services.storage.copy(before.key, copy.key)
+            stored_bytes += services.storage.size(copy.key)
+            copies.append(copy)
+    except ArtifactNotFound as error:
+        services.storage.delete_task(again)
+        raise TaskGone("what it was made from was deleted", reason="result_expired") from error
+    return copies, stored_bytes

@@ -68,7 +68,7 @@ class Gathered:
 
     def input_of(self, task_id: str) -> Input:
         """Return how the task `task_id` refers to it."""
-        return Input(self.role, input_key(task_id), self.sha256, self.media_type)
+        return Input(self.role, input_key(task_id, self.role), self.sha256, self.media_type)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from core.ledger.counters import Histogram, read_counters, read_histograms
 from core.ledger.durations import StepDurations, StepProfile
 from core.ledger.queue_order import DUE, NEXT, READY, asked, turn_of
 from core.ledger.snapshots import Snapshot, read_snapshots
-from core.ledger.statements import ARTIFACTS, INPUTS, RESULT
+from core.ledger.statements import ARTIFACTS, INPUTS, NEEDS, RESULT
 from core.ledger.workers import WorkerReports
 from core.plan.steps import uses_all_cores
 from core.status import Status
@@ -192,6 +192,14 @@ class Reader(WorkerReports):
         )
         with reading(self.database) as connection:
             return list(made_steps(connection, [step_from(row) for row in connection.execute(query)]))
+
+    def needs(self, task_id: str) -> dict[str, list[str]]:
+        """Return the ids of the steps that each of the task's steps needs, in order, by its own id."""
+        needed: dict[str, list[str]] = {}
+        with reading(self.database) as connection:
+            for row in connection.execute(NEEDS, {"task_id": task_id}):
+                needed.setdefault(row.step_id, []).append(row.needed_id)
+        return needed
 
     def inputs(self, task_id: str) -> dict[str, Input]:
         """Return what the task is made from, by role."""

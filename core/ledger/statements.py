@@ -103,6 +103,12 @@ NEEDED_STEPS = (
     .where(needs.c.step_id == STEP)
     .order_by(steps.c.position)
 )
+NEEDS = (
+    sa.select(needs)
+    .join(steps, steps.c.step_id == needs.c.needed_id)
+    .where(steps.c.task_id == sa.bindparam("task_id"))
+    .order_by(steps.c.position)
+)
 NAMED_STEPS = sa.select(steps.c.step_id, steps.c.name, steps.c.status).where(steps.c.task_id == sa.bindparam("task_id"))
 FAILED_STEPS = (
     sa.select(steps.c.name, steps.c.error_code, steps.c.error_message)

@@ -1,10 +1,10 @@
 """A task as a graph of steps, before any of it is recorded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from core.plan.steps import Params
-from core.task import FinishedStep, NewStep
+from core.plan.steps import PARAMS, Params
+from core.task import FinishedStep, NewStep, Step
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class PlannedStep:
     """What the time of steps of different sizes compares by, and their weight in the task's progress."""
     engine: str | None = None
     """That it needs; None: it needs none."""
+    weight: float | None = None
+    """As in NewStep, like those below."""
+    reserved_weight: float = 0.0
+    essential: bool = True
+    max_attempts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,29 @@ class Graph:
     steps: tuple[PlannedStep, ...]
     result_step: str
     """The name of the step whose artifacts and receipt are the task's."""
+
+    @classmethod
+    def of_recorded(cls, steps: Sequence[Step], needs: Mapping[str, Sequence[str]], result_step: str) -> "Graph":
+        """Return the graph of a task's `steps`, in order. `needs` are the ids of what each needs, by its own id, and
+        `result_step` is an id. Raises pydantic's ValidationError for parameters that this version cannot read."""
+        names = {step.step_id: step.name for step in steps}
+        planned = [
+            PlannedStep(
+                step.name,
+                PARAMS.validate_python(step.params),
+                step.queue,
+                tuple(names[needed] for needed in needs.get(step.step_id, ())),
+                step.size,
+                step.work,
+                engine=step.engine,
+                weight=step.weight,
+                reserved_weight=step.reserved_weight,
+                essential=step.essential,
+                max_attempts=step.max_attempts,
+            )
+            for step in steps
+        ]
+        return cls(tuple(planned), names[result_step])
 
     def new_steps(
         self, keys: Mapping[str, str] | None = None, finished: Mapping[str, FinishedStep] | None = None
@@ -44,6 +72,10 @@ class Graph:
                 step.work,
                 name=step.name,
                 engine=step.engine,
+                weight=step.weight,
+                reserved_weight=step.reserved_weight,
+                essential=step.essential,
+                max_attempts=step.max_attempts,
                 content_key=(keys or {}).get(step.name),
                 finished=(finished or {}).get(step.name),
             )

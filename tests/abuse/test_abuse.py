@@ -116,7 +116,7 @@ def test_a_meter_sees_what_a_child_of_a_child_takes() -> None:
 
 def test_nothing_but_pixels_is_stored(run: Run) -> None:
     for case, _, body in run.accepted:
-        stored = run.storage.read(input_key(body["task_id"]))
+        stored = run.storage.read(input_key(body["task_id"], "picture"))
         assert SECRET not in stored, case.name
         if stored.startswith(b"\x89PNG"):
             assert not is_lossy(case.data), case.name
@@ -145,7 +145,7 @@ def jpeg_segments(data: bytes) -> set[int]:
 
 def test_what_is_accepted_becomes_the_right_video(run: Run) -> None:
     for case, _, body in run.accepted:
-        stored = read_picture(run.storage.read(input_key(body["task_id"])), 50)
+        stored = read_picture(run.storage.read(input_key(body["task_id"], "picture")), 50)
         with warnings.catch_warnings(action="ignore"):  # Pillow's, of broken metadata
             sent = read_picture(case.data, 50)
         assert np.abs(small(stored) - small(sent)).mean() < 4, case.name

@@ -287,7 +287,8 @@ def test_a_task_is_made_from_a_picture_that_was_fetched(client: TestClient, sour
     services: Services = client.app.state.services
     task, _ = services.ledger.task_with_steps(body["task_id"])
     assert services.ledger.inputs(task.task_id)["picture"].sha256 == hashlib.sha256(CAT).hexdigest()
-    assert read_picture(services.storage.read(input_key(task.task_id)), 50).size == read_picture(CAT, 50).size
+    stored = services.storage.read(input_key(task.task_id, "picture"))
+    assert read_picture(stored, 50).size == read_picture(CAT, 50).size
 
 
 def test_a_request_sent_again_is_not_fetched_again(client: TestClient, source: Host) -> None:

@@ -44,7 +44,7 @@ def test_an_upload_is_answered_with_a_task_id_and_where_to_look(client: TestClie
 def test_an_accepted_picture_is_in_the_storage_and_its_step_is_rung_for(client: TestClient, services: Services) -> None:
     task_id = upload(client)
     task, (step,) = services.ledger.task_with_steps(task_id)
-    assert services.storage.read(input_key(task.task_id))[:3] == b"\xff\xd8\xff"
+    assert services.storage.read(input_key(task.task_id, "picture"))[:3] == b"\xff\xd8\xff"
     source = services.ledger.inputs(task.task_id)["picture"]
     assert source.sha256 == hashlib.sha256(CAT).hexdigest(), "of what was sent, not of what is stored"
     assert source.media_type == "image/jpeg"

@@ -1,6 +1,7 @@
 """What was made before is taken over: by the owner who asks for it, and only if it is there and whole."""
 
 import hashlib
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -9,9 +10,16 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.services import Services
 from core.config.settings import Settings
+from core.engines.known import find_engine
+from core.ids import new_id
 from core.ledger.keys import Keys
-from core.storage import artifact_key, reused_key
-from core.task import Artifact, ErrorInfo, Step
+from core.plan.clip import clip_graph
+from core.plan.content_key import content_keys
+from core.plan.graph import Graph, PlannedStep
+from core.plan.steps import JoinClips, RenderClip
+from core.requests.clip import Clip
+from core.storage import artifact_key, input_key, reused_key
+from core.task import Artifact, ErrorInfo, Input, NewTask, Step
 from harness.pictures import CAT, png
 
 SMALL = {"width": 64, "height": 64, "num_frames": 2, "seed": 7, "engine": "preview"}
@@ -192,3 +200,61 @@ def test_what_cannot_be_made_again_says_why(client: TestClient, services: Servic
     client.delete(f"/tasks/{first}")
     assert client.post(f"/tasks/{first}/retry").status_code == 404
     assert client.post(f"/tasks/{'0' * 32}/retry").status_code == 404
+
+
+def two_clips(services: Services, task_id: str, params: dict[str, Any]) -> NewTask:
+    """Return a task that is no clip: one of each of two pictures, joined, and a second film that may fail."""
+    clip = Clip.model_validate(params)
+    (one,) = clip_graph(clip, find_engine("preview", services.settings), "cpu", services.settings).steps
+    steps = (
+        replace(one, name="first"),
+        replace(one, name="second", params=RenderClip(**vars(one.params) | {"begins_with": "last_frame"})),
+        PlannedStep("film", JoinClips(crf=18), "cpu", ("first", "second"), weight=7.0),
+        PlannedStep("short film", JoinClips(crf=40), "cpu", ("second",), essential=False, max_attempts=2),
+    )
+    graph = Graph(steps, "film")
+    inputs = [Input(role, input_key(task_id, role), role * 8, "image/jpeg") for role in ("picture", "video")]
+    for each in inputs:
+        services.storage.put(each.key, each.role.encode())
+    keys = content_keys(graph, {each.role: each.sha256 for each in inputs}, services.settings)
+    return NewTask(task_id, "", "preview", params, inputs, [], graph.new_steps(keys), result_step="film")
+
+
+def described(services: Services, task_id: str) -> list[Any]:
+    names = {step.step_id: step.name for step in steps_of(services, task_id)}
+    needs = services.ledger.needs(task_id)
+    own = {"step_id", "task_id", "status", "attempt", "progress", "worker_id", "waits_for", "receipt", "error"}
+    return [
+        {name: value for name, value in vars(step).items() if name not in own}
+        | {"needs": [names[each] for each in needs.get(step.step_id, [])]}
+        for step in steps_of(services, task_id)
+    ]
+
+
+def test_a_retry_makes_the_steps_that_there_were_from_all_that_they_were_made_from(
+    client: TestClient, services: Services, first: str
+) -> None:
+    services.ledger.create(film := two_clips(services, new_id(), services.ledger.task(first).params))
+    one, two, whole, _ = steps_of(services, film.task_id)
+    do(services, one)
+    do(services, two, b"another video")
+    claim = services.ledger.claim(whole.step_id, "w", 60)
+    assert claim is not None
+    services.ledger.fail(claim, ErrorInfo("encoding_failed", "the disk is full"))
+    again = client.post(f"/tasks/{film.task_id}/retry").json()["task_id"]
+    assert described(services, again) == described(services, film.task_id)
+    assert statuses(services, again) == ["finished", "finished", "queued", "queued"]
+    task = services.ledger.task(again)
+    assert [step.name for step in steps_of(services, again) if step.step_id == task.result_step] == ["film"]
+    copies = {role: services.storage.read(each.key) for role, each in services.ledger.inputs(again).items()}
+    assert copies == {"picture": b"picture", "video": b"video"}
+
+
+def test_a_retry_that_finds_no_room_copies_nothing(client: TestClient, services: Services, first: str) -> None:
+    ask(client, seed="8")
+    full = services.settings.model_copy(update={"max_waiting": 1})
+    cast(Any, client.app).state.services = replace(services, settings=full)
+    before = set((services.settings.data_dir / "storage/tasks").iterdir())
+    answer = client.post(f"/tasks/{first}/retry")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+    assert set((services.settings.data_dir / "storage/tasks").iterdir()) == before

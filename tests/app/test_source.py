@@ -211,9 +211,10 @@ def test_a_remix_has_the_same_input_and_another_seed(services: Services, client:
     assert remixed.params["seed"] != 1
     changed = {"seed": remixed.params["seed"], "prompt": "another cat"}
     assert remixed.params == before.params | changed
-    assert services.storage.read(input_key(remixed.task_id)) == services.storage.read(input_key(before.task_id))
+    stored = services.storage.read(input_key(before.task_id, "picture"))
+    assert stored[:3] == b"\xff\xd8\xff"
     services.storage.delete_task(before.task_id)
-    assert services.storage.read(input_key(remixed.task_id))[:3] == b"\xff\xd8\xff", "it has a copy of its own"
+    assert services.storage.read(input_key(remixed.task_id, "picture")) == stored, "it has a copy of its own"
 
 
 def test_a_remix_is_no_approximation_unless_it_asks_for_one(services: Services, client: TestClient) -> None:
@@ -259,7 +260,7 @@ def test_an_extension_is_two_steps_over_the_video_before(services: Services, mad
     settled = Clip.model_validate(task.params)
     assert (settled.continues, settled.num_frames, settled.fps, settled.motion) == (9, 13, 3, "orbit")
     assert settled.seconds_in_all == pytest.approx((9 + 12) / 3)
-    assert services.storage.read(input_key(task.task_id)) == VIDEO
+    assert services.storage.read(input_key(task.task_id, "video")) == VIDEO
     assert (join.size, clip.size) == ("1024x576x21", "1024x576x13")
     assert 0 < join.work < clip.work, "the bar is mostly the clip's"
     assert services.ledger.claim(join.step_id, "w", 60) is None, "not before there is a clip"

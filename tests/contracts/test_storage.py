@@ -10,9 +10,9 @@ from core.storage import Storage, artifact_key, input_key
 
 
 def test_what_is_put_is_read_back(storage: Storage) -> None:
-    storage.put(input_key("t"), b"picture")
-    assert storage.read(input_key("t")) == b"picture"
-    assert storage.size(input_key("t")) == 7
+    storage.put(input_key("t", "picture"), b"picture")
+    assert storage.read(input_key("t", "picture")) == b"picture"
+    assert storage.size(input_key("t", "picture")) == 7
 
 
 def test_a_file_is_put_from_its_path(storage: Storage, tmp_path: Path) -> None:
@@ -23,11 +23,11 @@ def test_a_file_is_put_from_its_path(storage: Storage, tmp_path: Path) -> None:
 
 def test_a_copy_outlives_what_it_was_made_of(storage: Storage) -> None:
     storage.put(artifact_key("t", "s", 1, "video.mp4"), b"video")
-    storage.copy(artifact_key("t", "s", 1, "video.mp4"), input_key("u"))
+    storage.copy(artifact_key("t", "s", 1, "video.mp4"), input_key("u", "picture"))
     storage.delete_task("t")
-    assert storage.read(input_key("u")) == b"video"
+    assert storage.read(input_key("u", "picture")) == b"video"
     with pytest.raises(ArtifactNotFound):
-        storage.copy(input_key("nobody"), input_key("v"))
+        storage.copy(input_key("nobody", "picture"), input_key("v", "picture"))
 
 
 def test_a_range_is_streamed(storage: Storage) -> None:
@@ -64,26 +64,26 @@ def test_an_object_store_opens_one_object_by_a_link(request: pytest.FixtureReque
 
 
 def test_deleting_a_task_leaves_the_others(storage: Storage) -> None:
-    storage.put(input_key("gone"), b"1")
+    storage.put(input_key("gone", "picture"), b"1")
     storage.put(artifact_key("gone", "s", 1, "video.mp4"), b"2")
-    storage.put(input_key("kept"), b"3")
+    storage.put(input_key("kept", "picture"), b"3")
     storage.delete_task("gone")
     storage.delete_task("gone")
     with pytest.raises(ArtifactNotFound):
         storage.read(artifact_key("gone", "s", 1, "video.mp4"))
-    assert storage.read(input_key("kept")) == b"3"
+    assert storage.read(input_key("kept", "picture")) == b"3"
     assert list(storage.task_ids()) == ["kept"]
 
 
 def test_deleting_an_attempt_leaves_the_others(storage: Storage) -> None:
     keys = [artifact_key("t", "s", attempt, "video.mp4") for attempt in (1, 2, 10)]
-    for key in (input_key("t"), *keys):
+    for key in (input_key("t", "picture"), *keys):
         storage.put(key, b"x")
     storage.delete_attempt("t", "s", 1)
     storage.delete_attempt("t", "s", 1)
     with pytest.raises(ArtifactNotFound):
         storage.read(keys[0])
-    assert {storage.read(key) for key in (input_key("t"), *keys[1:])} == {b"x"}
+    assert {storage.read(key) for key in (input_key("t", "picture"), *keys[1:])} == {b"x"}
 
 
 def test_two_attempts_never_share_a_key() -> None:

@@ -126,7 +126,7 @@ class Writer:
             engine=engine.name,
             warnings=warnings,
             params=clip.model_dump(exclude_none=True),
-            inputs=[Input(role, input_key(task_id), digest(name), media_type)],
+            inputs=[Input(role, input_key(task_id, role), digest(name), media_type)],
             stored_bytes=1000,
             callback=callback,
             **planned | more,

@@ -212,7 +212,7 @@ def test_smoothing_goes_on_elsewhere_where_a_worker_dies_in_it(
     steps = clip_graph(clip, find_engine("preview", settings), "cpu", settings).new_steps()
     told = Callback(receiver.url, list(FINAL_EVENTS))
     task = NewTask(task_id, "", "preview", clip.model_dump(), [input_for(task_id)], [], steps, told)
-    Storage(f"file://{service.folder}/data/storage").put(input_key(task.task_id), CAT.read_bytes())
+    Storage(f"file://{service.folder}/data/storage").put(input_key(task.task_id, "picture"), CAT.read_bytes())
     trap = set_trap(POINT["step finished, next not woken"], signal.SIGKILL, service)
     ledger.create(task)
     assert caught(trap) is not None

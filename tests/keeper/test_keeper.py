@@ -55,11 +55,11 @@ def test_the_bytes_of_an_old_task_are_deleted_and_its_row_stays(keeper: Keeper) 
     keeper.ledger.create(running := new_task())
     keeper.ledger.cancel(new.task_id)
     for task in (new, running):
-        keeper.storage.put(input_key(task.task_id), b"picture")
+        keeper.storage.put(input_key(task.task_id, "picture"), b"picture")
     keeper.tidy()
     with pytest.raises(ArtifactNotFound):
-        keeper.storage.read(input_key(new.task_id))
-    assert keeper.storage.read(input_key(running.task_id)) == b"picture"
+        keeper.storage.read(input_key(new.task_id, "picture"))
+    assert keeper.storage.read(input_key(running.task_id, "picture")) == b"picture"
     assert keeper.ledger.task(new.task_id).expired_at is not None
     assert keeper.ledger.task(new.task_id).status == Status.CANCELED
 
@@ -77,10 +77,10 @@ def test_a_duty_that_fails_does_not_hold_up_the_others(keeper: Keeper, settings:
 
 def test_a_ledger_that_knows_nothing_costs_no_result(keeper: Keeper) -> None:
     unknown = "1".rjust(32, "0")
-    keeper.storage.put(input_key(unknown), b"picture")
+    keeper.storage.put(input_key(unknown, "picture"), b"picture")
     keeper.storage.put(artifact_key(unknown, "s", 1, "video.mp4"), b"video")
     keeper.tidy()
-    assert keeper.storage.read(input_key(unknown)) == b"picture"
+    assert keeper.storage.read(input_key(unknown, "picture")) == b"picture"
     assert keeper.storage.read(artifact_key(unknown, "s", 1, "video.mp4")) == b"video"
 
 
@@ -88,7 +88,8 @@ def test_a_picture_whose_task_was_never_recorded_is_swept_after_an_hour(keeper: 
     keeper.ledger.create(recorded := replace(new_task(), task_id="0" * 32))
     orphan, fresh = "1".rjust(32, "0"), new_id()
     for task_id in (recorded.task_id, orphan, fresh):
-        keeper.storage.put(input_key(task_id), b"picture")
+        keeper.storage.put(input_key(task_id, "picture"), b"picture")
+    keeper.storage.put(f"tasks/{'2'.rjust(32, '0')}/input", b"picture, as older versions keep it")
     keeper.tidy()
     assert set(keeper.storage.task_ids()) == {recorded.task_id, fresh}
 
@@ -111,7 +112,7 @@ def test_a_task_is_expired_only_once_its_files_are_deleted(keeper: Keeper, monke
     keeper.settings = keeper.settings.model_copy(update={"result_ttl": -1.0})
     keeper.ledger.create(new := new_task())
     keeper.ledger.cancel(new.task_id)
-    keeper.storage.put(input_key(new.task_id), b"picture")
+    keeper.storage.put(input_key(new.task_id, "picture"), b"picture")
 
     def away(_: str) -> None:
         raise StorageUnavailable("away")

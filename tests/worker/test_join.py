@@ -95,7 +95,7 @@ def extension(context: WorkerContext, before: bytes, frames_before: int) -> Task
     clip = Clip(engine="preview", width=256, height=144, num_frames=6, fps=7, seed=1, fit="cover", quality=18)
     clip = clip.model_copy(update={"continues": frames_before, "motion": "zoom_in"})
     task = clip_task(context, clip)
-    context.storage.put(input_key(task.task_id), before)
+    context.storage.put(input_key(task.task_id, "video"), before)
     ready = context.ledger.create(task)
     while ready:  # as wake-ups would
         do(ready[0].step_id, context)
@@ -151,7 +151,7 @@ def test_an_extension_of_what_is_no_video_fails_and_says_so(context: WorkerConte
 
 def test_every_step_of_the_graphs_of_chaos_is_one_that_its_kind_understands(context: WorkerContext) -> None:
     new = graph(new_id(), "http://127.0.0.1:9/")
-    context.storage.put(input_key(new.task_id), (SAMPLES / "cat.jpg").read_bytes())
+    context.storage.put(input_key(new.task_id, "picture"), (SAMPLES / "cat.jpg").read_bytes())
     ready, done = context.ledger.create(new), 0
     while ready:
         do(ready[0].step_id, context)

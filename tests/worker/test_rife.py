@@ -191,7 +191,7 @@ def test_colours_are_those_of_optical_flow(
     video = tmp_path / "video.mp4"
     use(rife_of(saying(), tmp_path), context, monkeypatch)
     task = begin(context, width=64, height=64)
-    context.storage.put(input_key(task.task_id), picture())
+    context.storage.put(input_key(task.task_id, "picture"), picture())
     for _ in range(2):
         do(context.ledger.steps_to_wake(0)[0].step_id, context)
     video.write_bytes(stored(context, task.task_id, "video"))
@@ -206,7 +206,7 @@ def test_rife_has_the_engines_place_and_optical_flow_goes_beside_it(
 ) -> None:
     use(rife if by_rife else None, context, monkeypatch)
     task = begin(context, width=64, height=64)
-    context.storage.put(input_key(task.task_id), picture())
+    context.storage.put(input_key(task.task_id, "picture"), picture())
     do(context.ledger.steps_to_wake(0)[0].step_id, context)
     claim = context.ledger.claim(context.ledger.steps_to_wake(0)[0].step_id, "w1", 60)
     assert claim is not None

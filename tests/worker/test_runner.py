@@ -63,7 +63,7 @@ def enqueue(context: WorkerContext, data: bytes | None, **changes: object) -> tu
     steps = clip_graph(clip, context.engine_host.default_engine, "cpu", context.settings).new_steps()
     task = NewTask(task_id, "", "preview", clip.model_dump(), [input_for(task_id)], [], steps)
     if data is not None:
-        context.storage.put(input_key(task.task_id), data)
+        context.storage.put(input_key(task.task_id, "picture"), data)
     ((step_id, _),) = context.ledger.create(task)
     return task_id, step_id
 
@@ -343,7 +343,7 @@ def test_what_a_step_plans_is_done_behind_it_and_makes_the_result(
 ) -> None:
     monkeypatch.setitem(STEP_KINDS, "plans", Plans)
     task = replace(clip_task(context, small_clip(context)), steps=[NewStep("plans", "cpu", reserved_weight=9.0)])
-    context.storage.put(input_key(task.task_id), picture())
+    context.storage.put(input_key(task.task_id, "picture"), picture())
     context.ledger.create(task)
     Lane(context).run_next()
     planning, clip = context.ledger.task_with_steps(task.task_id)[1]
@@ -417,7 +417,7 @@ def test_a_result_whose_worker_was_not_told_that_it_counts_is_kept(
     monkeypatch.setattr(context.ledger, "finish", finish_unheard)
     task = run(context)
     assert (task.status, outcomes(context)) == (Status.FINISHED, {"stopped": 1})
-    assert stored_of(context, task.task_id) == ["input", "spritesheet.jpg", "thumbnail.jpg", "video.mp4"]
+    assert stored_of(context, task.task_id) == ["picture", "spritesheet.jpg", "thumbnail.jpg", "video.mp4"]
 
 
 def test_a_storage_that_is_away_when_something_is_to_be_deleted_harms_nothing(
@@ -497,7 +497,7 @@ def test_a_clip_waits_with_its_frames_for_the_tail_before_it_and_can_be_canceled
             run_step(step_id, context)
         assert len(kept) == 2
         assert context.ledger.task(task_id).status == Status.CANCELED
-        assert stored_of(context, task_id) == ["input"]
+        assert stored_of(context, task_id) == ["picture"]
         assert context.ledger.task(first).status == Status.STARTED
     assert context.ledger.task(first).status == Status.FINISHED
     assert outcomes(context) == {"stopped": 1, "finished": 1}
@@ -639,7 +639,7 @@ def test_a_picture_is_fitted_where_it_is_read_if_its_engine_wants_it_so(context:
     """On a GPU that is beside the clip before."""
     data = BytesIO()
     Image.new("RGB", (640, 480), "teal").save(data, "PNG")
-    context.storage.put("tasks/t/input", data.getvalue())
+    context.storage.put("tasks/t/inputs/picture", data.getvalue())
     for engine, size in (("svd-xt", (128, 64)), ("preview", (640, 480))):
         found = context.engine_host.find(engine)
         clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), found, context.settings)
@@ -656,7 +656,7 @@ def test_a_picture_that_cannot_be_read_ahead_costs_only_its_own_task(
     rendered, read, reads = preview_of(context).render, context.storage.read, []
     monkeypatch.setattr(context.storage, "read", lambda key: (reads.append(key), read(key))[1])
     with monkeypatch.context() as patch:
-        tried = lambda: f"tasks/{second}/input" in reads  # noqa: E731 - one expression, used here alone
+        tried = lambda: f"tasks/{second}/inputs/picture" in reads  # noqa: E731 - one expression, used here alone
         patch.setattr(preview_of(context), "render", lambda *given: (wait_until(tried), rendered(*given))[1])
         do(first_step, context)
     do(second_step, context)
@@ -716,7 +716,7 @@ def test_nothing_is_left_of_an_attempt_that_ends_after_it_stored(
     monkeypatch.setattr(context.ledger, "finish", broken)
     task = run(context)
     assert outcomes(context) == {outcome: 1}
-    assert stored_of(context, task.task_id) == ["input"]
+    assert stored_of(context, task.task_id) == ["picture"]
 
 
 def test_a_clip_is_not_as_slow_as_the_tail_that_it_waited_for(

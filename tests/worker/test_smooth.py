@@ -198,7 +198,7 @@ def smooth(context: WorkerContext) -> Task:
     task = begin(context)
     data = BytesIO()
     photograph().save(data, "PNG")
-    context.storage.put(input_key(task.task_id), data.getvalue())
+    context.storage.put(input_key(task.task_id, "picture"), data.getvalue())
     return finish(context, task)
 
 
@@ -233,7 +233,7 @@ def test_only_what_goes_on_is_smoothed_and_it_begins_where_the_video_ended(
 ) -> None:
     before = mp4(moving(9, 256, 144), tmp_path / "before.mp4")
     task = begin(context, continues=9)
-    context.storage.put(input_key(task.task_id), before.read_bytes())
+    context.storage.put(input_key(task.task_id, "video"), before.read_bytes())
     task = finish(context, task)
     assert task.status == Status.FINISHED
     video = tmp_path / "video.mp4"
@@ -246,7 +246,7 @@ def test_only_what_goes_on_is_smoothed_and_it_begins_where_the_video_ended(
 
 def test_a_clip_that_is_gone_cannot_be_smoothed_and_that_is_said(context: WorkerContext) -> None:
     task = begin(context)
-    context.storage.put(input_key(task.task_id), picture())
+    context.storage.put(input_key(task.task_id, "picture"), picture())
     do(context.ledger.steps_to_wake(0)[0].step_id, context)
     context.storage.delete_task(task.task_id)
     ended = finish(context, task)
@@ -256,7 +256,7 @@ def test_a_clip_that_is_gone_cannot_be_smoothed_and_that_is_said(context: Worker
 
 def test_smoothing_stops_where_its_task_is_canceled(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     task = begin(context)
-    context.storage.put(input_key(task.task_id), picture())
+    context.storage.put(input_key(task.task_id, "picture"), picture())
     do(context.ledger.steps_to_wake(0)[0].step_id, context)
     advance = Attempt.advance
 

@@ -56,7 +56,7 @@ def main() -> None:
     presence = Presence(ledger, queue, engine_host, port, steps_at_once(queue))
     stores = ledger, Storage(settings.resolved_storage_url), StepQueue(settings)
     with scratch_folder("worker") as scratch:
-        context = WorkerContext(settings, *stores, engine_host, presence, metrics, scratch=scratch)
+        context = WorkerContext(settings, *stores, engine_host, presence, metrics, scratch)
         work(context, queue)
     if context.gpu_lost:
         os._exit(EXIT_GPU_LOST)  # torch's own end in a process whose CUDA is dead may hang or abort
@@ -64,8 +64,8 @@ def main() -> None:
 
 def work(context: WorkerContext, queue: str) -> None:
     """Load the engine, and take steps until this worker is to leave."""
-    context.presence.start()
     on_stop(lambda *_: force_exit_in_thread(context))
+    context.presence.start()
     try:
         load_engine(context)
         if not context.gpu_lost:

@@ -115,8 +115,7 @@ def earlier_input(source: Remix | Extension, services: Services) -> Input:
     if isinstance(source, Extension):
         video = services.ledger.artifacts(task.task_id)["video"]
         return Input("video", video.key, (task.receipt or {})["output_sha256"], "video/mp4")
-    (its_input,) = services.ledger.inputs(task.task_id).values()
-    return its_input
+    return services.ledger.inputs(task.task_id)["video" if "continues" in task.params else "picture"]
 
 
 def name_of(source: Source) -> str:

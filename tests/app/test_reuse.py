@@ -246,6 +246,8 @@ def test_a_retry_makes_the_steps_that_there_were_from_all_that_they_were_made_fr
     assert statuses(services, again) == ["finished", "finished", "queued", "queued"]
     task = services.ledger.task(again)
     assert [step.name for step in steps_of(services, again) if step.step_id == task.result_step] == ["film"]
+    remix = client.post(f"/v1/videos/{film.task_id}/remix", json={"prompt": "another"}).json()["id"]
+    assert services.storage.read(services.ledger.inputs(remix)["picture"].key) == b"picture"
     copies = {role: services.storage.read(each.key) for role, each in services.ledger.inputs(again).items()}
     assert copies == {"picture": b"picture", "video": b"video"}
 

@@ -88,8 +88,10 @@ class Crashing:
         engine_host = EngineHost(self.settings, "cpu")
         engine_host.preload()
         presence = Presence(self.ledger, "cpu", engine_host, None)
+        metrics, scratch = WorkerMetrics(), self.settings.data_dir / "scratch"
+        scratch.mkdir()
         context = WorkerContext(
-            self.settings, self.ledger, self.storage, self.queue, engine_host, presence, WorkerMetrics()
+            self.settings, self.ledger, self.storage, self.queue, engine_host, presence, metrics, scratch
         )
         self.do(whole, context)
         render, Camera.render = Camera.render, self.crash

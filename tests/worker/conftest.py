@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -43,7 +44,14 @@ def photo() -> Image.Image:
 
 
 @pytest.fixture
-def context(settings: Settings) -> Iterator[WorkerContext]:
+def scratch(tmp_path: Path) -> Path:
+    """The worker's own folder."""
+    (folder := tmp_path / "scratch").mkdir()
+    return folder
+
+
+@pytest.fixture
+def context(settings: Settings, scratch: Path) -> Iterator[WorkerContext]:
     ledger = Ledger(settings.resolved_database_url)
     ledger.migrate()
     engine_host = EngineHost(settings, "cpu")
@@ -51,7 +59,7 @@ def context(settings: Settings) -> Iterator[WorkerContext]:
     presence = Presence(ledger, "cpu", engine_host, None)
     queue = StepQueue(settings)
     storage = Storage(settings.resolved_storage_url)
-    yield WorkerContext(settings, ledger, storage, queue, engine_host, presence, WorkerMetrics())
+    yield WorkerContext(settings, ledger, storage, queue, engine_host, presence, WorkerMetrics(), scratch)
     queue.close()
     ledger.close()
 

@@ -12,7 +12,6 @@ from PIL import Image
 from core.errors import StorageUnavailable
 from core.requests.clip import Clip, ClipSettings
 from core.status import Status
-from core.storage import input_key
 from core.task import Task
 from harness.pictures import SAMPLES
 from tests.worker.conftest import clip_task, stored
@@ -61,7 +60,7 @@ def make(context: WorkerContext, num_frames: int = 26, before: Path | None = Non
     wanted |= {"continues": before and len(list(frames_of(before)))} | changes
     clip = Clip.model_validate(engine.defaults | wanted)
     task = clip_task(context, clip, engine)
-    context.storage.put(input_key(task.task_id, "picture"), (before or SAMPLES / "cat.jpg").read_bytes())
+    context.storage.put(task.inputs[0].key, (before or SAMPLES / "cat.jpg").read_bytes())
     ready = context.ledger.create(task)
     while ready:  # as wake-ups would
         do(ready[0].step_id, context)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,9 +29,12 @@ main.main()
 """
 
 
-@pytest.mark.parametrize("place", ["main.wait_for_ledger", "EngineHost.preload"])
-def test_a_worker_that_is_told_to_stop_as_it_starts_leaves_with_0(settings: Settings, place: str) -> None:
-    given = {"DATA_DIR": str(settings.data_dir), "REDIS_PORT": str(settings.redis_port)}
+@pytest.mark.parametrize("place", ["main.wait_for_ledger", "main.Presence.start", "EngineHost.preload"])
+def test_a_worker_that_is_told_to_stop_as_it_starts_leaves_nothing_and_ends_with_0(
+    settings: Settings, place: str, tmp_path: Path
+) -> None:
+    (scratch := tmp_path / "scratch").mkdir()
+    given = {"DATA_DIR": str(settings.data_dir), "REDIS_PORT": str(settings.redis_port), "TMPDIR": str(scratch)}
     told = subprocess.run(
         [sys.executable, "-c", TOLD_TO_STOP.replace("PLACE", place), "--queue", "cpu"],
         cwd=ROOT,
@@ -44,3 +48,4 @@ def test_a_worker_that_is_told_to_stop_as_it_starts_leaves_with_0(settings: Sett
     ledger = Ledger(settings.resolved_database_url)
     assert not any(worker.alive for worker in ledger.workers())
     ledger.close()
+    assert list(scratch.glob("kinora-*")) == []

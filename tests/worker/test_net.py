@@ -45,14 +45,14 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
 
 
 @pytest.fixture
-def lane(settings: Settings, provider: Provider) -> Iterator[NetLane]:
+def lane(settings: Settings, provider: Provider, scratch: Path) -> Iterator[NetLane]:
     """In a worker of a queue that has no engine."""
     ledger, queue = Ledger(settings.resolved_database_url), StepQueue(settings)
     host = EngineHost(settings, "net")
     host.preload()
     presence = Presence(ledger, "net", host, None)
     storage = Storage(settings.resolved_storage_url)
-    context = WorkerContext(settings, ledger, storage, queue, host, presence, WorkerMetrics())
+    context = WorkerContext(settings, ledger, storage, queue, host, presence, WorkerMetrics(), scratch)
     presence.report()
     lane = NetLane(context)
     yield lane

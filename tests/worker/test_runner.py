@@ -22,6 +22,7 @@ from core.engines.known import find_engine
 from core.errors import EngineFailed, GpuLost, KinoraError, LedgerUnavailable, OutOfMemory, StorageUnavailable
 from core.ids import new_id
 from core.plan.clip import clip_graph
+from core.plan.graph import Graph
 from core.plan.steps import RenderClip
 from core.requests.clip import Clip, ClipRequest
 from core.requests.resolve import resolve
@@ -612,7 +613,7 @@ def test_a_clip_does_not_wait_for_the_picture_of_the_next_one(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, first_step = enqueue(context, picture())
-    second, _ = enqueue(context, picture())
+    _, second_step = enqueue(context, picture())
     decode, begun, first_is_done = context.pictures._decode, threading.Event(), threading.Event()
     let_go: list[bool] = []
 
@@ -629,7 +630,7 @@ def test_a_clip_does_not_wait_for_the_picture_of_the_next_one(
     assert context.ledger.task(first).status == Status.FINISHED
     assert begun.is_set()
     assert context.pictures._ahead is not None
-    assert context.pictures._ahead[0] == second
+    assert context.pictures._ahead[0] == second_step
     first_is_done.set()
     wait_until(lambda: bool(let_go), what="the picture of the next one")
     assert let_go == [True], "the first clip was done before it"
@@ -645,6 +646,27 @@ def test_a_picture_is_fitted_where_it_is_read_if_its_engine_wants_it_so(context:
         clip, _ = resolve(ClipRequest(width=128, height=64, seed=1), found, context.settings)
         params = RenderClip(engine=engine, settings=clip.settings, crf=18)
         assert context.pictures._decode(params, input_for("t")).size == size
+
+
+def test_what_was_read_ahead_is_given_to_its_own_step_alone(context: WorkerContext) -> None:
+    engine = context.engine_host.find("svd-xt")
+    steps = []
+    for width in (128, 192):
+        clip, _ = resolve(ClipRequest(width=width, height=64, seed=1), engine, context.settings)
+        steps += [replace(step, name=str(width)) for step in clip_graph(clip, engine, "cpu", context.settings).steps]
+    task = NewTask(new_id(), "", "svd-xt", {}, [input_for("t")], [], Graph(tuple(steps), "128").new_steps())
+    context.storage.put(task.inputs[0].key, picture())
+    ready = context.ledger.create(task)
+    one, other = (context.ledger.claim(each.step_id, "w", 60) for each in ready)
+    assert one is not None
+    assert other is not None
+    its = RenderClip.model_validate(other.step.params)
+    context.pictures._read_ahead(other.step, its, task.inputs[0], lambda: False)
+    found = [
+        context.pictures.get(claim, RenderClip.model_validate(claim.step.params), Attempt()).width
+        for claim in (one, other)
+    ]
+    assert found == [128, 192]
 
 
 @pytest.mark.parametrize("data", [None, b"no picture at all"])

@@ -63,7 +63,8 @@ class Presence:
     def leave(self) -> None:
         """Called at an orderly end, so that nobody waits for this worker."""
         self.ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         try:
             self.ledger.sign_off_worker(self.worker_id)
         except LedgerUnavailable as error:

@@ -73,10 +73,10 @@ class WorkerContext:
     engine_host: EngineHost
     presence: Presence
     metrics: WorkerMetrics
+    scratch: Path
+    """A folder of this process alone, in which each attempt has one; deleted at the end."""
     finalizer: Finalizer = field(default_factory=Finalizer)
     last_resort: LastResort = field(default_factory=LastResort)
-    scratch: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
-    """Where each attempt has a folder."""
     running: list[RunningAttempt] = field(default_factory=list)
     """In the order in which they were claimed."""
     steps_done: int = 0
@@ -84,7 +84,7 @@ class WorkerContext:
     gpu_lost: bool = False
 
     def __post_init__(self) -> None:
-        self.pictures = Pictures(self.settings, self.storage)
+        self.pictures = Pictures(self.settings, self.storage, self.scratch)
         self.metrics.busy.set_function(lambda: float(bool(self.running)))
 
 

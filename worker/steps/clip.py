@@ -58,9 +58,14 @@ class ClipStep(StepHandler):
         self.frames = self.before = None  # storing may have to wait, and another clip's are there already
         with self.attempt.phase("store"):
             artifacts = store(files, self.context)
-        (source,), video, crf = self.claim.inputs.values(), artifacts[0], self.params.crf
-        receipt = write_receipt(self.renderer, self.versions, self.settings, crf, self.attempt, source.sha256, video)
+        video, crf, sha256 = artifacts[0], self.params.crf, self._input_sha256()
+        receipt = write_receipt(self.renderer, self.versions, self.settings, crf, self.attempt, sha256, video)
         return Made(artifacts, receipt | continuity)
+
+    def _input_sha256(self) -> str:
+        """Return that of what the clip was made from; a part's is that of the part before."""
+        role = self.params.input_role
+        return self.claim.inputs[role].sha256 if role else str(self.claim.needs[0].receipt["input_sha256"])
 
     def _encode(self) -> tuple[list[Path], dict[str, Any]]:
         """Return the files that the step makes, the video first, and what its receipt says for the part that goes on

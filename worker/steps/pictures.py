@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import structlog
 from PIL import Image
@@ -15,7 +17,6 @@ from core.errors import ArtifactNotFound, InputMissing
 from core.ledger.moves import Ledger
 from core.picture import read_picture
 from core.plan.steps import PARAMS, RenderClip
-from core.process.scratch import scratch_folder
 from core.storage import Storage
 from core.task import Claim, Input, Step, Task
 from worker.attempt import Attempt
@@ -31,16 +32,17 @@ log = structlog.get_logger(__name__)
 
 
 class Pictures:
-    def __init__(self, settings: Settings, storage: Storage) -> None:
-        self.settings, self.storage = settings, storage
+    def __init__(self, settings: Settings, storage: Storage, scratch: Path) -> None:
+        """Videos are in `scratch` while their last frame is read."""
+        self.settings, self.storage, self.scratch = settings, storage, scratch
         self._ahead: tuple[str, Future[Image.Image]] | None = None
-        """Of which task. It may never be asked for: another worker may be faster."""
+        """Of which step. It may never be asked for: another worker may be faster."""
         self._lock = threading.Lock()
 
     def get(self, claim: Claim, params: RenderClip, attempt: Attempt) -> Image.Image:
         """Raises what reading and decoding raise."""
         with self._lock:
-            ahead = self._ahead if self._ahead and self._ahead[0] == claim.task.task_id else None
+            ahead = self._ahead if self._ahead and self._ahead[0] == claim.step.step_id else None
             self._ahead = None if ahead else self._ahead
         if ahead:
             while not ahead[1].done():
@@ -76,19 +78,19 @@ class Pictures:
                     params = PARAMS.validate_python(step.params)
                     if isinstance(params, RenderClip) and params.begins_with != "part":
                         source = input_of(params, ledger.inputs(task.task_id))
-                        self._read_ahead(task, params, source, ended.is_set)
+                        self._read_ahead(step, params, source, ended.is_set)
             except Exception as error:
                 log.debug("not_read_ahead", reason=type(error).__name__)
             ended.wait(LOOK_SECONDS)
 
-    def _read_ahead(self, task: Task, params: RenderClip, source: Input, is_late: Callable[[], bool]) -> None:
-        if self._ahead and self._ahead[0] == task.task_id:
+    def _read_ahead(self, step: Step, params: RenderClip, source: Input, is_late: Callable[[], bool]) -> None:
+        if self._ahead and self._ahead[0] == step.step_id:
             return
         picture = Future[Image.Image]()
         with self._lock:  # for this alone: the clip that renders may be about to ask for its own picture
             if is_late():
                 return
-            self._ahead = task.task_id, picture
+            self._ahead = step.step_id, picture
         try:
             picture.set_result(self._decode(params, source))
         except Exception as error:
@@ -104,8 +106,8 @@ class Pictures:
     def _read(self, params: RenderClip, key: str) -> Image.Image:
         if params.begins_with == "picture":
             return read_picture(self.storage.read(key), self.settings.max_image_megapixels)
-        with scratch_folder("continue") as folder:
-            video = folder / "before.mp4"
+        with TemporaryDirectory(prefix="kinora-continue-", dir=self.scratch) as folder:
+            video = Path(folder) / "before.mp4"
             self.storage.download(key, video)
             return Image.fromarray(last_frame(video))
 

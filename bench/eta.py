@@ -132,8 +132,8 @@ class Asking:
         task_id, size = new_id(), self.random.choice(SIZES[:2])
         clip = Clip.model_validate(ENGINE.defaults | size | {"engine": ENGINE.name, "seed": 1})
         graph = film_of(clip, self.random.randint(2, 5), self.random.choice((None, 14)))
-        self.storage.put(input_key(task_id), PICTURE.read_bytes())
-        source = Input("picture", input_key(task_id), "", "image/jpeg")
+        self.storage.put(input_key(task_id, "picture"), PICTURE.read_bytes())
+        source = Input("picture", input_key(task_id, "picture"), "", "image/jpeg")
         params = clip.model_dump(exclude_none=True)
         steps = graph.new_steps()
         for step_id, queue in self.ledger.create(NewTask(task_id, "", ENGINE.name, params, [source], [], steps)):

@@ -37,7 +37,7 @@ PROVIDER_EXPLAINS = {
     "loses answers": {Unavailable.code},
     "refuses": {NotTaken.code},
 }
-MAY_BE_PAID = "may have been asked, and paid, before"
+MAY_BE_PAID = "may have been asked, and paid, for nothing"
 
 
 @dataclass(frozen=True)
@@ -258,11 +258,11 @@ def check_provider(verdict: Verdict, ledger: Ledger, provider: Provider) -> None
         by = min((each.attempt for each in heard if each.job in recorded), default=None)
         if by is not None and any(each.attempt > by for each in heard):
             verdict.paid_twice.append(f"{row.step_id} was asked for again after its attempt {by} had a handle")
-        lost = kept.get("lost", 0)
-        known = lost + ("intended" in kept) + ("submitted" in kept)
+        lost = kept.get("lost", 0) + ("intended" in kept)
+        known = lost + ("submitted" in kept)
         if len(heard) > known:
             verdict.unmarked.append(f"{row.step_id} was asked for {len(heard)} times, and the ledger knows {known}")
-        if lost and row.status == Status.FINISHED and not any(MAY_BE_PAID in said for said in row.warnings):
+        if lost and row.status in FINAL and not any(MAY_BE_PAID in said for said in row.warnings):
             verdict.unmarked.append(f"{row.step_id} may have been paid for nothing, and its task does not say so")
         verdict.marked += bool(lost)
         verdict.heard_again += len(heard) > 1

@@ -37,8 +37,8 @@ class Attempt:
         self.phase_name: str | None = None
         self.warnings: list[str] = []
         """What a user should know of how the attempt went; kept on the task when it finishes."""
-        self.stored_bytes = 0
-        """Counted before they are stored: what never gets there is in no result."""
+        self.stored: dict[str, int] = {}
+        """The bytes of each file by its key. Noted before it is stored: what never gets there is in no result."""
         self.engine_seconds = 0.0
         """Spent in the engine's `render`."""
         self._passed: set[str] = set()
@@ -46,6 +46,10 @@ class Attempt:
         self._stop = threading.Event()
         self.out_of_time = False
         self._offered: deque[Callable[[], bytes]] = deque(maxlen=1)
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(self.stored.values())
 
     @property
     def progress(self) -> int:

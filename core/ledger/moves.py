@@ -15,7 +15,7 @@ from core.db.tables import attempts, idempotency_keys, needs, now, steps, tasks
 from core.db.upsert import insert
 from core.errors import TaskExists
 from core.ids import new_id
-from core.ledger import counters, durations, queue_order, quotas, statements
+from core.ledger import checkpoints, counters, durations, queue_order, quotas, statements
 from core.ledger.counters import Count, Duration
 from core.ledger.keys import Keys
 from core.ledger.reads import (
@@ -240,16 +240,27 @@ class Ledger(Reader):
             if not task.status.is_final:
                 deliveries.write(tx, task, CallbackEvent.PROGRESS)
 
-    def renew_all(self, claims: Collection[Claim], lease_seconds: float) -> set[tuple[str, int]]:
-        """Say that these attempts live, in one statement. Returns those that may go on, by step and attempt: each other
-        one was canceled or taken over, and must end."""
+    def renew_all(
+        self, claims: Collection[Claim], lease_seconds: float, reached: Sequence[tuple[Claim, int, str | None]] = ()
+    ) -> set[tuple[str, int]]:
+        """Say that these attempts live, in one statement; `reached` are those of them that got further, each with its
+        progress and phase. Returns those that may go on, by step and attempt: each other one was canceled or taken
+        over, and must end."""
         if not claims:
             return set()
         held = [(claim.step.step_id, claim.step.attempt) for claim in claims]
+        told = {claim.task.task_id for claim, *_ in reached if claim.tells_progress}
+        advances = [_mine(claim) | {"so_far": progress, "in_phase": phase} for claim, progress, phase in reached]
         with writing(self.database) as tx:
             tx.execute(statements.LOCK_HELD, {"held": held})
+            before = {task_id: deliveries.progress_of(tx, task_id) for task_id in told}
             renewed = tx.execute(statements.RENEW_ALL, {"held": held, "lease_seconds": lease_seconds})
-            return {(row.step_id, row.attempt) for row in renewed}
+            mine = {(row.step_id, row.attempt) for row in renewed}
+            if advances:
+                tx.execute(statements.ADVANCE, advances)
+            for task_id in told:
+                self._tell_progress(tx, task_id, before[task_id])
+            return mine
 
     def finish(
         self,
@@ -288,8 +299,9 @@ class Ledger(Reader):
             if more:
                 ready += self._add_steps(tx, task.task_id, sharing(claim.step.reserved_weight, more), result_step)
             if warnings:
-                said = [*task.warnings, *warnings]
-                tx.execute(tasks.update().where(tasks.c.task_id == task.task_id).values(warnings=said))
+                task = replace(task, warnings=[*task.warnings, *warnings])
+                its = tasks.c.task_id == task.task_id
+                tx.execute(tasks.update().where(its).values(warnings=task.warnings))
             self._end_task_if_done(tx, task)
             if claim.tells_progress:
                 self._tell_progress(tx, task.task_id, before)
@@ -502,6 +514,9 @@ class Ledger(Reader):
             ran = self._now(tx) - task.started_at
             observed.append(Duration("task_running_seconds", task.engine, ran))
         counters.count(tx, *observed)
+        kept = tx.execute(statements.CHECKPOINTS, {"task_id": task.task_id}).scalars()
+        if said := checkpoints.warnings_of(kept):
+            values["warnings"] = list(dict.fromkeys([*task.warnings, *said]))
         # Last, so that the moment it writes down is the moment at which others can see the end.
         self._move_task(tx, task, status, finished_at=now(), **values)
 

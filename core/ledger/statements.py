@@ -61,15 +61,14 @@ PASS_TURN = steps.update().where(steps.c.step_id.in_(WAITING_OF_TASK)).values(ta
 TASK_CLAIMED_AT = sa.select(tasks.c.claimed_at).where(tasks.c.task_id == steps.c.task_id).scalar_subquery()
 # What one attempt had done stands until another has done more, so that nobody sees a task fall back.
 SO_FAR: sa.BindParameter[int] = sa.bindparam("so_far")
-RENEW = (
+ADVANCE = (
     steps.update()
     .where(IS_MINE)
     .values(
-        lease_until=now() + LEASE,
-        progress=sa.case((steps.c.progress < SO_FAR, SO_FAR), else_=steps.c.progress),
-        phase=sa.bindparam("in_phase"),
+        progress=sa.case((steps.c.progress < SO_FAR, SO_FAR), else_=steps.c.progress), phase=sa.bindparam("in_phase")
     )
 )
+RENEW = ADVANCE.values(lease_until=now() + LEASE)
 HELD: sa.BindParameter[list[tuple[str, int]]] = sa.bindparam("held", expanding=True)
 # In the order of their ids, as whoever cancels several steps locks them too.
 LOCK_HELD = (
@@ -126,6 +125,9 @@ RESULT = (
     sa.select(artifacts)
     .join(tasks, tasks.c.result_step == artifacts.c.step_id)
     .where(tasks.c.task_id == sa.bindparam("task_id"), tasks.c.status == Status.FINISHED)
+)
+CHECKPOINTS = sa.select(steps.c.checkpoint).where(
+    steps.c.task_id == sa.bindparam("task_id"), steps.c.checkpoint.is_not(sa.null())
 )
 LOST_ATTEMPTS = (
     sa.select(sa.func.count()).select_from(attempts).where(attempts.c.step_id == STEP, attempts.c.outcome == "lost")

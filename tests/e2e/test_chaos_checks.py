@@ -22,7 +22,7 @@ from harness.provider import Provider
 from harness.report import write
 from tests.conftest import new_task
 
-SAID = ["harness may have been asked, and paid, before: the answer was lost"]
+SAID = ["harness may have been asked, and paid, for nothing: its answer was lost"]
 
 
 @pytest.fixture
@@ -114,18 +114,28 @@ def test_an_old_attempt_that_wakes_up_and_asks_is_not_paid_for_a_recorded_handle
         assert (verdict.paid_twice, len(verdict.unmarked), verdict.heard_again) == ([], unmarked, 1)
 
 
-@pytest.mark.parametrize(("warnings", "unmarked"), [(SAID, 0), (["something else"], 1), ([], 1)])
+@pytest.mark.parametrize("end", ["finished", "failed", "canceled", "canceled as it asked"])
+@pytest.mark.parametrize(("warnings", "unmarked"), [(None, 0), (SAID, 0), (["something else"], 1), ([], 1)])
 def test_what_may_have_been_paid_for_nothing_must_be_said_by_the_task(
-    ledger: Ledger, asking: Claim, provider: Provider, warnings: list[str], unmarked: int
+    ledger: Ledger, asking: Claim, provider: Provider, warnings: list[str] | None, unmarked: int, end: str
 ) -> None:
     submit(provider, asking)
     ledger.checkpoint(asking, {"intended": True, "lost": 0})
     assert verdict_on(ledger, provider).broken == [], "the next attempt will count it"
-    heir = again(ledger, asking)
-    ledger.checkpoint(heir, {"submitted": submit(provider, heir), "lost": 1})
-    ledger.finish(heir, [], {}, {}, warnings)
+    heir = asking if end == "canceled as it asked" else again(ledger, asking)
+    if heir != asking:
+        ledger.checkpoint(heir, {"provider": "harness", "submitted": submit(provider, heir), "lost": 1})
+    if end == "finished":
+        ledger.finish(heir, [], {}, {})
+    elif end == "failed":
+        ledger.fail(heir, ErrorInfo("engine_failed", "it does not want to"))
+    else:
+        ledger.cancel(heir.task.task_id)
+    if warnings is not None:  # None: as the ledger has written them
+        with ledger.database.begin() as connection:
+            connection.execute(tasks.update().values(warnings=warnings))
     verdict = verdict_on(ledger, provider)
-    assert (len(verdict.unmarked), verdict.marked, verdict.heard_again) == (unmarked, 1, 1)
+    assert (len(verdict.unmarked), verdict.marked, verdict.heard_again) == (unmarked, 1, heir != asking)
     assert verdict.broken == verdict.unmarked
 
 

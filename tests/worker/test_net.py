@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import pytest
 import sqlalchemy as sa
 
 from core.config.settings import Settings
+from core.db.tables import deliveries, tasks
 from core.errors import Unavailable
 from core.ledger.moves import Ledger
 from core.queue import StepQueue
 from core.status import Status
 from core.storage import Storage
-from core.task import NewStep, Step, Task
+from core.task import Callback, NewStep, Step, Task
 from harness.net_step import Hosted
 from harness.provider import PRICE, Provider
 from harness.servers import free_port, wait_until
@@ -28,10 +30,14 @@ from harness.stack import ROOT
 from tests.conftest import expire_leases, new_task
 from worker.attempt import Attempt
 from worker.engines.host import EngineHost
+from worker.run.leases import Leases
 from worker.run.metrics import WorkerMetrics
 from worker.run.net_lane import NET_KINDS, NetLane
 from worker.run.presence import Presence
 from worker.run.runner import WorkerContext, release_steps
+from worker.steps.base import Made
+
+SAID = ["harness may have been asked, and paid, for nothing: its answer was lost"]
 
 
 @pytest.fixture
@@ -87,7 +93,7 @@ def test_a_step_is_submitted_polled_fetched_and_says_what_it_cost(lane: NetLane,
     step = step_of(lane.context.ledger, task_id)
     (job,) = provider.jobs
     assert (task.receipt, step.cost) == ({"job": job}, PRICE)
-    assert step.checkpoint == {"submitted": {"job": job}, "lost": 0}
+    assert step.checkpoint == {"provider": "harness", "submitted": {"job": job}, "lost": 0}
     wait_until(lambda: not lane.attempts, what="its end")
     assert lane.context.running == []
 
@@ -182,11 +188,15 @@ def test_what_may_have_been_paid_for_nothing_is_said(lane: NetLane, provider: Pr
     task_id = ask(lane.context.ledger)
     lane.run_next()
     wait_until(lambda: not lane.attempts, what="its end")
-    assert step_of(lane.context.ledger, task_id).checkpoint == {"intended": True, "lost": 0}
+    assert step_of(lane.context.ledger, task_id).checkpoint == {
+        "provider": "harness",
+        "intended": True,
+        "lost": 0,
+    }
     provider.mode = "works"
     lane.run_next()
     task = ended(lane, task_id)
-    assert task.warnings == ["harness may have been asked, and paid, before: the answer was lost"]
+    assert task.warnings == SAID
     assert (step_of(lane.context.ledger, task_id).checkpoint or {})["lost"] == 1
     assert sum(provider.submits.values()) == 2
 
@@ -207,7 +217,42 @@ def test_that_is_said_also_where_the_attempt_that_found_out_did_not_finish(
     wait_until(lambda: not lane.attempts, what="its end")
     provider.mode, provider.work_seconds = "works", 0.0
     lane.run_next()
-    assert ended(lane, task_id).warnings == ["harness may have been asked, and paid, before: the answer was lost"]
+    assert ended(lane, task_id).warnings == SAID
+
+
+@pytest.mark.parametrize("end", ["canceled", "failed"])
+def test_that_is_said_also_of_a_task_that_does_not_finish(lane: NetLane, provider: Provider, end: str) -> None:
+    ledger, provider.mode = lane.context.ledger, "loses answers"
+    task_id = ask(ledger)
+    for _ in range(1 if end == "canceled" else lane.context.settings.max_attempts):
+        lane.run_next()
+        wait_until(lambda: not lane.attempts, what="its end")
+    if end == "canceled":
+        ledger.cancel(task_id)
+    task = ledger.task(task_id)
+    assert (str(task.status), task.warnings) == (end, SAID)
+
+
+def test_what_is_fetched_again_is_counted_once(
+    lane: NetLane, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, tries = Hosted.fetch, []
+
+    def fetch_twice(step: Hosted, handle: dict[str, Any]) -> Made:
+        made = fetch(step, handle)
+        tries.append(made)
+        if len(tries) == 1:
+            raise Unavailable("the last byte did not arrive")
+        return made
+
+    monkeypatch.setattr(Hosted, "fetch", fetch_twice)
+    task_id = ask(lane.context.ledger)
+    lane.run_next()
+    assert ended(lane, task_id).status == Status.FINISHED
+    with lane.context.ledger.database.connect() as connection:
+        stored = connection.execute(sa.select(tasks.c.stored_bytes)).scalar_one()
+    assert len(tries) == 2
+    assert stored == tries[1].artifacts[0].bytes
 
 
 def test_a_provider_that_hangs_ends_one_attempt_and_never_the_process(
@@ -232,10 +277,10 @@ def test_no_more_than_a_provider_has_slots_are_asked_at_once(
 ) -> None:
     monkeypatch.setattr(Hosted, "at_once", 3)
     provider.work_seconds = 0.3
-    tasks = [ask(lane.context.ledger) for _ in range(12)]
-    for _ in tasks:
+    asked = [ask(lane.context.ledger) for _ in range(12)]
+    for _ in asked:
         lane.run_next()
-    assert {ended(lane, task_id).status for task_id in tasks} == {Status.FINISHED}
+    assert {ended(lane, task_id).status for task_id in asked} == {Status.FINISHED}
     assert 1 <= provider.most_at_once <= 3
 
 
@@ -312,23 +357,42 @@ def test_a_worker_that_drains_hands_its_attempts_over(lane: NetLane, provider: P
     assert sum(provider.submits.values()) == 1
 
 
-def test_all_leases_are_renewed_by_one_statement(lane: NetLane, provider: Provider) -> None:
-    provider.work_seconds = 3600
-    tasks = [ask(lane.context.ledger) for _ in range(20)]
-    for _ in tasks:
-        lane.run_next()
-    wait_until(lambda: len(provider.jobs) == 20, what="all jobs")
-    seen: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if "lease_until" in statement and " IN (" in statement:
-            seen.append(statement)
-
-    sa.event.listen(lane.context.ledger.database, "before_cursor_execute", note)
-    before = {task_id: lease_of(lane.context.ledger, task_id) for task_id in tasks}
-    wait_until(lambda: all(lease_of(lane.context.ledger, each) > before[each] for each in tasks), what="renewals")
-    sa.event.remove(lane.context.ledger.database, "before_cursor_execute", note)
-    assert 1 <= len(seen) <= 4
+def test_all_leases_are_renewed_by_one_statement_with_how_far_each_is(ledger: Ledger) -> None:
+    """On both databases."""
+    leases = Leases(ledger, 60)
+    leases.close()  # it renews below, and not by itself
+    callback = Callback("https://example.org", ["task.progress"])
+    asked = [new_task(steps=[NewStep("hosted", "net")], callback=callback) for _ in range(20)]
+    with ExitStack() as phases:
+        for number, task in enumerate(asked):
+            ((step_id, queue),) = ledger.create(task)
+            claim, attempt = ledger.claim_next(queue, "w", 1), Attempt({"poll": 1.0})
+            assert claim is not None
+            assert claim.step.step_id == step_id
+            leases.add(claim, attempt)
+            phases.enter_context(attempt.phase("poll"))
+            attempt.advance(number, 100)
+        before, statements, commits = lease_of(ledger, asked[0].task_id), [], []
+        listeners = (
+            ("before_cursor_execute", lambda *given: statements.append(given[2])),
+            ("commit", lambda _: commits.append(1)),
+        )
+        for name, note in listeners:
+            sa.event.listen(ledger.database, name, note)
+        leases._renew()
+        assert len([each for each in statements if "SET lease_until" in each]) == 1
+        assert len(commits) == 1
+        statements.clear()
+        leases._renew()
+        assert [each for each in statements if "progress" in each] == [], "none has got further"
+        for name, note in listeners:
+            sa.event.remove(ledger.database, name, note)
+    assert [step_of(ledger, task.task_id).progress for task in asked] == list(range(20))
+    assert {step_of(ledger, task.task_id).phase for task in asked} == {"poll"}
+    assert lease_of(ledger, asked[0].task_id) > before + 30
+    with ledger.database.connect() as connection:
+        told = connection.execute(sa.select(deliveries.c.task_id)).scalars().all()
+    assert sorted(told) == sorted(task.task_id for task in asked[10:]), "those that passed ten percent"
 
 
 def lease_of(ledger: Ledger, task_id: str) -> float:
@@ -357,15 +421,15 @@ def test_one_worker_holds_a_hundred_and_another_polls_on_when_it_is_killed(
 ) -> None:
     ledger, queue = Ledger(settings.resolved_database_url), StepQueue(settings)
     provider.work_seconds = 3600
-    tasks = [ask(ledger) for _ in range(100)]
-    for task_id in tasks:
+    asked = [ask(ledger) for _ in range(100)]
+    for task_id in asked:
         queue.wake(step_of(ledger, task_id).step_id, "net")
     first = start(settings, provider, tmp_path)
     second = None
     try:
         wait_until(lambda: len(ledger.held_leases()) == 100, 60, "a hundred attempts")
         wait_until(
-            lambda: all("submitted" in (step_of(ledger, each).checkpoint or {}) for each in tasks), 60, "handles"
+            lambda: all("submitted" in (step_of(ledger, each).checkpoint or {}) for each in asked), 60, "handles"
         )
         assert psutil.Process(first.pid).memory_info().rss < 300e6
         time.sleep(4)  # longer than a lease
@@ -376,12 +440,12 @@ def test_one_worker_holds_a_hundred_and_another_polls_on_when_it_is_killed(
         assert len(expire_leases(ledger)) == 100
         provider.work_seconds = 0.0
         second = start(settings, provider, tmp_path)
-        for task_id in tasks:
+        for task_id in asked:
             queue.wake(step_of(ledger, task_id).step_id, "net")
-        wait_until(lambda: all(ledger.task(each).status.is_final for each in tasks), 90, "the end of all")
-        assert {ledger.task(each).status for each in tasks} == {Status.FINISHED}
+        wait_until(lambda: all(ledger.task(each).status.is_final for each in asked), 90, "the end of all")
+        assert {ledger.task(each).status for each in asked} == {Status.FINISHED}
         assert set(provider.submits.values()) == {1}, "each is polled on by its handle"
-        assert [each for each in tasks if ledger.task(each).warnings] == []
+        assert [each for each in asked if ledger.task(each).warnings] == []
         second.send_signal(signal.SIGTERM)
         assert second.wait(30) == 0
     finally:

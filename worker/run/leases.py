@@ -26,6 +26,9 @@ class Held:
     told: tuple[int, str | None] = (0, None)
     """Progress and phase that the ledger knows."""
 
+    def reached(self) -> tuple[int, str | None]:
+        return self.attempt.progress, self.attempt.phase_name
+
 
 class Leases:
     def __init__(self, ledger: Ledger, seconds: float) -> None:
@@ -62,24 +65,18 @@ class Leases:
             return
         asked_at = time.monotonic()
         try:
-            mine = self.ledger.renew_all([each.claim for each in held.values()], self.seconds)
+            reached = [(each.claim, *found) for each in held.values() if (found := each.reached()) != each.told]
+            mine = self.ledger.renew_all([each.claim for each in held.values()], self.seconds, reached)
             for key in mine:
                 held[key].valid_until = asked_at + self.seconds
-            self._tell_progress([held[key] for key in mine])
+            for claim, progress, phase in reached:
+                held[key_of(claim)].told = progress, phase
         except LedgerUnavailable as error:
             # The ledger may be back before a lease runs out; after that another attempt may have begun.
             log.warning("leases_not_renewed", reason=error.message)
             mine = {key for key, each in held.items() if asked_at < each.valid_until}
         for key in held.keys() - mine:
             held[key].attempt.stop()
-
-    def _tell_progress(self, held: list[Held]) -> None:
-        """Tell the ledger of those that got further: seldom, beside how often leases are renewed."""
-        for each in held:
-            found = each.attempt.progress, each.attempt.phase_name
-            if each.told != found:
-                each.told = found
-                self.ledger.renew(each.claim, self.seconds, *found)
 
 
 def key_of(claim: Claim) -> Key:

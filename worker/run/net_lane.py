@@ -7,11 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
 from core.errors import NotTaken, TimeLimitExceeded
+from core.ledger.checkpoints import Checkpoint, lost_answers
 from core.task import Claim
 from worker.attempt import Stopped
 from worker.run.lanes import ThreadsLane, steps_at_once
@@ -23,6 +24,7 @@ from worker.run.runner import (
     close_attempt,
     discard,
     end_attempt,
+    log_names,
     record_finish,
     run_part,
 )
@@ -92,8 +94,7 @@ class NetLane(ThreadsLane):
         self.context.running.append(attempt.running)
         self.context.presence.step_ids.append(claim.step.step_id)
         self.attempts.append(attempt)
-        names = {"task_id": claim.task.task_id, "step_id": claim.step.step_id, "attempt": claim.step.attempt}
-        with structlog.contextvars.bound_contextvars(**names):
+        with log_names(claim):
             log.info("attempt_started", kind=claim.step.kind, waited=round(claim.waited, 3))
             self.start(partial(self._work, attempt), claim, partial(self._over, attempt, "stopped"))
 
@@ -116,13 +117,12 @@ class NetLane(ThreadsLane):
         claim, its = running.claim, running.attempt
         its.shares = {"submit": 0.01, "poll": 0.94, "fetch": 0.05}
         step = attempt.kind(StepContext(claim, its, context.storage, context.engine_host, context.pictures, folder))
-        kept = claim.step.checkpoint or {}
-        if "submitted" not in kept:
+        kept = cast(Checkpoint, claim.step.checkpoint or {})
+        if "submitted" in kept:
+            handle = kept["submitted"]
+        else:
             with its.phase("submit"):
-                kept = self._submit(step, claim)
-        handle = kept["submitted"]
-        if kept["lost"]:
-            its.warnings.append(f"{step.provider} may have been asked, and paid, before: the answer was lost")
+                handle = self._submit(step, claim, kept)
         # From here on another attempt would only do the same: what fails for a while is tried again.
         with its.phase("poll"):
             while (done := its.keep_trying(partial(step.poll, handle))) is not None:
@@ -133,25 +133,22 @@ class NetLane(ThreadsLane):
             cost = its.keep_trying(partial(step.cost, handle))
         record_finish(running, context, made, cost)
 
-    def _submit(self, step: NetStep, claim: Claim) -> dict[str, Any]:
-        """Return the handle and how many before it may have been lost, once that is recorded."""
-        kept = claim.step.checkpoint or {}
-        lost = int(kept.get("lost", 0))
+    def _submit(self, step: NetStep, claim: Claim, kept: Checkpoint) -> dict[str, Any]:
+        """Return the handle, once that is recorded."""
         if "intended" in kept:  # an attempt asked, and nobody knows whether it was heard
-            lost += 1
             log.warning("answer_lost", provider=step.provider)
-        self._keep(step, claim, {"intended": True, "lost": lost})
+        asked: Checkpoint = {"provider": step.provider, "lost": lost_answers(kept)}
+        self._keep(step, claim, {**asked, "intended": True})
         try:
             handle = step.submit()
         except NotTaken:
-            self._keep(step, claim, {"lost": lost})
+            self._keep(step, claim, asked)
             raise
-        kept = {"submitted": handle, "lost": lost}
-        self._keep(step, claim, kept)
-        return kept
+        self._keep(step, claim, {**asked, "submitted": handle})
+        return handle
 
-    def _keep(self, step: NetStep, claim: Claim, data: dict[str, Any]) -> None:
-        if not step.attempt.keep_trying(lambda: self.context.ledger.checkpoint(claim, data)):
+    def _keep(self, step: NetStep, claim: Claim, data: Checkpoint) -> None:
+        if not step.attempt.keep_trying(lambda: self.context.ledger.checkpoint(claim, dict(data))):
             raise Stopped
 
     def _over(self, attempt: NetAttempt, outcome: str) -> None:

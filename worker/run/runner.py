@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -91,11 +91,16 @@ class WorkerContext:
 def run_claim(claim: Claim, context: WorkerContext) -> None:
     """Do the step; its finalize stage may still run when this returns. Raises nothing: its end is in the ledger or the
     log."""
+    with log_names(claim):
+        _work(RunningAttempt(claim), context)
+
+
+def log_names(claim: Claim) -> AbstractContextManager[object]:
+    """Return what has every line of the log say, while it is entered, whose attempt it is about."""
     names = {"task_id": claim.task.task_id, "step_id": claim.step.step_id, "attempt": claim.step.attempt}
     if claim.task.owner:
         names["owner"] = claim.task.owner
-    with structlog.contextvars.bound_contextvars(**names):
-        _work(RunningAttempt(claim), context)
+    return structlog.contextvars.bound_contextvars(**names)
 
 
 def preference(context: WorkerContext) -> tuple[list[str], float]:

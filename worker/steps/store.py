@@ -16,14 +16,14 @@ from worker.steps.base import StepContext
 def store(files: Sequence[Path], context: StepContext) -> list[Artifact]:
     """Store each file, and return it as an artifact whose name is the file's without the ending. Raises Stopped."""
     claim, attempt = context.claim, context.attempt
-    attempt.stored_bytes += sum(path.stat().st_size for path in files)
     artifacts = []
     for path in files:
         key = artifact_key(claim.task.task_id, claim.step.step_id, claim.step.attempt, path.name)
+        attempt.stored[key] = path.stat().st_size
         attempt.keep_trying(partial(context.storage.put, key, path))
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        artifacts.append(Artifact(path.stem, key, path.stat().st_size, sha256))
+        artifacts.append(Artifact(path.stem, key, attempt.stored[key], sha256))
     return artifacts
 
 

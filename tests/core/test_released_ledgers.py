@@ -33,12 +33,17 @@ from core.status import Status
 from core.storage import Storage
 from core.task import Artifact, Callback, Claim, IdempotencyKey, Task
 from harness.servers import RedisServer
+from harness.stack import ROOT
 from keeper.leases import Leases
 from tests.conftest import artifacts_at, new_task
 from tests.core.released import OPEN, VERSIONS, Released, Row, rows_of
 from tests.core.test_migrations import migrate_to
 
 QUEUES = ("gpu", "cpu")
+MIGRATIONS = ROOT / "core/db/migrations/versions"
+RAISE_LOWEST_READER = [path.stem[:4] for path in MIGRATIONS.glob("*.py") if "lowest_reader" in path.read_text()]
+SIDE_BY_SIDE = [version for version in VERSIONS if version >= max(RAISE_LOWEST_READER)]
+"""Of which a process may still run while the tables are of the newest."""
 MAX_ATTEMPTS = 3
 
 
@@ -58,10 +63,14 @@ def services(
         released.insert(engine)
     finally:
         engine.dispose()
-    settings = Settings(_env_file=None, data_dir=tmp_path, redis_port=redis_server.port, max_waiting_per_key=0)
     with closing(Ledger(empty_database_url)) as ledger:
         ledger.migrate()
-        yield Services(settings, ledger, Storage(f"file://{tmp_path}/storage"), StepQueue(settings))
+        yield services_at(ledger, tmp_path, redis_server)
+
+
+def services_at(ledger: Ledger, folder: Path, redis_server: RedisServer) -> Services:
+    settings = Settings(_env_file=None, data_dir=folder, redis_port=redis_server.port, max_waiting_per_key=0)
+    return Services(settings, ledger, Storage(f"file://{folder}/storage"), StepQueue(settings))
 
 
 @pytest.fixture
@@ -81,8 +90,21 @@ def test_there_is_a_ledger_of_each_released_version() -> None:
 def test_a_released_ledger_migrates_and_goes_on(
     released: Released, services: Services, new_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    check_schema(services.ledger.database, new_database_url)
+    check_ledger(released, services, monkeypatch)
+
+
+@pytest.mark.parametrize("version", SIDE_BY_SIDE)
+def test_what_a_process_of_an_older_version_writes_beside_this_one_is_served(
+    version: str, ledger: Ledger, tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (released := Released(version)).insert(ledger.database)
+    check_ledger(released, services_at(ledger, tmp_path, redis_server), monkeypatch)
+
+
+def check_ledger(released: Released, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows are there and read as they were written, and all that is open is worked off."""
     ledger = services.ledger
-    check_schema(ledger.database, new_database_url)
     check_rows(released, ledger.database)
     check_tasks(released, ledger)
     check_open_steps(released, services)

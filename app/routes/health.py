@@ -103,7 +103,14 @@ def examine(services: Services) -> Health:
     status: Literal["ok", "degraded", "down"] = "degraded" if problems else "ok"
     if stores["storage"] != "ok":
         status = "down"
-    return Health(status=status, stores=stores, engine=engine, queues=_queues(services, workers), problems=problems)
+    queues = _queues(services, workers)
+    # It changes no status: whoever may ask for a clip could have all others believe that nothing is made here.
+    problems += [
+        f"{queue.waiting} wait{'s' * (queue.waiting == 1)} in the queue {name}, and no live worker serves it"
+        for name, queue in queues.items()
+        if queue.waiting and not queue.workers
+    ]
+    return Health(status=status, stores=stores, engine=engine, queues=queues, problems=problems)
 
 
 def _check(check: Callable[[], None]) -> str:

@@ -473,3 +473,25 @@ def test_whatever_is_uploaded_becomes_a_plain_picture_or_a_refusal(shared_decode
     """Any other error passes on and fails the test."""
     with suppress(InvalidRequest):
         assert read_picture(bytes(shared_decoder.decode(upload, 1)), 1).mode == "RGB"
+
+
+DECODES = """
+import sys
+sys.modules |= dict.fromkeys(["fastapi", "starlette", "uvicorn"])
+import worker.main
+from sandbox.decoder import Decoder
+
+decoder = Decoder()
+picture = decoder.decode(open(sys.argv[1], "rb").read(), 50)
+decoder.close()
+print(picture[:3].hex())
+"""
+
+
+def test_a_worker_too_can_start_the_sandbox() -> None:
+    """None needs it yet: what it reads, the API server has had encoded anew."""
+    cat = ROOT / "samples" / "cat.jpg"
+    told = subprocess.run(
+        [sys.executable, "-c", DECODES, str(cat)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (told.returncode, told.stdout.strip()) == (0, "ffd8ff"), told.stderr

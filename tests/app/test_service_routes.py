@@ -1,5 +1,6 @@
 """/engines, /health, /metrics, /docs and the shape of errors."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from core.queue import StepQueue
 from core.task import Claim, NewStep
 from harness.pictures import CAT
 from harness.servers import free_port
+from harness.stack import ROOT
 from tests.app.conftest import upload, worker_that_says
 from tests.conftest import new_task
 
@@ -220,3 +222,25 @@ def test_a_worker_that_has_no_engine_is_seen_by_health_and_metrics(client: TestC
     metrics = client.get("/metrics").text
     assert 'kinora_queue_depth{queue="net"} 1.0' in metrics
     assert 'kinora_workers{queue="net"} 1.0' in metrics
+
+
+def test_the_dashboard_has_a_line_for_each_lane(client: TestClient, services: Services) -> None:
+    for queue in ("gpu", "cpu", "net"):
+        services.ledger.report_worker(replace(worker_that_says(queue, "cpu", "preview", None), worker_id=queue))
+        services.ledger.create(new_task(steps=[NewStep("clip", queue)]))
+    board = json.loads((ROOT / "deploy/grafana/dashboards/kinora.json").read_text())
+    targets = [target for panel in board["panels"] for target in panel.get("targets", [])]
+    of_each_queue = {target["expr"] for target in targets if "{{queue}}" in target["legendFormat"]}
+    assert of_each_queue == {"kinora_queue_depth", "kinora_queue_oldest_seconds", "kinora_workers"}
+    metrics = client.get("/metrics").text
+    for name in of_each_queue:
+        assert sorted(re.findall(rf'^{name}{{queue="(\w+)"}}', metrics, re.MULTILINE)) == ["cpu", "gpu", "net"]
+
+
+def test_steps_that_no_live_worker_does_are_a_problem_that_makes_nothing_else_wait(
+    client: TestClient, services: Services
+) -> None:
+    services.ledger.report_worker(replace(worker_that_says("cpu", "cpu", "preview", None), machine=machine_id()))
+    services.ledger.create(new_task(steps=[NewStep("hosted", "net")]))
+    body = client.get("/health").json()
+    assert (body["status"], body["problems"]) == ("ok", ["1 waits in the queue net, and no live worker serves it"])

@@ -2,17 +2,16 @@
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from core.ids import new_id
 
-MARK = new_id()  # so that nobody can have put it where it does not belong
 
-
-def json_with_base64(answer: dict[str, Any], parts: Iterable[bytes]) -> Iterator[bytes]:
-    """`answer` as JSON, with what `parts` are together in the place of MARK."""
-    before, after = json.dumps(answer).split(MARK)
+def json_with_base64(answer: Callable[[str], dict[str, Any]], parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield as JSON what `answer` returns of a text, with what `parts` are together in that text's place."""
+    mark = new_id()  # so that nobody can have put it where it does not belong
+    before, after = json.dumps(answer(mark)).split(mark)
     yield before.encode()
     rest = b""
     for part in parts:

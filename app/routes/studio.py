@@ -7,19 +7,18 @@ from starlette.staticfiles import StaticFiles
 
 from app.middleware.security_headers import studio_policy
 
-FILES = StaticFiles(directory=Path(__file__).parent.parent / "studio")
-
 router = APIRouter()
 
 
 def install(app: FastAPI) -> None:
     app.router.routes.extend(router.routes)
-    app.mount("/studio", FILES)
+    app.state.studio = StaticFiles(directory=Path(__file__).parent.parent / "studio")
+    app.mount("/studio", app.state.studio)
 
 
 @router.get("/", include_in_schema=False)
 @router.head("/", include_in_schema=False)
 async def page(request: Request) -> Response:
-    answer = await FILES.get_response("index.html", request.scope)
+    answer: Response = await request.app.state.studio.get_response("index.html", request.scope)
     answer.headers["Content-Security-Policy"] = studio_policy(request.app.state.settings)
     return answer

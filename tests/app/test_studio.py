@@ -7,10 +7,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.routes.studio import FILES
 from core.config.settings import Settings
+from harness.stack import ROOT
 
-FOLDER = Path(str(FILES.directory))
+FOLDER = ROOT / "app/studio"
 NAMES = sorted(path.name for path in FOLDER.iterdir())
 
 

@@ -10,7 +10,7 @@ from fastapi import UploadFile
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from app.base64_json import MARK, json_with_base64
+from app.base64_json import json_with_base64
 from app.errors import documented
 from app.intake.form import FormRoute
 from app.router import create_router
@@ -61,9 +61,9 @@ def create_file(content: UploadFile, services: ServicesDep) -> StreamingResponse
         metadata={},
         created_at=now,
         expires_at=now,
-        urls={"get": f"data:{KIND};base64,{MARK}"},
-    )
-    answer = json_with_base64(file.model_dump(mode="json"), parts_of(content))
+        urls={},
+    ).model_dump(mode="json")
+    answer = json_with_base64(lambda data: file | {"urls": {"get": f"data:{KIND};base64,{data}"}}, parts_of(content))
     return StreamingResponse(answer, 201, media_type="application/json")
 
 

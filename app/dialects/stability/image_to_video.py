@@ -6,7 +6,7 @@ from fastapi import Form, Header, Request, UploadFile
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.base64_json import MARK, json_with_base64
+from app.base64_json import json_with_base64
 from app.downloads import artifact_response
 from app.errors import documented
 from app.intake.accept import accept
@@ -127,5 +127,7 @@ def as_json(services: Services, task: Task) -> Response:
     require_result(services, task)
     key = services.ledger.artifacts(task.task_id)["video"].key
     parts = services.storage.stream(key, 0, services.storage.size(key))
-    answer: dict[str, Any] = {"video": MARK, "finish_reason": "SUCCESS", "seed": task.params["seed"]}
-    return StreamingResponse(json_with_base64(answer, parts), media_type="application/json")
+    said: dict[str, Any] = {"finish_reason": "SUCCESS", "seed": task.params["seed"]}
+    return StreamingResponse(
+        json_with_base64(lambda data: {"video": data} | said, parts), media_type="application/json"
+    )

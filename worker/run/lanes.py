@@ -35,7 +35,7 @@ class Lane:
     def run_next(self) -> None:
         """Claim the step whose turn it is, if one waits, and do it; its finalize stage may still run when this returns.
         Raises nothing: its end is in the ledger or the log."""
-        claim = self.claim()
+        claim = None if self.closing else self.claim()
         if claim:
             run_claim(claim, self.context)
             self.context.steps_done += 1

@@ -38,7 +38,7 @@ UNKNOWN = Estimate(None, None)
 
 
 @dataclass(frozen=True)
-class Outlook:
+class QueueForecast:
     """All open steps played forward, and what that was made from."""
 
     forecast: Forecast
@@ -52,24 +52,24 @@ class Outlook:
         return time.monotonic() - self.made_at
 
 
-class Outlooks:
-    """The newest outlook of a process."""
+class QueueForecasts:
+    """The newest forecast of a process."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self._newest: Outlook | None = None
+        self._newest: QueueForecast | None = None
         self._lock = threading.Lock()
 
-    def newest(self, step_ids: Iterable[str]) -> Outlook:
-        """Return an outlook that has these steps, if they are open. Raises LedgerUnavailable."""
+    def newest(self, step_ids: Iterable[str]) -> QueueForecast:
+        """Return a forecast that has these steps, if they are open. Raises LedgerUnavailable."""
         with self._lock:
             kept = self._newest
             if not kept or len(kept.step_ids) < MANY or kept.age > KEPT_SECONDS or not kept.step_ids >= set(step_ids):
-                kept = self._newest = look_ahead(self.ledger)
+                kept = self._newest = forecast_queues(self.ledger)
             return kept
 
 
-def look_ahead(ledger: Ledger) -> Outlook:
+def forecast_queues(ledger: Ledger) -> QueueForecast:
     known, workers, steps = ledger.step_durations(), ledger.workers(), ledger.open_steps()
     measured = {step.step_id: known.of(step.profile) for step in steps}
     seconds = [found.seconds for found in measured.values() if found]
@@ -77,7 +77,7 @@ def look_ahead(ledger: Ledger) -> Outlook:
     otherwise = StepDuration(statistics.median(seconds), 0.0) if seconds else UNMEASURED
     durations = {step_id: found or otherwise for step_id, found in measured.items()}
     forecast = Simulation(steps, durations, serving(steps, workers)).run()
-    return Outlook(forecast, known, workers, frozenset(durations))
+    return QueueForecast(forecast, known, workers, frozenset(durations))
 
 
 def estimate_task(services: "Services", task: Task, steps: list[Step]) -> Estimate:
@@ -85,7 +85,7 @@ def estimate_task(services: "Services", task: Task, steps: list[Step]) -> Estima
     left = [step for step in steps if not step.status.is_final]
     if task.status.is_final or not left:
         return UNKNOWN
-    outlook = services.outlooks.newest(step.step_id for step in left)
+    outlook = services.forecasts.newest(step.step_id for step in left)
     forecast, waiting = outlook.forecast, [step for step in left if step.status == Status.QUEUED]
     ready = [forecast.served.get(step.step_id, 1) for step in waiting if not step.waits_for]
     position = min(ready, default=None) if len(waiting) == len(left) else None

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from app.estimate import Outlooks
+from app.estimate import QueueForecasts
 from app.intake.fetch import Fetcher
 from core.concurrency import ConcurrencyLimit
 from core.config.settings import Settings
@@ -40,8 +40,8 @@ class Services:
     )
 
     @cached_property
-    def outlooks(self) -> Outlooks:
-        return Outlooks(self.ledger)
+    def forecasts(self) -> QueueForecasts:
+        return QueueForecasts(self.ledger)
 
 
 @dataclass(frozen=True)

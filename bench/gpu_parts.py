@@ -129,7 +129,7 @@ def say_clip(what: str, way: Any) -> None:
     figures = way.time(picture_of(CASE), CASE)
     for part in ("encode", "denoise", "decode"):
         say(f"{what}: {part}", round(figures[part], 3), "s")
-    say(f"{what}: {TO_FRAMES}", round(figures["whole"] - figures["tail"], 3), "s")
+    say(f"{what}: {TO_FRAMES}", round(figures["whole"] - figures["finalize"], 3), "s")
     last = way.frames[-1]
     say(f"{what}: last frame", "black" if not last.any() else "not black")
     if ON_GPU:

@@ -1,4 +1,4 @@
-"""The preview engine against what a user would take instead, and our tail against diffusers' export_to_video.
+"""The preview engine against what a user would take instead, and our finalize stage against diffusers' export_to_video.
 
     scripts/bench preview [--runs 3]
 
@@ -205,14 +205,14 @@ def smoothness(motion: str, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-# The tail
+# The finalize stage
 
 
-def tail(name: str, path: str, video: str, clips: str) -> None:
+def finalize(name: str, path: str, video: str, clips: str) -> None:
     """From what the engine gives, or what a pipeline gives, to the files. Prints seconds of each."""
     frames = np.load(path)
     seconds = []
-    step = tails(name, frames, Path(video))
+    step = finalizing(name, frames, Path(video))
     for _ in range(int(clips)):
         begun = time.perf_counter()
         step()
@@ -220,7 +220,7 @@ def tail(name: str, path: str, video: str, clips: str) -> None:
     print(json.dumps(seconds))
 
 
-def tails(name: str, frames: NDArray[np.uint8], video: Path) -> Callable[[], object]:
+def finalizing(name: str, frames: NDArray[np.uint8], video: Path) -> Callable[[], object]:
     if name == "Kinora":
         return lambda: (
             encode_mp4(frames, FPS, CRF, video),
@@ -239,24 +239,24 @@ def tails(name: str, frames: NDArray[np.uint8], video: Path) -> Callable[[], obj
     return lambda: export_to_video(pictures, str(video), fps=FPS)
 
 
-TAILS = ("Kinora", "Kinora, the MP4 alone", "export_to_video, float32", "export_to_video, PIL")
+FINALIZERS = ("Kinora", "Kinora, the MP4 alone", "export_to_video, float32", "export_to_video, PIL")
 
 
-def tail_times(runs: int, folder: Path) -> list[dict[str, Any]]:
+def finalize_times(runs: int, folder: Path) -> list[dict[str, Any]]:
     """Warm, of one clip of the photograph."""
     picture = Image.open(PICTURE).convert("RGB")
     frames = np.stack([as_rgb(frame) for frame in engine().render(picture, wanted("zoom_in"), Attempt(Camera.phases))])
-    path, video = folder / "frames.npy", folder / "tail.mp4"
+    path, video = folder / "frames.npy", folder / "finalize.mp4"
     np.save(path, frames)
-    seconds: dict[str, list[float]] = {name: [] for name in TAILS}
+    seconds: dict[str, list[float]] = {name: [] for name in FINALIZERS}
     files: dict[str, dict[str, float]] = {}
     for _ in range(runs):
-        for name in TAILS:
-            command = [sys.executable, "-m", "bench.preview", "--tail", name, str(path), str(video), str(1 + WARM)]
+        for name in FINALIZERS:
+            command = [sys.executable, "-m", "bench.preview", "--finalize", name, str(path), str(video), str(1 + WARM)]
             _, (_, *warm) = run(command)
             seconds[name].append(median(warm))
             files[name] = {"kB": video.stat().st_size / 1000, "psnr_db": psnr(video, frames)}
-    return [{"tail": name, "seconds": median(seconds[name])} | files[name] for name in TAILS]
+    return [{"finalize": name, "seconds": median(seconds[name])} | files[name] for name in FINALIZERS]
 
 
 def psnr(video: Path, frames: NDArray[np.uint8]) -> float:
@@ -288,12 +288,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="turns of which the median counts (%(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the figures (%(default)s)")
     parser.add_argument("--make", nargs=5, help=argparse.SUPPRESS)
-    parser.add_argument("--tail", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--finalize", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.make:
         make(*given.make)
-    elif given.tail:
-        tail(*given.tail)
+    elif given.finalize:
+        finalize(*given.finalize)
     else:
         compare(given.runs, given.out)
 
@@ -309,7 +309,7 @@ def compare(runs: int, out: Path) -> None:
         for title, picture in pictures.items():
             figures[title] = times(picture, "zoom_in", runs, folder) + times(picture, "pan_right", runs, folder)
         figures["smoothness"] = smoothness("zoom_in", folder) + smoothness("pan_right", folder)
-        figures["tail"] = tail_times(runs, folder)
+        figures["finalize"] = finalize_times(runs, folder)
     for title, rows in figures.items():
         print(f"\n{title}")
         print_table(rows)

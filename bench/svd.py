@@ -278,7 +278,7 @@ def show(results: dict[str, Any], case: Case, runs: int) -> None:
     print(f"Stable Video Diffusion XT, random weights: {described(case)}; seconds, median of {runs}")
     if results["reduced"]:
         print(f"REDUCED: {results['reduced']}. GPU: NOT MEASURED, there is none here.")
-    columns = ("encode", "denoise", "decode", "tail", "whole", "busy", "peak_gib")
+    columns = ("encode", "denoise", "decode", "finalize", "whole", "busy", "peak_gib")
     rows = []
     for name, figures in results["figures"].items():
         seconds = {column: figures.get(column) for column in columns}

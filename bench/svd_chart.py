@@ -9,7 +9,7 @@ PARTS = {
     "encode": ("picture encoded", "#9aa5b1"),
     "denoise": ("denoised", "#3b6fd4"),
     "decode": ("decoded", "#7fb2ff"),
-    "tail": ("made an MP4", "#f0b35b"),
+    "finalize": ("made an MP4", "#f0b35b"),
 }
 
 

@@ -29,7 +29,7 @@ from worker.engines.svd.svd import Svd
 from worker.media.mp4 import encode_mp4, first_frame_jpeg, spritesheet_jpeg, tile_indices
 
 Figures = dict[str, float]
-"""Seconds of each part: encode, denoise, decode, tail (from what the engine gives to the MP4), whole."""
+"""Seconds of each part: encode, denoise, decode, finalize (from what the engine gives to the MP4), whole."""
 
 FPS, CRF = 7, 18
 
@@ -41,8 +41,8 @@ def now() -> float:
     return time.perf_counter()
 
 
-def figures(encode: float, denoise: float, decode: float, tail: float) -> Figures:
-    parts = {"encode": encode, "denoise": denoise, "decode": decode, "tail": tail}
+def figures(encode: float, denoise: float, decode: float, finalize: float) -> Figures:
+    parts = {"encode": encode, "denoise": denoise, "decode": decode, "finalize": finalize}
     return parts | {"whole": sum(parts.values())}
 
 
@@ -141,9 +141,9 @@ class Kinora(Way):
             encode_mp4(self.frames, FPS, CRF, Path(folder) / "clip.mp4")
         first_frame_jpeg(self.frames)
         spritesheet_jpeg([self.frames[index] for index in tile_indices(len(self.frames))])
-        tail, seconds = now() - begun, attempt.seconds
-        made = figures(seconds["encode_image"], seconds["denoise"], seconds["decode"], tail)
-        return made | {"busy": made["whole"] - tail}
+        finalize, seconds = now() - begun, attempt.seconds
+        made = figures(seconds["encode_image"], seconds["denoise"], seconds["decode"], finalize)
+        return made | {"busy": made["whole"] - finalize}
 
 
 class Turbo(Kinora):

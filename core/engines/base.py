@@ -64,8 +64,8 @@ class UnetFile:
 class Engine:
     """One engine: `limits` names the parameters it uses and what each may be, `defaults` their values.
 
-    `class_path` is "module:Class" of a `worker.engines.base.Hosted`, for the kind "clip" of a `Renderer`; only a worker
-    imports it.
+    `class_path` is "module:Class" of a `worker.engines.base.LoadedModel`, for the kind "clip" of a `Renderer`; only a
+    worker imports it.
     """
 
     name: str

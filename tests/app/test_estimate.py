@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from app.estimate import Outlooks, estimate_task
+from app.estimate import QueueForecasts, estimate_task
 from app.services import Services
 from core.ledger.moves import Ledger
 from core.ledger.workers import Worker
@@ -56,7 +56,7 @@ class World:
 
     def __init__(self, ledger: Ledger, set_clock: Callable[[float], None], seed: int) -> None:
         self.ledger, self.set_clock, self.random = ledger, set_clock, Random(seed)
-        self.services = cast(Services, SimpleNamespace(ledger=ledger, outlooks=Outlooks(ledger)))
+        self.services = cast(Services, SimpleNamespace(ledger=ledger, forecasts=QueueForecasts(ledger)))
         self.now, self.noise = 0.0, NOISE
         self.running: list[tuple[float, int, str, Claim]] = []
         self.number = 0
@@ -169,7 +169,7 @@ def test_nobody_knows_when_a_task_ends_whose_steps_are_yet_to_be_planned(world: 
 def test_a_worker_of_the_lane_net_does_a_hundred_steps_side_by_side(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services = cast(Services, SimpleNamespace(ledger=ledger, outlooks=Outlooks(ledger)))
+    services = cast(Services, SimpleNamespace(ledger=ledger, forecasts=QueueForecasts(ledger)))
     ledger.report_worker(Worker("w", "net", "h", "m", 1, "none", {}, None, None, 0.0, 0.0, alive=True, at_once=100))
     for took in (1000, 1000):  # so long that how slow this machine is says nothing
         ledger.create(new_task(steps=[NewStep("hosted", "net")]))
@@ -190,7 +190,7 @@ def test_with_many_steps_one_forecast_serves_whoever_asks_for_a_while(
 ) -> None:
     monkeypatch.setattr("app.estimate.MANY", 3)
     monkeypatch.setattr("app.estimate.KEPT_SECONDS", 60.0)
-    services = cast(Services, SimpleNamespace(ledger=ledger, outlooks=Outlooks(ledger)))
+    services = cast(Services, SimpleNamespace(ledger=ledger, forecasts=QueueForecasts(ledger)))
     looks: list[None] = []
     open_steps = ledger.open_steps
     monkeypatch.setattr(ledger, "open_steps", lambda: (looks.append(None), open_steps())[1])

@@ -1,4 +1,4 @@
-"""Front, worker and keeper in one process, which crash wherever they have in hand what a caller sent:
+"""API server, worker and keeper in one process, which crash wherever they have in hand what a caller sent:
 
     python -m tests.core.crashing FOLDER REDIS_PORT FORMAT
 

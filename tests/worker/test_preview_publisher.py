@@ -32,8 +32,8 @@ def number_of(previews: LivePreviews) -> int:
     return previews.numbers_of(["t"]).get("t", 0)
 
 
-def ended(screening: PreviewPublisher) -> Callable[[], bool]:
-    return lambda: not screening._thread.is_alive()
+def ended(publisher: PreviewPublisher) -> Callable[[], bool]:
+    return lambda: not publisher._thread.is_alive()
 
 
 def test_what_is_offered_can_be_had_while_the_attempt_runs_and_not_after(

@@ -33,7 +33,7 @@ from harness.servers import wait_until
 from tests.conftest import input_for
 from tests.worker.conftest import clip_task, stored
 from worker.attempt import Attempt, Stopped
-from worker.engines.base import Hosted
+from worker.engines.base import LoadedModel
 from worker.engines.camera import Camera
 from worker.engines.host import EngineHost
 from worker.main import load_engine
@@ -48,7 +48,7 @@ def picture() -> bytes:
     return data.getvalue()
 
 
-def preview_of(context: WorkerContext) -> Hosted:
+def preview_of(context: WorkerContext) -> LoadedModel:
     return context.engine_host.loaded["preview"]
 
 

@@ -18,7 +18,7 @@ from worker.engines.gpu_memory import GpuMemory
 Frames = NDArray[np.uint8]
 
 
-class Hosted(ABC):
+class LoadedModel(ABC):
     """What a worker holds loaded: an engine, of any kind."""
 
     def __init__(self, engine: Engine, settings: Settings, gpu_memory: GpuMemory | None = None) -> None:
@@ -51,7 +51,7 @@ class Hosted(ABC):
         """Give back what `load` took."""
 
 
-class Renderer(Hosted):
+class Renderer(LoadedModel):
     """Makes the frames of clips."""
 
     phases: ClassVar[Mapping[str, float]]
@@ -82,8 +82,8 @@ class Renderer(Hosted):
         """Name and version of each library that decides what the frames look like."""
 
 
-def create_engine(engine: Engine, settings: Settings, gpu_memory: GpuMemory | None = None) -> Hosted:
+def create_engine(engine: Engine, settings: Settings, gpu_memory: GpuMemory | None = None) -> LoadedModel:
     """Return an instance of the class that the entry `engine` names, not loaded."""
     module, name = engine.class_path.split(":")
-    created: Hosted = getattr(import_module(module), name)(engine, settings, gpu_memory)
+    created: LoadedModel = getattr(import_module(module), name)(engine, settings, gpu_memory)
     return created

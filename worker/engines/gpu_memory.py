@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 if TYPE_CHECKING:
-    from worker.engines.base import Hosted
+    from worker.engines.base import LoadedModel
 
 log = structlog.get_logger(__name__)
 
@@ -21,12 +21,12 @@ class GpuMemory:
         """Whether the machine has a GPU, be it one that does not work."""
         self.total: int | None = None
         """Bytes that torch may hold in all; None until an engine has asked the GPU, and without one."""
-        self.tenants: dict[str, Hosted] = {}
+        self.tenants: dict[str, LoadedModel] = {}
         """The engines that are loaded, by name, the least recently used first."""
         self._on_leave = on_leave
         self._ran_out: defaultdict[str, dict[str, int]] = defaultdict(dict)
 
-    def enter(self, name: str, tenant: "Hosted") -> None:
+    def enter(self, name: str, tenant: "LoadedModel") -> None:
         """Count `tenant` as the most recently used."""
         self.tenants.pop(name, None)
         self.tenants[name] = tenant
@@ -71,7 +71,7 @@ class GpuMemory:
         """Return the fewest bytes that were too many, by phase."""
         return self._ran_out[name]
 
-    def _others(self, name: str) -> dict[str, "Hosted"]:
+    def _others(self, name: str) -> dict[str, "LoadedModel"]:
         return {
             other: tenant for other, tenant in self.tenants.copy().items() if other != name
         }  # another thread asks too

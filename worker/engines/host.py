@@ -11,7 +11,7 @@ from core.config.settings import Settings
 from core.engines.base import Engine
 from core.engines.known import find_engine, known_engines, motion_engine
 from core.errors import EngineUnavailable, GpuLost
-from worker.engines.base import Hosted, create_engine
+from worker.engines.base import LoadedModel, create_engine
 from worker.engines.gpu import Gpu
 from worker.engines.gpu_memory import GpuMemory
 from worker.run.metrics import WorkerMetrics
@@ -30,7 +30,7 @@ class EngineHost:
         self.loads: Counter[str] = Counter()
         self.unloads: Counter[str] = Counter()
         self.gpu_memory = GpuMemory(self._count_unload)
-        self._newest: Hosted | None = None
+        self._newest: LoadedModel | None = None
         self._gpu: Gpu | None = None
         if any(engine.needs_cuda for engine in self.engines.values()):
             self._gpu = Gpu(settings.data_dir / "gpus")
@@ -56,7 +56,7 @@ class EngineHost:
         return self._gpu.uuid if self._gpu else None
 
     @property
-    def loaded(self) -> dict[str, Hosted]:
+    def loaded(self) -> dict[str, LoadedModel]:
         """What is loaded now, by name, the least recently used first."""
         return self.gpu_memory.tenants
 
@@ -94,7 +94,7 @@ class EngineHost:
         """Return the entry of the engine that a request named. Raises InvalidParameter."""
         return find_engine(name, self.settings)
 
-    def get(self, entry: Engine) -> Hosted:
+    def get(self, entry: Engine) -> LoadedModel:
         """Return the engine of `entry`, loaded: an instance of the class that it names, which is that of its kind.
         Raises EngineUnavailable, GpuLost."""
         engine = self.loaded.get(entry.name)
@@ -103,7 +103,7 @@ class EngineHost:
         self.gpu_memory.enter(entry.name, engine)
         return engine
 
-    def _load(self, entry: Engine) -> Hosted:
+    def _load(self, entry: Engine) -> LoadedModel:
         for name, other in list(self.loaded.items()):
             if other.device != "cuda" and other.engine.kind == entry.kind:  # nobody counts the machine's own memory
                 self.gpu_memory.leave(name)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from core.config.settings import Settings
 from core.engines.base import Engine
-from worker.engines.base import Hosted
+from worker.engines.base import LoadedModel
 from worker.engines.cuda import choose_device, gpu_versions
 from worker.engines.gpu_faults import told_apart
 from worker.engines.gpu_memory import GpuMemory
@@ -21,7 +21,7 @@ from worker.media.smooth import Bytes, Motion, versions
 from worker.media.yuv import as_rgb
 
 
-class Rife(Hosted):
+class Rife(LoadedModel):
     """Its net; several threads may ask it."""
 
     net: IFNet | None = None

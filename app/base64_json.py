@@ -7,6 +7,9 @@ from typing import Any
 
 from core.ids import new_id
 
+# In base64 there are 4 bytes for each 3, and it may be broken into lines.
+BASE64_GROWTH = 1.4
+
 
 def json_with_base64(answer: Callable[[str], dict[str, Any]], parts: Iterable[bytes]) -> Iterator[bytes]:
     """Yield as JSON what `answer` returns of a text, with what `parts` are together in that text's place."""

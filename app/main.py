@@ -29,9 +29,9 @@ from app.routes import engines, events, generate, health, metrics, preview, resu
 from app.services import Services
 from core.config.settings import Settings, read_settings
 from core.ledger.moves import Ledger
+from core.ledger.startup import wait_for_ledger
 from core.live_previews import LivePreviews
 from core.process.logs import set_up_logs
-from core.process.startup import wait_for_ledger
 from core.queue import StepQueue
 from core.storage import Storage
 from sandbox.decoder import Decoder

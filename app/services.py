@@ -8,7 +8,7 @@ from fastapi import Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from app.estimate import QueueForecasts
-from app.intake.fetch import Fetcher
+from app.fetch import Fetcher
 from core.concurrency import ConcurrencyLimit
 from core.config.settings import Settings
 from core.ledger.keys import Keys

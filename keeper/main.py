@@ -20,8 +20,8 @@ from core.config.settings import Settings, read_settings
 from core.errors import Unavailable
 from core.ids import id_seconds, is_id
 from core.ledger.moves import Ledger
+from core.ledger.startup import wait_for_ledger
 from core.process.logs import set_up_logs
-from core.process.startup import wait_for_ledger
 from core.queue import StepQueue
 from core.storage import Storage
 from keeper.deliverer import Deliverer

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from app.middleware.body_limit import largest_upload
 from core.config.settings import Settings
-from worker.run.metrics import WorkerMetrics
+from worker.metrics import WorkerMetrics
 from worker.run.watchdog import CHECK_POINT_SECONDS
 
 ROOT = Path(__file__).parent.parent

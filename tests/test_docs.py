@@ -54,7 +54,7 @@ def test_the_error_tree_is_drawn_as_it_is() -> None:
 def test_every_metric_is_in_the_operations_docs() -> None:
     text = (ROOT / "docs/operations.md").read_text()
     source = "".join((ROOT / name).read_text() for name in ("app/routes/metrics.py", "app/middleware/http_metrics.py"))
-    names = set(re.findall(r'"(kinora_[a-z_]+)"', source + (ROOT / "worker/run/metrics.py").read_text()))
+    names = set(re.findall(r'"(kinora_[a-z_]+)"', source + (ROOT / "worker/metrics.py").read_text()))
     names |= {f"kinora_{name}" for name in (*COUNTERS, *HISTOGRAMS)}
     assert len(names) > 10
     assert [name for name in sorted(names) if name not in text] == []

@@ -17,14 +17,14 @@ from rq.exceptions import StopRequested
 from core.config.settings import read_settings
 from core.errors import EngineUnavailable, GpuLost
 from core.ledger.moves import Ledger
+from core.ledger.startup import wait_for_ledger
 from core.process.logs import set_up_logs
 from core.process.scratch import scratch_folder
-from core.process.startup import wait_for_ledger
 from core.queue import QUEUES, StepQueue, connect_redis
 from core.storage import Storage
 from worker.engines.host import EngineHost
+from worker.metrics import WorkerMetrics
 from worker.run.lanes import CpuLane, Lane, steps_at_once
-from worker.run.metrics import WorkerMetrics
 from worker.run.net_lane import NetLane
 from worker.run.presence import Presence
 from worker.run.rq_worker import StepWorker

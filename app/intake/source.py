@@ -11,6 +11,7 @@ from functools import partial
 
 from fastapi import UploadFile
 
+from app.base64_json import BASE64_GROWTH
 from app.services import Services
 from core.config.settings import Settings
 from core.errors import ArtifactNotFound, FileMissing, InvalidParameter, TaskGone, UploadTooLarge
@@ -19,8 +20,6 @@ from core.requests.clip import ClipRequest
 from core.storage import Storage, input_key
 from core.task import Input, Task
 
-# A picture in base64 has 4 bytes for each 3 of its own, and may be broken into lines.
-BASE64_GROWTH = 1.4
 # How some clients wrap a URL; not read as JSON, which a large one would make expensive.
 OBJECT = re.compile(rb'\s*{\s*"image_url"\s*:\s*"([^"]*)"\s*}\s*')
 DATA_URL = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)

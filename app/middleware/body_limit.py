@@ -12,8 +12,8 @@ from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.base64_json import BASE64_GROWTH
 from app.errors import refusal
-from app.intake.source import BASE64_GROWTH
 from app.middleware.base import Middleware
 from core.errors import QueueFull, UploadTooLarge
 

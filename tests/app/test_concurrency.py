@@ -2,7 +2,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.intake.fetch import Fetcher
+from app.fetch import Fetcher
 from core.concurrency import ConcurrencyLimit
 from core.errors import QueueFull
 from sandbox.decoder import Decoder

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.intake import fetch as fetching
-from app.intake.fetch import AT_ONCE, Fetcher
+from app import fetch as fetching
+from app.fetch import AT_ONCE, Fetcher
 from app.main import create_app
 from app.services import Services
 from core.config.settings import Settings

@@ -34,8 +34,8 @@ from keeper.main import Keeper
 from tests.conftest import new_task
 from worker.engines.camera import Camera
 from worker.engines.host import EngineHost
+from worker.metrics import WorkerMetrics
 from worker.run.lanes import Lane
-from worker.run.metrics import WorkerMetrics
 from worker.run.presence import Presence
 from worker.run.runner import WorkerContext
 

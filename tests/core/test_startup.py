@@ -5,7 +5,7 @@ import pytest
 
 from core.errors import LedgerUnavailable
 from core.ledger.moves import Ledger
-from core.process.startup import wait_for_ledger
+from core.ledger.startup import wait_for_ledger
 
 
 class Ended(threading.Event):

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from core.db.database import newest_version
 from core.ledger.moves import Ledger
-from core.process.startup import EXIT_TOO_OLD
+from core.ledger.startup import EXIT_TOO_OLD
 from harness.pictures import SAMPLES
 from harness.servers import wait_until
 from harness.stack import running_stack

@@ -16,7 +16,7 @@ from harness.pictures import SAMPLES
 from tests.conftest import input_for
 from worker.engines.base import Engine
 from worker.engines.host import EngineHost
-from worker.run.metrics import WorkerMetrics
+from worker.metrics import WorkerMetrics
 from worker.run.presence import Presence
 from worker.run.runner import WorkerContext
 

@@ -30,8 +30,8 @@ from harness.stack import ROOT
 from tests.conftest import expire_leases, new_task
 from worker.attempt import Attempt
 from worker.engines.host import EngineHost
+from worker.metrics import WorkerMetrics
 from worker.run.leases import Leases
-from worker.run.metrics import WorkerMetrics
 from worker.run.net_lane import NET_KINDS, NetLane
 from worker.run.presence import Presence
 from worker.run.runner import WorkerContext, release_steps

@@ -14,7 +14,7 @@ from core.errors import EngineUnavailable, GpuLost
 from worker.engines.base import LoadedModel, create_engine
 from worker.engines.gpu import Gpu
 from worker.engines.gpu_memory import GpuMemory
-from worker.run.metrics import WorkerMetrics
+from worker.metrics import WorkerMetrics
 
 log = structlog.get_logger(__name__)
 

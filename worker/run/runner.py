@@ -28,9 +28,9 @@ from core.storage import Storage
 from core.task import Claim, ErrorInfo, ReadyStep, Step, Task
 from worker.attempt import Attempt, Stopped
 from worker.engines.host import EngineHost
+from worker.metrics import WorkerMetrics
 from worker.run.finalizer import Finalizer
 from worker.run.lease import Lease
-from worker.run.metrics import WorkerMetrics
 from worker.run.presence import Presence
 from worker.run.preview_publisher import PreviewPublisher
 from worker.run.watchdog import LastResort, Watchdog

@@ -89,6 +89,14 @@ def test_a_second_step_that_uses_all_cores_waits_and_one_that_does_not_goes_befo
     wait_until(lambda: statuses(lane, task_id)["clip-2"] == "started", what="the second clip's start")
 
 
+def test_a_wake_up_for_what_another_has_taken_keeps_nobody(lane: CpuLane) -> None:
+    task_id = add(lane, "clip-1")
+    lane.run_next()
+    with asked_in_a_thread(lane):
+        pass
+    assert statuses(lane, task_id) == {"clip-1": "started"}
+
+
 def test_a_wake_up_that_a_busy_worker_took_goes_on_to_another(lane: CpuLane) -> None:
     queue = lane.context.queue
     task_id = add(lane, "clip-1", "clip-2")

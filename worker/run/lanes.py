@@ -96,7 +96,7 @@ class ThreadsLane(Lane):
             self.begin(claim)
 
     def claim_when_free(self) -> Claim | None:
-        """Return the claim of the next step that can begin now; waits while there may be some that cannot yet."""
+        """Return the claim of the next step that can begin now; waits while some wait that cannot yet."""
         has_passed_on = False
         while not self.closing:
             self._one_ended.clear()  # whatever ends from here on is noticed below
@@ -104,18 +104,22 @@ class ThreadsLane(Lane):
             claim = self.claim()
             if claim or is_free:
                 return claim
-            if not has_passed_on:
-                self.pass_on()
-                has_passed_on = True
+            if not has_passed_on and not self.pass_on():
+                return None
+            has_passed_on = True
             self._one_ended.wait(LOOK_SECONDS)
         return None
 
-    def pass_on(self) -> None:
-        """Wake another worker for the step that this one cannot begin yet: it has taken the wake-up for it."""
+    def pass_on(self) -> bool:
+        """Wake another worker for the step that this one cannot begin yet: it has taken the wake-up for it. False if
+        none waits."""
         context = self.context
         with suppress(Unavailable):  # the keeper wakes one later
-            if found := peek(context):
-                context.queue.wake(found[0].step_id, context.presence.queue)
+            found = peek(context)
+            if found is None:
+                return False
+            context.queue.wake(found[0].step_id, context.presence.queue)
+        return True
 
     def start(self, work: Callable[[], None], claim: Claim, undo: Callable[[], None]) -> None:
         """Do `work` in a thread with this one's context for its log lines. If the system gives no more threads, the

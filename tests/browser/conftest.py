@@ -64,7 +64,7 @@ class Visitor:
         """Without a worker: the picture is lost before one comes."""
         task_id = self.make()
         self.expect_said("Next in the queue")
-        for picture in (self.stack.folder / "data" / "storage" / "tasks" / task_id).glob("input*"):
+        for picture in (self.stack.folder / "data" / "storage" / "tasks" / task_id).glob("inputs/*"):
             picture.unlink()
         self.stack.start_worker()
         expect(self.page.locator("#trouble")).to_be_visible()

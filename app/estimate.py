@@ -85,17 +85,17 @@ def estimate_task(services: "Services", task: Task, steps: list[Step]) -> Estima
     left = [step for step in steps if not step.status.is_final]
     if task.status.is_final or not left:
         return UNKNOWN
-    outlook = services.forecasts.newest(step.step_id for step in left)
-    forecast, waiting = outlook.forecast, [step for step in left if step.status == Status.QUEUED]
+    found = services.forecasts.newest(step.step_id for step in left)
+    forecast, waiting = found.forecast, [step for step in left if step.status == Status.QUEUED]
     ready = [forecast.served.get(step.step_id, 1) for step in waiting if not step.waits_for]
     position = min(ready, default=None) if len(waiting) == len(left) else None
-    is_measured = all(outlook.durations.of(profile_of(step)) for step in left)
-    is_served = all(any(worker.serves(step.queue) for worker in outlook.workers) for step in waiting)
+    is_measured = all(found.durations.of(profile_of(step)) for step in left)
+    is_served = all(any(worker.serves(step.queue) for worker in found.workers) for step in waiting)
     is_planned = not any(step.reserved_weight for step in left)
     if not (is_measured and is_served and is_planned):
         return Estimate(position, None)
     ends = max(forecast.ends.get(step.step_id, 0.0) for step in left)
-    return Estimate(position, round(max(0.0, ends - outlook.age), 2))
+    return Estimate(position, round(max(0.0, ends - found.age), 2))
 
 
 def serving(steps: list[OpenStep], workers: list[Worker]) -> dict[str, dict[str, int]]:

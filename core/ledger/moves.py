@@ -335,7 +335,9 @@ class Ledger(Reader):
         least; without one left the step fails. False if the attempt was no longer the newest."""
         with writing(self.database) as tx:
             task = self._lock_task_of(tx, claim.step.step_id)
-            return task is not None and self._end_lost_attempt(tx, claim, max_attempts, error, rest_seconds)
+            if task is None:
+                return False
+            return self._end_lost_attempt(tx, replace(claim, task=task), max_attempts, error, rest_seconds)
 
     def give_back(self, claim: Claim, rest_seconds: float = 0.0) -> bool:
         """Queue the step again, without using up an attempt, to be claimed once it has rested."""
@@ -384,6 +386,8 @@ class Ledger(Reader):
         )
         with writing(self.database) as tx:
             task = self._lock_task_of(tx, lease.step_id)
+            if task:  # it may fail, and end the others: see _fail_step
+                tx.execute(statements.LOCK_STEPS, {"task_id": task.task_id})
             row = tx.execute(sa.select(steps).where(unchanged).with_for_update()).one_or_none()
             if task is None or row is None:
                 return False
@@ -467,6 +471,8 @@ class Ledger(Reader):
     def _fail_step(self, tx: sa.Connection, task: Task, claim: Claim, outcome: str, error: ErrorInfo) -> bool:
         """End a step that failed for good. An essential one ends its task: what else of it waits or runs is of no use
         any more. Of another one only what needs it is canceled."""
+        if claim.step.essential:  # before its own row: whoever renews several leases locks them in the same order
+            tx.execute(statements.LOCK_STEPS, {"task_id": task.task_id})
         if not self._end_step(tx, claim, Status.FAILED, outcome, error=error):
             return False
         if claim.step.essential:

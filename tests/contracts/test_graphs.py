@@ -1,10 +1,13 @@
 """Tasks that fan out, join, plan themselves, and whose steps may fail alone."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -197,6 +200,29 @@ def test_an_essential_step_that_fails_ends_its_task_at_once(ledger: Ledger) -> N
     assert statuses(ledger, task) == {"music": "failed", "shot": "canceled", "film": "canceled"}
 
 
+def test_who_ends_a_task_locks_its_steps_in_the_order_in_which_leases_are_renewed(ledger: Ledger) -> None:
+    """On PostgreSQL each would wait for the other; SQLite has one lock."""
+    task = create(ledger, step("music"), step("shot"))
+    held = [claim(ledger, task, name) for name in ("music", "shot")]
+    first, second = sorted(each.step.step_id for each in held)
+    failing = next(each for each in held if each.step.step_id == second)
+    if ledger.database.dialect.name != "postgresql":
+        assert ledger.fail(failing, BROKEN)
+        return
+    lock = sa.text("SELECT 1 FROM steps WHERE step_id = :step_id FOR UPDATE NOWAIT")
+    for move in (lambda: ledger.fail(failing, BROKEN), lambda: ledger.lose(failing, BROKEN, max_attempts=1)):
+        with ThreadPoolExecutor(1) as pool, ledger.database.connect() as renewer:
+            transaction = renewer.begin()
+            renewer.execute(lock, {"step_id": first})
+            moved = pool.submit(move)
+            time.sleep(0.3)
+            renewer.execute(lock, {"step_id": second})
+            assert not moved.done()
+            transaction.rollback()
+            moved.result(10)
+    assert ledger.task(task.task_id).status == Status.FAILED
+
+
 # What a step keeps
 
 
@@ -290,3 +316,22 @@ def test_a_queued_step_of_a_task_that_has_ended_holds_up_nobody(ledger: Ledger) 
     found = ledger.claim_next("cpu", "w", 60)
     assert found is not None
     assert found.task.task_id == other.task_id
+
+
+@pytest.mark.parametrize("end", ["fail", "lose", "take over"])
+def test_what_another_step_has_warned_of_stays_as_a_task_ends_that_may_have_been_paid_for(
+    ledger: Ledger, end: str
+) -> None:
+    task = create(ledger, step("clip"), step("hosted"))
+    asking = claim(ledger, task, "hosted", lease=0)
+    ledger.checkpoint(asking, {"provider": "harness", "intended": True})
+    ledger.finish(claim(ledger, task, "clip"), [], {}, {}, ["the GPU's memory ran out"])
+    if end == "fail":
+        ledger.fail(asking, BROKEN)
+    elif end == "lose":
+        ledger.lose(asking, BROKEN, max_attempts=1)
+    else:
+        expire_leases(ledger, max_attempts=1)
+    ended = ledger.task(task.task_id)
+    paid = "harness may have been asked, and paid, for nothing: its answer was lost"
+    assert (ended.status, ended.warnings) == (Status.FAILED, ["the GPU's memory ran out", paid])

@@ -36,7 +36,8 @@ class Provider:
         self.work_seconds = 0.0
         """How long a job takes."""
         self.mode = "works"
-        """Or `hangs`, `refuses`, `is away`, `loses answers` (of submits, which it has heard), `answers late`."""
+        """Or `hangs`, `refuses`, `declines` (for good), `is away`, `loses answers` (of submits, which it has heard),
+        `answers late`."""
         self.late_seconds = 0.0
         """By which it answers late, what it has heard at once."""
         self.met: Counter[str] = Counter()
@@ -91,6 +92,8 @@ class Provider:
         mode = self._meet()
         if mode == "refuses":
             return 503, {"error": "come back later"}
+        if mode == "declines":
+            return 400, {"error": "no such picture"}
         if mode == "is away":
             return 0, {}
         asked = json.loads(body)

@@ -55,7 +55,7 @@ class Attempt:
     def progress(self) -> int:
         """0 to 99: only the ledger says 100, when the video can be had."""
         share = self.shares.get(self.phase_name or "", 0.0)
-        passed = sum(self.shares.get(name, 0.0) for name in self._passed)
+        passed = sum(self.shares.get(name, 0.0) for name in tuple(self._passed))  # others ask meanwhile
         return min(99, int(100 * (passed + share * self._fraction) + ROUNDING))
 
     @contextmanager

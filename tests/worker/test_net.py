@@ -116,6 +116,15 @@ def test_a_provider_that_refuses_or_breaks_off_costs_an_attempt(lane: NetLane, p
     assert sum(provider.submits.values()) == 1
 
 
+def test_a_provider_that_declines_for_good_fails_the_step_and_was_not_paid(lane: NetLane, provider: Provider) -> None:
+    provider.mode = "declines"
+    task_id = ask(lane.context.ledger)
+    lane.run_next()
+    task = ended(lane, task_id)
+    assert task.error is not None
+    assert (task.status, task.error.code, task.warnings) == (Status.FAILED, "engine_failed", [])
+
+
 def test_a_provider_that_is_away_while_it_works_costs_nothing(lane: NetLane, provider: Provider) -> None:
     provider.work_seconds = 1.0
     task_id = ask(lane.context.ledger)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import structlog
 
-from core.errors import NotTaken, TimeLimitExceeded
+from core.errors import NotTaken, StepFailed, TimeLimitExceeded
 from core.ledger.checkpoints import Checkpoint, lost_answers
 from core.task import Claim
 from worker.attempt import Stopped
@@ -141,7 +141,7 @@ class NetLane(ThreadsLane):
         self._keep(step, claim, {**asked, "intended": True})
         try:
             handle = step.submit()
-        except NotTaken:
+        except (NotTaken, StepFailed):  # it has heard, and does not do it
             self._keep(step, claim, asked)
             raise
         self._keep(step, claim, {**asked, "submitted": handle})
@@ -151,14 +151,15 @@ class NetLane(ThreadsLane):
         if not step.attempt.keep_trying(lambda: self.context.ledger.checkpoint(claim, dict(data))):
             raise Stopped
 
-    def _over(self, attempt: NetAttempt, outcome: str) -> None:
-        """Give back what the attempt holds, once: it may be given up before its thread ends."""
+    def _over(self, attempt: NetAttempt, outcome: str, hangs: bool = False) -> None:
+        """Give back what the attempt holds, once: one that `hangs` is given up before its thread ends."""
         claim = attempt.running.claim
         with self._lock:
             is_first, attempt.is_over = not attempt.is_over, True
             if is_first:
                 self._busy[attempt.kind.provider] -= 1
-            else:
+                self.abandoned += hangs
+            elif not hangs:
                 self.abandoned -= 1  # the call that hung has come back
         if not is_first:
             discard(attempt.running, self.context)
@@ -192,6 +193,5 @@ class NetLane(ThreadsLane):
             running.attempt.out_of_time = True
             running.attempt.stop()
         if over > CHECK_POINT_SECONDS:
-            self.abandoned += 1
             error = TimeLimitExceeded(f"it took longer than {attempt.kind.time_limit:g} s")
-            self._over(attempt, end_attempt(running.claim, running.attempt, error, self.context))
+            self._over(attempt, end_attempt(running.claim, running.attempt, error, self.context), hangs=True)

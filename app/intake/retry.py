@@ -9,12 +9,13 @@ from app.intake.choose_engine import choose_engine, smoothing_queue
 from app.intake.limits import limits, require_disk_space
 from app.services import Caller, Services
 from core.engines.base import Engine
-from core.errors import ArtifactNotFound, NotReady, TaskGone, TaskNotFound
+from core.errors import ArtifactNotFound, InvalidParameter, NotReady, TaskGone, TaskNotFound
 from core.ids import new_id
 from core.plan.clip import clip_graph
 from core.plan.graph import Graph
 from core.plan.steps import SmoothClip
 from core.requests.clip import Clip
+from core.status import Status
 from core.storage import input_key
 from core.task import Callback, Dialect, Input, NewTask, Step, Task
 
@@ -34,7 +35,9 @@ def retry_task(services: Services, caller: Caller, task_id: str) -> str:
     workers = services.ledger.workers()
     engine = choose_engine(services, task.engine, workers)
     graph = graph_of(services, task, steps, engine, smoothing_queue(engine, workers, services.settings))
-    services.ledger.check_room(task.owner, graph.steps[0].queue, *limits(services.settings))
+    left = [step for step in steps if step.status != Status.FINISHED]
+    if left:  # whether there is room for all of it is judged as the task is recorded
+        services.ledger.check_room(task.owner, left[0].queue, *limits(services.settings))
     again = new_id()
     inputs, input_bytes = copy_inputs(services, task_id, again)
     planned, copied_bytes = new_steps(services, task.owner, again, graph, inputs, reuse=True)
@@ -58,12 +61,15 @@ def retry_task(services: Services, caller: Caller, task_id: str) -> str:
 
 
 def graph_of(services: Services, task: Task, steps: list[Step], engine: Engine, smoothing: str) -> Graph:
-    """Return the steps as the task had them, but that motion is smoothed in the queue `smoothing`. A clip whose steps
-    were recorded by a version before this kind of parameters is planned anew."""
+    """Return the steps as the task had them, but that motion is smoothed in the queue `smoothing`. A clip of a version
+    whose steps did not say their kind is planned anew. Raises InvalidParameter for a step of a newer version."""
+    if not all("kind" in step.params for step in steps):
+        return clip_graph(Clip.model_validate(task.params), engine, smoothing, services.settings)
     try:
         recorded = Graph.of_recorded(steps, services.ledger.needs(task.task_id), task.result_step)
-    except ValidationError:
-        return clip_graph(Clip.model_validate(task.params), engine, smoothing, services.settings)
+    except ValidationError as error:
+        message = "the task has a step that this version of Kinora does not know: ask a newer one"
+        raise InvalidParameter(message, param="task_id") from error
     moved = (replace(step, queue=smoothing) if isinstance(step.params, SmoothClip) else step for step in recorded.steps)
     return replace(recorded, steps=tuple(moved))
 

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.services import Services
 from core.config.settings import Settings
+from core.db.tables import steps
 from core.engines.known import find_engine
 from core.ids import new_id
 from core.ledger.keys import Keys
@@ -21,6 +22,7 @@ from core.requests.clip import Clip
 from core.storage import artifact_key, input_key, reused_key
 from core.task import Artifact, ErrorInfo, Input, NewTask, Step
 from harness.pictures import CAT, png
+from tests.app.conftest import worker_that_says
 
 SMALL = {"width": 64, "height": 64, "num_frames": 2, "seed": 7, "engine": "preview"}
 SMOOTH = SMALL | {"engine": "svd", "smooth_fps": 30}
@@ -206,13 +208,13 @@ def two_clips(services: Services, task_id: str, params: dict[str, Any]) -> NewTa
     """Return a task that is no clip: one of each of two pictures, joined, and a second film that may fail."""
     clip = Clip.model_validate(params)
     (one,) = clip_graph(clip, find_engine("preview", services.settings), "cpu", services.settings).steps
-    steps = (
+    planned = (
         replace(one, name="first"),
         replace(one, name="second", params=RenderClip(**vars(one.params) | {"begins_with": "last_frame"})),
         PlannedStep("film", JoinClips(crf=18), "cpu", ("first", "second"), weight=7.0),
         PlannedStep("short film", JoinClips(crf=40), "cpu", ("second",), essential=False, max_attempts=2),
     )
-    graph = Graph(steps, "film")
+    graph = Graph(planned, "film")
     inputs = [Input(role, input_key(task_id, role), role * 8, "image/jpeg") for role in ("picture", "video")]
     for each in inputs:
         services.storage.put(each.key, each.role.encode())
@@ -260,3 +262,30 @@ def test_a_retry_that_finds_no_room_copies_nothing(client: TestClient, services:
     answer = client.post(f"/tasks/{first}/retry")
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
     assert set((services.settings.data_dir / "storage/tasks").iterdir()) == before
+
+
+def test_a_retry_is_judged_by_the_queues_in_which_it_waits(client: TestClient, services: Services) -> None:
+    for queue, engine in (("gpu", "svd"), ("cpu", "preview")):
+        services.ledger.report_worker(worker_that_says(queue, queue, engine, None))
+    task_id = ask(client, **SMOOTH)
+    clip, smooth = steps_of(services, task_id)
+    assert (clip.queue, smooth.queue) == ("gpu", "cpu")
+    do(services, clip)
+    claim = services.ledger.claim(smooth.step_id, "w", 60)
+    assert claim is not None
+    services.ledger.fail(claim, ErrorInfo("encoding_failed", "the disk is full"))
+    ask(client, engine="svd", seed="8")
+    full = services.settings.model_copy(update={"max_waiting_per_queue": 1})
+    cast(Any, client.app).state.services = replace(services, settings=full)
+    assert client.post(f"/tasks/{task_id}/retry").status_code == 202, "gpu is full, and it waits in cpu"
+
+
+def test_a_step_of_a_newer_version_is_not_made_into_something_else(
+    client: TestClient, services: Services, first: str
+) -> None:
+    (step,) = steps_of(services, first)
+    with services.ledger.database.begin() as connection:
+        connection.execute(steps.update().values(kind="storyboard", params=step.params | {"kind": "storyboard"}))
+    answer = client.post(f"/tasks/{first}/retry")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_parameter")
+    assert answer.json()["error"]["param"] == "task_id"

@@ -106,9 +106,9 @@ def examine(services: Services) -> Health:
     queues = _queues(services, workers)
     # It changes no status: whoever may ask for a clip could have all others believe that nothing is made here.
     problems += [
-        f"{queue.waiting} wait{'s' * (queue.waiting == 1)} in the queue {name}, and no live worker serves it"
+        f"{queue.waiting} wait{'s' * (queue.waiting == 1)} in the queue {name}, and no live worker does its steps"
         for name, queue in queues.items()
-        if queue.waiting and not queue.workers
+        if queue.waiting and not any(worker.serves(name) for worker in workers)
     ]
     return Health(status=status, stores=stores, engine=engine, queues=queues, problems=problems)
 

@@ -243,4 +243,4 @@ def test_steps_that_no_live_worker_does_are_a_problem_that_makes_nothing_else_wa
     services.ledger.report_worker(replace(worker_that_says("cpu", "cpu", "preview", None), machine=machine_id()))
     services.ledger.create(new_task(steps=[NewStep("hosted", "net")]))
     body = client.get("/health").json()
-    assert (body["status"], body["problems"]) == ("ok", ["1 waits in the queue net, and no live worker serves it"])
+    assert (body["status"], body["problems"]) == ("ok", ["1 waits in the queue net, and no live worker does its steps"])

@@ -281,11 +281,15 @@ class Reader(WorkerReports):
             return StepDurations(connection)
 
     def peek_next(
-        self, queue: str, loaded: Collection[str] = (), defer_seconds: float = 0.0
+        self,
+        queue: str,
+        loaded: Collection[str] = (),
+        defer_seconds: float = 0.0,
+        kinds: Collection[str] | None = None,
     ) -> tuple[Step, Task] | None:
         """Return the step that `claim_next` would take now, and its task."""
         with reading(self.database) as connection:
-            found = connection.execute(NEXT, asked(queue, loaded, defer_seconds)).one_or_none()
+            found = connection.execute(NEXT, asked(queue, loaded, defer_seconds, kinds)).one_or_none()
             its = found and connection.execute(sa.select(steps).where(steps.c.step_id == found.step_id)).one_or_none()
             return (step_from(its), task_from(found)) if found and its else None
 

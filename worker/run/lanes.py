@@ -104,21 +104,22 @@ class ThreadsLane(Lane):
             claim = self.claim()
             if claim or is_free:
                 return claim
-            if not has_passed_on and not self.pass_on():
+            if not self.pass_on(wakes=not has_passed_on):
                 return None
             has_passed_on = True
             self._one_ended.wait(LOOK_SECONDS)
         return None
 
-    def pass_on(self) -> bool:
+    def pass_on(self, wakes: bool = True) -> bool:
         """Wake another worker for the step that this one cannot begin yet: it has taken the wake-up for it. False if
-        none waits."""
+        none waits that it could ever begin."""
         context = self.context
         with suppress(Unavailable):  # the keeper wakes one later
-            found = peek(context)
+            found = peek(context, self.known_kinds())
             if found is None:
                 return False
-            context.queue.wake(found[0].step_id, context.presence.queue)
+            if wakes:
+                context.queue.wake(found[0].step_id, context.presence.queue)
         return True
 
     def start(self, work: Callable[[], None], claim: Claim, undo: Callable[[], None]) -> None:
@@ -158,7 +159,7 @@ class CpuLane(ThreadsLane):
 
     def reason_to_leave(self) -> str | None:
         """Return why this process should make room for a fresh one. What it holds says nothing while several run."""
-        return reason_to_leave(self.context, is_between_steps=len(self._running) <= 1)
+        return reason_to_leave(self.context, looks_at_memory=len(self._running) <= 1)
 
     def close(self) -> None:
         while self._running:

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -164,7 +164,8 @@ def _render_stage(running: RunningAttempt, held: ExitStack, context: WorkerConte
     step = StepContext(claim, running.attempt, context.storage, host, context.pictures, folder)
     running.handler = STEP_KINDS[claim.step.kind](step)
     is_short = not uses_all_cores(claim.step.kind)
-    ahead = nullcontext() if is_short else context.pictures.reading_ahead(context.ledger, partial(peek, context))
+    next_one = partial(peek, context, STEP_KINDS)
+    ahead = nullcontext() if is_short else context.pictures.reading_ahead(context.ledger, next_one)
     try:
         with ahead:
             running.handler.prepare()
@@ -176,9 +177,9 @@ def _render_stage(running: RunningAttempt, held: ExitStack, context: WorkerConte
     running.waited_seconds = time.perf_counter() - running.begun - running.render_seconds
 
 
-def peek(context: WorkerContext) -> tuple[Step, Task] | None:
-    """Return the step that this worker will claim next, as things are."""
-    return context.ledger.peek_next(context.presence.queue, *preference(context))
+def peek(context: WorkerContext, kinds: Collection[str]) -> tuple[Step, Task] | None:
+    """Return the step that this worker will claim next of these kinds, as things are."""
+    return context.ledger.peek_next(context.presence.queue, *preference(context), kinds=kinds)
 
 
 def _finalize_stage(running: RunningAttempt, held: ExitStack, context: WorkerContext) -> None:
@@ -297,15 +298,14 @@ def release_steps(context: WorkerContext) -> None:
             each.attempt.stop()
 
 
-def reason_to_leave(context: WorkerContext, is_between_steps: bool = True) -> str | None:
-    """Return why this process should make room for a fresh one; None: it can go on. Memory is looked at between steps
-    alone."""
+def reason_to_leave(context: WorkerContext, looks_at_memory: bool = True) -> str | None:
+    """Return why this process should make room for a fresh one; None: it can go on."""
     most_steps, most_memory = context.settings.worker_max_steps, context.settings.worker_max_memory_mb
     if context.gpu_lost:
         return "the GPU is lost to this process"
     if most_steps and context.steps_done >= most_steps:
         return f"{context.steps_done} steps are done or begun"
-    if most_memory and is_between_steps and resident_mb() > most_memory:
+    if most_memory and looks_at_memory and resident_mb() > most_memory:
         return f"it holds {resident_mb():.0f} MB"
     return None
 

@@ -15,7 +15,7 @@ from harness.gate import work_as_on_a_gpu
 from worker.engines import base
 
 
-def note(renderer: base.Hosted, file: Path) -> base.Hosted:
+def note(renderer: base.LoadedModel, file: Path) -> base.LoadedModel:
     if not isinstance(renderer, base.Renderer):
         return renderer
     render = renderer.render

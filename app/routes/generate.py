@@ -44,7 +44,7 @@ class Accepted(BaseModel):
     task_id: str = Field(examples=["01a1fd3450027302a9e88e163fd55fdb"])
     status: Status = Field(description="Another than `queued` if an `Idempotency-Key` found an earlier task")
     queue_position: int | None = Field(description="1 is next", examples=[3])
-    eta_seconds: float | None = Field(description="Until the end; null until such a task has been measured")
+    eta_seconds: float | None = Field(description="Until the end; null while nothing tells how long it will take")
     status_url: str = Field(examples=["http://127.0.0.1:8000/status/01a1fd3450027302a9e88e163fd55fdb"])
     result_url: str = Field(
         description="Where keys are asked for it is signed: for a while it opens without one",

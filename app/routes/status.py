@@ -59,7 +59,7 @@ class TaskStatus(TaskSummary):
     progress: int = Field(ge=0, le=100, examples=[42])
     step: CurrentStep | None = Field(description="The step that runs now")
     queue_position: int | None = Field(description="1 is next; null once it has started")
-    eta_seconds: float | None = Field(description="Until the end; null until such a task has been measured")
+    eta_seconds: float | None = Field(description="Until the end; null while nothing tells how long it will take")
     params: dict[str, Any] = Field(
         description="Every parameter, with the engine's defaults and the seed filled in",
         examples=[{"engine": "svd-xt", "width": 1024, "height": 576, "num_frames": 25, "fps": 7, "seed": 7}],

@@ -481,7 +481,7 @@ def test_the_next_clip_renders_while_the_one_before_is_stored(
     assert context.running == []
 
 
-def test_a_clip_waits_with_its_frames_for_the_tail_before_it_and_can_be_canceled_there(
+def test_a_clip_waits_with_its_frames_until_the_one_before_is_finalized_and_can_be_canceled_there(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with while_finalizing(context, monkeypatch) as (first, _):
@@ -520,7 +520,7 @@ def test_what_a_finalize_stage_meets_ends_its_own_task_only(
     assert context.ledger.task(task_id).status == Status.FINISHED
 
 
-def test_a_tail_and_a_front_are_both_handed_over_and_the_first_comes_first_again(
+def test_a_step_finalized_and_one_rendered_are_both_handed_over_and_the_first_comes_first_again(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendered = preview_of(context).render
@@ -741,7 +741,7 @@ def test_nothing_is_left_of_an_attempt_that_ends_after_it_stored(
     assert stored_of(context, task.task_id) == ["picture"]
 
 
-def test_a_clip_is_not_as_slow_as_the_tail_that_it_waited_for(
+def test_a_clip_is_not_as_slow_as_the_one_before_whose_end_it_waited_for(
     context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: dict[str, float] = {}

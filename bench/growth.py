@@ -68,7 +68,7 @@ def fill(ledger: Ledger, count: int) -> None:
         step |= {"progress": 100, "ready_at": now()}
         attempt = {"attempt": 1, "worker_id": "w", "started_at": now(), "ended_at": now(), "outcome": "finished"}
         with ledger.database.begin() as tx:
-            tx.execute(tasks.insert().values(task), [{"task_id": task_id} for task_id, _ in ids])
+            tx.execute(tasks.insert().values(task), [{"task_id": task_id, "result_step": s} for task_id, s in ids])
             tx.execute(steps.insert().values(step), [{"step_id": s, "task_id": task_id} for task_id, s in ids])
             tx.execute(attempts.insert().values(attempt), [{"step_id": s} for _, s in ids])
             for kind in (Status.QUEUED, Status.STARTED, Status.FINISHED):

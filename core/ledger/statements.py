@@ -114,17 +114,13 @@ FAILED_STEPS = (
     .where(steps.c.task_id == sa.bindparam("task_id"), steps.c.status == Status.FAILED)
     .order_by(steps.c.essential.desc(), steps.c.position)
 )
-RECEIPT = (
-    sa.select(steps.c.receipt)
-    .join(tasks, tasks.c.result_step == steps.c.step_id)
-    .where(tasks.c.task_id == sa.bindparam("task_id"))
-)
+# No joins: of one PostgreSQL may believe that it reads all steps sooner than it finds one.
+RESULT_STEP = sa.select(tasks.c.result_step).where(tasks.c.task_id == sa.bindparam("task_id"))
+RECEIPT = sa.select(steps.c.receipt).where(steps.c.step_id == RESULT_STEP.scalar_subquery())
 INPUTS = sa.select(inputs).where(inputs.c.task_id == sa.bindparam("task_id"))
 ARTIFACTS = sa.select(artifacts).where(artifacts.c.step_id.in_(sa.bindparam("step_ids", expanding=True)))
-RESULT = (
-    sa.select(artifacts)
-    .join(tasks, tasks.c.result_step == artifacts.c.step_id)
-    .where(tasks.c.task_id == sa.bindparam("task_id"), tasks.c.status == Status.FINISHED)
+RESULT = sa.select(artifacts).where(
+    artifacts.c.step_id == RESULT_STEP.where(tasks.c.status == Status.FINISHED).scalar_subquery()
 )
 CHECKPOINTS = sa.select(steps.c.checkpoint).where(
     steps.c.task_id == sa.bindparam("task_id"), steps.c.checkpoint.is_not(sa.null())

@@ -20,7 +20,7 @@ def reuse_steps(
     """Return the steps of `graph` that need not be done, by name, with copies of what others with the same content key
     have made. A step whose artifact is missing or damaged is done again."""
     needed = {name for step in graph.steps for name in step.needs}
-    wanted = {step.name for step in graph.steps} - needed
+    wanted = ({step.name for step in graph.steps} - needed) | {graph.result_step}
     found: dict[str, FinishedStep] = {}
     for step in reversed(graph.steps):
         if step.name not in wanted:  # whatever needs it is there

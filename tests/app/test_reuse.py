@@ -254,6 +254,17 @@ def test_a_retry_makes_the_steps_that_there_were_from_all_that_they_were_made_fr
     assert copies == {"picture": b"picture", "video": b"video"}
 
 
+def test_the_result_is_copied_also_if_a_later_step_that_needs_it_is_there(
+    client: TestClient, services: Services, first: str
+) -> None:
+    film = two_clips(services, new_id(), services.ledger.task(first).params)
+    services.ledger.create(replace(film, result_step="second"))  # of which both films are made
+    make(services, film.task_id)
+    again = client.post(f"/tasks/{film.task_id}/retry").json()
+    assert again["status"] == "finished"
+    assert client.get(f"/results/{again['task_id']}").content == b"video of a step"
+
+
 def test_a_retry_that_finds_no_room_copies_nothing(client: TestClient, services: Services, first: str) -> None:
     ask(client, seed="8")
     full = services.settings.model_copy(update={"max_waiting": 1})

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from core.plan.steps import PARAMS, Params
 from core.task import FinishedStep, NewStep, Step
@@ -42,9 +41,17 @@ class Graph:
         names = {step.step_id: step.name for step in steps}
         planned = [
             PlannedStep(
-                params=PARAMS.validate_python(step.params),
-                needs=tuple(names[needed] for needed in needs.get(step.step_id, ())),
-                **same_in_both(step),
+                step.name,
+                PARAMS.validate_python(step.params),
+                step.queue,
+                tuple(names[needed] for needed in needs.get(step.step_id, ())),
+                step.size,
+                step.work,
+                engine=step.engine,
+                weight=step.weight,
+                reserved_weight=step.reserved_weight,
+                essential=step.essential,
+                max_attempts=step.max_attempts,
             )
             for step in steps
         ]
@@ -57,23 +64,20 @@ class Graph:
         both by name."""
         return [
             NewStep(
-                kind=step.params.kind,
-                params=step.params.model_dump(exclude_none=True),
-                needs=step.needs,
+                step.params.kind,
+                step.queue,
+                step.params.model_dump(exclude_none=True),
+                step.needs,
+                step.size,
+                step.work,
+                name=step.name,
+                engine=step.engine,
+                weight=step.weight,
+                reserved_weight=step.reserved_weight,
+                essential=step.essential,
+                max_attempts=step.max_attempts,
                 content_key=(keys or {}).get(step.name),
                 finished=(finished or {}).get(step.name),
-                **same_in_both(step),
             )
             for step in self.steps
         ]
-
-
-SAME_IN_BOTH = (
-    *("name", "queue", "size", "work", "engine"),
-    *("weight", "reserved_weight", "essential", "max_attempts"),
-)
-
-
-def same_in_both(step: PlannedStep | Step) -> dict[str, Any]:
-    """Return what of a step is the same before and after it is recorded."""
-    return {name: getattr(step, name) for name in SAME_IN_BOTH}

@@ -75,6 +75,13 @@ def test_every_test_that_the_pages_name_exists() -> None:
     assert [name for path, name in named if f"def {name}(" not in (ROOT / path).read_text()] == []
 
 
+def test_each_fault_that_is_promised_to_cost_nothing_names_its_test() -> None:
+    _, _, table = (ROOT / "docs/reliability.md").read_text().partition("## Each fault, and its test")
+    rows = [line for line in table.partition("\n## ")[0].splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 20
+    assert [row for row in rows if "`tests/" not in row] == []
+
+
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):

@@ -369,6 +369,7 @@ class Ledger(Reader):
         with writing(self.database) as tx:
             task = self._lock_task(tx, task_id)
             if task and not task.status.is_final:
+                tx.execute(statements.LOCK_STEPS, {"task_id": task_id})
                 self._close_steps(tx, task_id, Status.CANCELED)
                 self._end_task(tx, task, Status.CANCELED)
         return self.task(task_id)
@@ -504,7 +505,7 @@ class Ledger(Reader):
             self._end_task(tx, task, Status.FINISHED, receipt=receipt)
 
     def _close_steps(self, tx: sa.Connection, task_id: str, status: Status) -> None:
-        tx.execute(statements.LOCK_STEPS, {"task_id": task_id})
+        """The caller holds their rows."""
         still_open = sa.and_(steps.c.task_id == task_id, steps.c.status.in_(sources(status)))
         running = sa.select(steps.c.step_id).where(still_open, steps.c.status == Status.STARTED)
         tx.execute(

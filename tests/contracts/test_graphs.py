@@ -200,27 +200,34 @@ def test_an_essential_step_that_fails_ends_its_task_at_once(ledger: Ledger) -> N
     assert statuses(ledger, task) == {"music": "failed", "shot": "canceled", "film": "canceled"}
 
 
-def test_who_ends_a_task_locks_its_steps_in_the_order_in_which_leases_are_renewed(ledger: Ledger) -> None:
+@pytest.mark.parametrize("move", ["fail", "lose", "take over", "cancel"])
+def test_who_ends_a_task_locks_its_steps_in_the_order_in_which_leases_are_renewed(ledger: Ledger, move: str) -> None:
     """On PostgreSQL each would wait for the other; SQLite has one lock."""
     task = create(ledger, step("music"), step("shot"))
     held = [claim(ledger, task, name) for name in ("music", "shot")]
     first, second = sorted(each.step.step_id for each in held)
-    failing = next(each for each in held if each.step.step_id == second)
+    ending = next(each for each in held if each.step.step_id == second)
+    lease = next(each for each in ledger.held_leases() if each.step_id == second)
+    moves = {
+        "fail": lambda: ledger.fail(ending, BROKEN),
+        "lose": lambda: ledger.lose(ending, BROKEN, max_attempts=1),
+        "take over": lambda: ledger.take_over(lease, max_attempts=1),
+        "cancel": lambda: ledger.cancel(task.task_id),
+    }
     if ledger.database.dialect.name != "postgresql":
-        assert ledger.fail(failing, BROKEN)
-        return
-    lock = sa.text("SELECT 1 FROM steps WHERE step_id = :step_id FOR UPDATE NOWAIT")
-    for move in (lambda: ledger.fail(failing, BROKEN), lambda: ledger.lose(failing, BROKEN, max_attempts=1)):
+        moves[move]()
+    else:
+        lock = sa.text("SELECT 1 FROM steps WHERE step_id = :step_id FOR UPDATE NOWAIT")
         with ThreadPoolExecutor(1) as pool, ledger.database.connect() as renewer:
             transaction = renewer.begin()
             renewer.execute(lock, {"step_id": first})
-            moved = pool.submit(move)
+            moved = pool.submit(moves[move])
             time.sleep(0.3)
             renewer.execute(lock, {"step_id": second})
             assert not moved.done()
             transaction.rollback()
             moved.result(10)
-    assert ledger.task(task.task_id).status == Status.FAILED
+    assert ledger.task(task.task_id).status == (Status.CANCELED if move == "cancel" else Status.FAILED)
 
 
 # What a step keeps

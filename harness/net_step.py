@@ -41,6 +41,8 @@ class Hosted(NetStep):
             raise Unavailable(f"the provider does not answer: {type(error).__name__}") from error
         if answer.status_code == 503:
             raise NotTaken("the provider refuses")
+        if answer.status_code >= 500:
+            raise Unavailable(f"the provider answered {answer.status_code}")
         if answer.status_code != 200:
             raise EngineFailed(f"the provider answered {answer.status_code}")
         return dict(answer.json())

@@ -36,8 +36,8 @@ class Provider:
         self.work_seconds = 0.0
         """How long a job takes."""
         self.mode = "works"
-        """Or `hangs`, `refuses`, `declines` (for good), `is away`, `loses answers` (of submits, which it has heard),
-        `answers late`."""
+        """Or `hangs`, `refuses`, `declines` (for good), `is away`, `loses answers` and `breaks` (of
+        submits, which it has heard), `answers late`."""
         self.late_seconds = 0.0
         """By which it answers late, what it has heard at once."""
         self.met: Counter[str] = Counter()
@@ -104,6 +104,8 @@ class Provider:
             self.jobs[job] = time.monotonic()
         if mode == "answers late":
             time.sleep(self.late_seconds)
+        if mode == "breaks":
+            return 500, {"error": "out of order"}
         return (0, {}) if mode == "loses answers" else (200, {"job": job})
 
     def look(self, path: str, _body: bytes) -> tuple[int, dict[str, Any]]:

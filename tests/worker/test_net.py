@@ -192,8 +192,9 @@ def test_a_worker_that_closes_begins_nothing_not_even_what_waits_for_a_slot(
     assert sum(provider.submits.values()) == 1
 
 
-def test_what_may_have_been_paid_for_nothing_is_said(lane: NetLane, provider: Provider) -> None:
-    provider.mode = "loses answers"
+@pytest.mark.parametrize("mode", ["loses answers", "breaks"])
+def test_what_may_have_been_paid_for_nothing_is_said(lane: NetLane, provider: Provider, mode: str) -> None:
+    provider.mode = mode
     task_id = ask(lane.context.ledger)
     lane.run_next()
     wait_until(lambda: not lane.attempts, what="its end")

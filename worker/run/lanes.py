@@ -5,7 +5,7 @@ import contextvars
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 
@@ -86,7 +86,7 @@ class ThreadsLane(Lane):
     def run_next(self) -> None:
         """Claim the step whose turn it is, if one waits, and begin it. Waits if as many run as may; raises nothing."""
         if not self._free.acquire(blocking=False):
-            self.pass_on()
+            self.one_waits(self.known_kinds(), wakes=True)
             self._free.acquire()
         claim = self.claim_when_free()
         if claim is None:
@@ -97,30 +97,31 @@ class ThreadsLane(Lane):
 
     def claim_when_free(self) -> Claim | None:
         """Return the claim of the next step that can begin now; waits while some wait that cannot yet."""
-        has_passed_on = False
-        while not self.closing:
-            self._one_ended.clear()  # whatever ends from here on is noticed below
-            is_free = self.free_kinds() == self.known_kinds()
-            claim = self.claim()
-            if claim or is_free:
-                return claim
-            if not self.pass_on(wakes=not has_passed_on):
-                return None
-            has_passed_on = True
+        is_free = self.free_kinds() == self.known_kinds()  # before the claim: what ends after it makes room for another
+        claim, wakes = None if self.closing else self.claim(), True
+        while claim is None and not (is_free or self.closing) and self.one_waits(self.known_kinds(), wakes):
+            wakes = False
             self._one_ended.wait(LOOK_SECONDS)
-        return None
+            self._one_ended.clear()
+            is_free = self.free_kinds() == self.known_kinds()
+            if not self.closing and self.one_waits(self.free_kinds()):
+                claim = self.claim()
+        return claim
 
-    def pass_on(self, wakes: bool = True) -> bool:
-        """Wake another worker for the step that this one cannot begin yet: it has taken the wake-up for it. False if
-        none waits that it could ever begin."""
+    def one_waits(self, kinds: Collection[str], wakes: bool = False) -> bool:
+        """Return whether a step of these kinds waits, as far as is known. With `wakes` another worker is woken for it,
+        since this one has taken its wake-up and cannot begin it yet."""
         context = self.context
-        with suppress(Unavailable):  # the keeper wakes one later
-            found = peek(context, self.known_kinds())
-            if found is None:
-                return False
-            if wakes:
+        try:
+            found = peek(context, kinds)
+            if found and wakes:
                 context.queue.wake(found[0].step_id, context.presence.queue)
-        return True
+        except Unavailable:  # the keeper wakes one later
+            return True
+        except Exception:
+            log.exception("queue_not_looked_at")
+            return True
+        return found is not None
 
     def start(self, work: Callable[[], None], claim: Claim, undo: Callable[[], None]) -> None:
         """Do `work` in a thread with this one's context for its log lines. If the system gives no more threads, the

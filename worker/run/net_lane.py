@@ -4,7 +4,7 @@ mostly sleeps. One that hangs or fails ends alone, never the process."""
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -46,8 +46,6 @@ log = structlog.get_logger(__name__)
 class NetAttempt:
     running: RunningAttempt
     kind: type[NetStep]
-    began: float = field(default_factory=time.monotonic)
-    """By this process's clock."""
     is_over: bool = False
     """Its end is in the ledger, or was left to somebody else."""
 
@@ -60,8 +58,6 @@ class NetLane(ThreadsLane):
         self.leases = Leases(context.ledger, context.settings.lease_seconds)
         self.attempts: list[NetAttempt] = []
         self.abandoned = 0
-        self._busy = Counter[str]()
-        """How many attempts each provider has."""
         self._lock = threading.Lock()
         self._ended = threading.Event()
         threading.Thread(target=self._watch, name="time limits", daemon=True).start()
@@ -72,7 +68,8 @@ class NetLane(ThreadsLane):
     def free_kinds(self) -> frozenset[str]:
         """Return those whose provider has a slot free here, so that one which is slow keeps nobody waiting but its
         own."""
-        return frozenset(name for name, kind in NET_KINDS.items() if self._busy[kind.provider] < kind.at_once)
+        busy = Counter(attempt.kind.provider for attempt in list(self.attempts))
+        return frozenset(name for name, kind in NET_KINDS.items() if busy[kind.provider] < kind.at_once)
 
     def reason_to_leave(self) -> str | None:
         hanging = f"{self.abandoned} calls hang in it" if self.abandoned >= MOST_ABANDONED else None
@@ -88,8 +85,6 @@ class NetLane(ThreadsLane):
 
     def begin(self, claim: Claim) -> None:
         attempt = NetAttempt(RunningAttempt(claim), NET_KINDS[claim.step.kind])
-        with self._lock:
-            self._busy[attempt.kind.provider] += 1
         self.leases.add(claim, attempt.running.attempt)
         self.context.running.append(attempt.running)
         self.context.presence.step_ids.append(claim.step.step_id)
@@ -157,7 +152,6 @@ class NetLane(ThreadsLane):
         with self._lock:
             is_first, attempt.is_over = not attempt.is_over, True
             if is_first:
-                self._busy[attempt.kind.provider] -= 1
                 self.abandoned += hangs
             elif not hangs:
                 self.abandoned -= 1  # the call that hung has come back
@@ -186,7 +180,7 @@ class NetLane(ThreadsLane):
         """End an attempt that is over its time. One that hangs in a call is left behind: its step is given up, and
         whatever it still does matches no row."""
         running = attempt.running
-        over = time.monotonic() - attempt.began - attempt.kind.time_limit
+        over = time.perf_counter() - running.begun - attempt.kind.time_limit
         if attempt.is_over or over <= 0:
             return
         if not running.attempt.out_of_time:

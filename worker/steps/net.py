@@ -24,7 +24,8 @@ class NetStep:
         self.claim, self.attempt, self.storage = context.claim, context.attempt, context.storage
 
     def submit(self) -> dict[str, Any]:
-        """Ask for the work, and return the handle by which it is asked about."""
+        """Ask for the work, and return the handle by which it is asked about. NotTaken (for now) and StepFailed (for
+        good) say that it surely is not done, and not paid; whatever may have been heard is Unavailable."""
         raise NotImplementedError
 
     def poll(self, handle: dict[str, Any]) -> float | None:

@@ -8,11 +8,11 @@ from app.intake.accept import new_steps, record
 from app.intake.choose_engine import choose_engine, smoothing_queue
 from app.intake.limits import limits, require_disk_space
 from app.services import Caller, Services
-from core.engines.base import Engine
+from core.engines.known import find_engine
 from core.errors import ArtifactNotFound, InvalidParameter, NotReady, TaskGone, TaskNotFound
 from core.ids import new_id
 from core.plan.clip import clip_graph
-from core.plan.graph import Graph
+from core.plan.graph import Graph, PlannedStep
 from core.plan.steps import SmoothClip
 from core.requests.clip import Clip
 from core.status import Status
@@ -32,12 +32,9 @@ def retry_task(services: Services, caller: Caller, task_id: str) -> str:
     if not task.status.is_final:
         raise NotReady(f"the task is {task.status}: it can be made again once it has ended", retry_after=5)
     require_disk_space(services.settings)
-    workers = services.ledger.workers()
-    engine = choose_engine(services, task.engine, workers)
-    graph = graph_of(services, task, steps, engine, smoothing_queue(engine, workers, services.settings))
-    left = [step for step in steps if step.status != Status.FINISHED]
-    if left:  # whether there is room for all of it is judged as the task is recorded
-        services.ledger.check_room(task.owner, left[0].queue, *limits(services.settings))
+    graph = graph_of(services, task, steps)
+    finished = {step.name for step in steps if step.status == Status.FINISHED}
+    check_can_wait(services, task.owner, [step for step in graph.steps if step.name not in finished])
     again = new_id()
     inputs, input_bytes = copy_inputs(services, task_id, again)
     planned, copied_bytes = new_steps(services, task.owner, again, graph, inputs, reuse=True)
@@ -60,15 +57,26 @@ def retry_task(services: Services, caller: Caller, task_id: str) -> str:
     return record(services, new, None)
 
 
-def graph_of(services: Services, task: Task, steps: list[Step], engine: Engine, smoothing: str) -> Graph:
-    """Return the steps as the task had them, but that motion is smoothed in the queue `smoothing`. A clip of a version
-    whose steps did not say their kind is planned anew. Raises InvalidParameter for a step of a newer version."""
+def check_can_wait(services: Services, owner: str, left: list[PlannedStep]) -> None:
+    """Judge, before anything is copied, what is left to do if what had finished is still there. Raises LimitExceeded,
+    EngineUnavailable."""
+    for name in {step.engine for step in left if step.engine}:
+        choose_engine(services, name, services.ledger.workers())
+    if left:
+        services.ledger.check_room(owner, left[0].queue, *limits(services.settings))
+
+
+def graph_of(services: Services, task: Task, steps: list[Step]) -> Graph:
+    """Return the steps as the task had them, but that motion is smoothed where it would be now. A clip of a version
+    whose steps did not say their kind is planned anew. Raises InvalidParameter for a step of another version."""
+    engine = find_engine(task.engine, services.settings)
+    smoothing = smoothing_queue(engine, services.ledger.workers(), services.settings)
     if not all("kind" in step.params for step in steps):
         return clip_graph(Clip.model_validate(task.params), engine, smoothing, services.settings)
     try:
         recorded = Graph.of_recorded(steps, services.ledger.needs(task.task_id), task.result_step)
     except ValidationError as error:
-        message = "the task has a step that this version of Kinora does not know: ask a newer one"
+        message = "the task has a step that this version of Kinora cannot make again"
         raise InvalidParameter(message, param="task_id") from error
     moved = (replace(step, queue=smoothing) if isinstance(step.params, SmoothClip) else step for step in recorded.steps)
     return replace(recorded, steps=tuple(moved))

@@ -275,20 +275,26 @@ def test_a_retry_that_finds_no_room_copies_nothing(client: TestClient, services:
     assert set((services.settings.data_dir / "storage/tasks").iterdir()) == before
 
 
-def test_a_retry_is_judged_by_the_queues_in_which_it_waits(client: TestClient, services: Services) -> None:
-    for queue, engine in (("gpu", "svd"), ("cpu", "preview")):
+@pytest.mark.parametrize("smoothed_in", ["cpu", "gpu"])
+def test_a_retry_is_judged_by_what_is_left_of_it(client: TestClient, services: Services, smoothed_in: str) -> None:
+    for queue, engine in {"gpu": "svd", smoothed_in: "svd" if smoothed_in == "gpu" else "preview"}.items():
         services.ledger.report_worker(worker_that_says(queue, queue, engine, None))
     task_id = ask(client, **SMOOTH)
     clip, smooth = steps_of(services, task_id)
-    assert (clip.queue, smooth.queue) == ("gpu", "cpu")
+    assert (clip.queue, smooth.queue) == ("gpu", smoothed_in)
     do(services, clip)
     claim = services.ledger.claim(smooth.step_id, "w", 60)
     assert claim is not None
     services.ledger.fail(claim, ErrorInfo("encoding_failed", "the disk is full"))
     ask(client, engine="svd", seed="8")
+    if smoothed_in == "gpu":  # a worker that can do it elsewhere has come since
+        services.ledger.report_worker(worker_that_says("cpu", "cpu", "preview", None))
+    services.ledger.report_worker(worker_that_says("gpu", "cuda", "svd", "the weights are gone"))
     full = services.settings.model_copy(update={"max_waiting_per_queue": 1})
     cast(Any, client.app).state.services = replace(services, settings=full)
-    assert client.post(f"/tasks/{task_id}/retry").status_code == 202, "gpu is full, and it waits in cpu"
+    answer = client.post(f"/tasks/{task_id}/retry")
+    assert answer.status_code == 202, "gpu is full and has no engine, and it waits in cpu"
+    assert [step.queue for step in steps_of(services, answer.json()["task_id"])] == ["gpu", "cpu"]
 
 
 def test_a_step_of_a_newer_version_is_not_made_into_something_else(

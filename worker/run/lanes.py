@@ -35,7 +35,7 @@ class Lane:
     def run_next(self) -> None:
         """Claim the step whose turn it is, if one waits, and do it; its finalize stage may still run when this returns.
         Raises nothing: its end is in the ledger or the log."""
-        claim = None if self.closing else self.claim()
+        claim = self.claim()
         if claim:
             run_claim(claim, self.context)
             self.context.steps_done += 1
@@ -49,8 +49,10 @@ class Lane:
         return self.known_kinds()
 
     def claim(self) -> Claim | None:
-        """Return the claim of the step whose turn it is, of those that can begin now; None if none waits or the ledger
-        is away."""
+        """Return the claim of the step whose turn it is, of those that can begin now; None if none waits, the ledger is
+        away, or this lane closes."""
+        if self.closing:
+            return None
         context, presence = self.context, self.context.presence
         try:
             return context.ledger.claim_next(
@@ -98,13 +100,13 @@ class ThreadsLane(Lane):
     def claim_when_free(self) -> Claim | None:
         """Return the claim of the next step that can begin now; waits while some wait that cannot yet."""
         is_free = self.free_kinds() == self.known_kinds()  # before the claim: what ends after it makes room for another
-        claim, wakes = None if self.closing else self.claim(), True
+        claim, wakes = self.claim(), True
         while claim is None and not (is_free or self.closing) and self.one_waits(self.known_kinds(), wakes):
             wakes = False
             self._one_ended.wait(LOOK_SECONDS)
             self._one_ended.clear()
             is_free = self.free_kinds() == self.known_kinds()
-            if not self.closing and self.one_waits(self.free_kinds()):
+            if self.one_waits(self.free_kinds()):
                 claim = self.claim()
         return claim
 

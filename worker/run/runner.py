@@ -96,7 +96,7 @@ def run_claim(claim: Claim, context: WorkerContext) -> None:
 
 
 def log_names(claim: Claim) -> AbstractContextManager[object]:
-    """Return what has every line of the log say, while it is entered, whose attempt it is about."""
+    """Return a context in which every line of the log names this attempt, its step, task and owner."""
     names = {"task_id": claim.task.task_id, "step_id": claim.step.step_id, "attempt": claim.step.attempt}
     if claim.task.owner:
         names["owner"] = claim.task.owner
@@ -163,11 +163,10 @@ def _render_stage(running: RunningAttempt, held: ExitStack, context: WorkerConte
     folder = held.enter_context(attempt_folder(context))
     step = StepContext(claim, running.attempt, context.storage, host, context.pictures, folder)
     running.handler = STEP_KINDS[claim.step.kind](step)
-    is_short = not uses_all_cores(claim.step.kind)
+    may_last = uses_all_cores(claim.step.kind)
     next_one = partial(peek, context, STEP_KINDS)
-    ahead = nullcontext() if is_short else context.pictures.reading_ahead(context.ledger, next_one)
     try:
-        with ahead:
+        with context.pictures.reading_ahead(context.ledger, next_one) if may_last else nullcontext():
             running.handler.prepare()
             running.handler.render()
     finally:

@@ -89,12 +89,12 @@ def start_workers(stack: Stack, cores: list[list[int]]) -> None:
     wait_until(lambda: len(stack.client.get("/health").json()["queues"]["cpu"]["workers"]) == len(cores), 30)
 
 
-class Told(NamedTuple):
+class Answer(NamedTuple):
     task_id: str
     at: float
     """In seconds since the epoch: ledger and client run on one machine."""
     eta: float | None
-    """None: it had ended."""
+    """None: it had ended, or nothing says how long it will take."""
 
 
 class Asking:
@@ -114,14 +114,14 @@ class Asking:
         for _ in range(FIRST):
             self.burst(PER_BURST)
 
-    def burst(self, count: int) -> tuple[list[Told], list[Told]]:
+    def burst(self, count: int) -> tuple[list[Answer], list[Answer]]:
         """Ask for so many within moments, and wait for all. Returns what was told of each at once, and once all had
         been asked for."""
         at_once = []
         for _ in range(count):
-            at_once.append(self.told(self.random.choices((self.clip, self.extension, self.film), SHARES)[0]()))
+            at_once.append(self.ask(self.random.choices((self.clip, self.extension, self.film), SHARES)[0]()))
             time.sleep(self.random.uniform(0, 0.3))
-        later = [self.told(each.task_id) for each in at_once]
+        later = [self.ask(each.task_id) for each in at_once]
         while {"finished"} != (seen := {self.stack.status(each.task_id)["status"] for each in at_once}):
             assert "failed" not in seen
             time.sleep(0.5)  # seldom, for the client shares the cores
@@ -129,8 +129,8 @@ class Asking:
         self.asked.clear()
         return at_once, later
 
-    def told(self, task_id: str) -> Told:
-        return Told(task_id, time.time(), self.stack.status(task_id)["eta_seconds"])
+    def ask(self, task_id: str) -> Answer:
+        return Answer(task_id, time.time(), self.stack.status(task_id)["eta_seconds"])
 
     def clip(self) -> str:
         size = self.random.choice(SIZES)
@@ -176,14 +176,14 @@ def film_of(clip: Clip, shots: int, smooth_fps: int | None) -> Graph:
 
 def figures(asking: Asking) -> dict[str, Any]:
     bursts = [asking.burst(asking.random.randint(1, PER_BURST)) for _ in range(BURSTS)]
-    at_once, later = ([told for burst in bursts for told in burst[which]] for which in (0, 1))
+    at_once, later = ([answer for burst in bursts for answer in burst[which]] for which in (0, 1))
     query = sa.select(tasks.c.task_id, tasks.c.created_at, tasks.c.finished_at)
     with asking.ledger.database.connect() as connection:
         rows = {row.task_id: row for row in connection.execute(query)}
     true = {each.task_id: rows[each.task_id].finished_at - rows[each.task_id].created_at for each in at_once}
-    off = sorted(abs(each.eta / true[each.task_id] - 1) for each in at_once if each.eta is not None)
+    off = sorted(error_of(each.eta, true[each.task_id]) for each in at_once)
     left = {each: rows[each.task_id].finished_at - each.at for each in later}
-    off_later = sorted(abs(each.eta / left[each] - 1) for each in later if each.eta and left[each] > LEFT_SECONDS)
+    off_later = sorted(error_of(each.eta, left[each]) for each in later if left[each] > LEFT_SECONDS)
     return {
         "tasks": len(off),
         "share within 25 %": within(off),
@@ -193,6 +193,11 @@ def figures(asking: Asking) -> dict[str, Any]:
         "asked about again": len(off_later),
         "of these within 25 %": within(off_later),
     }
+
+
+def error_of(eta: float | None, true: float) -> float:
+    """Return by which part of what came true an ETA was off; one that was not told is off by all of it."""
+    return 1.0 if eta is None else abs(eta / true - 1)
 
 
 def within(off: list[float]) -> float:

@@ -258,7 +258,7 @@ def check_provider(verdict: Verdict, ledger: Ledger, provider: Provider) -> None
         by = min((each.attempt for each in heard if each.job in recorded), default=None)
         if by is not None and any(each.attempt > by for each in heard):
             verdict.paid_twice.append(f"{row.step_id} was asked for again after its attempt {by} had a handle")
-        lost = kept.get("lost", 0) + ("intended" in kept)
+        lost = kept.get("lost", 0) + ("intended" in kept)  # by itself: a check is not to trust what it checks
         known = lost + ("submitted" in kept)
         if len(heard) > known:
             verdict.unmarked.append(f"{row.step_id} was asked for {len(heard)} times, and the ledger knows {known}")

@@ -1,5 +1,5 @@
-"""What the attempts at a step leave for the next one if somebody else's server does it, and it may cost: `intended`
-before it is asked, `submitted` with its handle after, `lost` for how many answers nobody heard."""
+"""What an attempt at a paid step of somebody else's server leaves for the next attempt: `intended` is written before
+the server is asked, `submitted` with the handle after it has answered, `lost` counts the answers that nobody heard."""
 
 from collections.abc import Iterable
 from typing import Any, TypedDict

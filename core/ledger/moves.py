@@ -179,7 +179,7 @@ class Ledger(Reader):
     ) -> Claim | None:
         """Take the step of `queue` whose turn it is, of those of these `kinds` if some are given; None if none waits. A
         step whose engine is not `loaded` gives way to others for up to `defer_seconds`."""
-        asked = queue_order.asked(queue, loaded, defer_seconds, kinds)
+        asked = queue_order.parameters_of_next(queue, loaded, defer_seconds, kinds)
         is_alone = self.database.dialect.name == "sqlite"  # nobody else writes meanwhile
         for _ in range(CLAIM_TRIES):
             with writing(self.database) as tx:

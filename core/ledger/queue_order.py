@@ -69,7 +69,7 @@ NEXT = first_of(IN_ORDER.limit(100).subquery("in_order"))
 NEXT_UNLOCKED = first_of(IN_ORDER.subquery("in_order")).with_for_update(key_share=True, skip_locked=True, of=tasks)
 
 
-def asked(
+def parameters_of_next(
     queue: str, loaded: Collection[str] = (), defer_seconds: float = 0.0, kinds: Collection[str] | None = None
 ) -> dict[str, Any]:
     """Return what NEXT is asked with. `kinds` None: of any kind."""

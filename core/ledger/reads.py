@@ -13,7 +13,7 @@ from core.ids import is_id
 from core.ledger import quotas
 from core.ledger.counters import Histogram, read_counters, read_histograms
 from core.ledger.durations import StepDurations, StepProfile
-from core.ledger.queue_order import DUE, NEXT, READY, asked, turn_of
+from core.ledger.queue_order import DUE, NEXT, READY, parameters_of_next, turn_of
 from core.ledger.snapshots import Snapshot, read_snapshots
 from core.ledger.statements import ARTIFACTS, INPUTS, NEEDS, RESULT
 from core.ledger.workers import WorkerReports
@@ -289,7 +289,7 @@ class Reader(WorkerReports):
     ) -> tuple[Step, Task] | None:
         """Return the step that `claim_next` would take now, and its task."""
         with reading(self.database) as connection:
-            found = connection.execute(NEXT, asked(queue, loaded, defer_seconds, kinds)).one_or_none()
+            found = connection.execute(NEXT, parameters_of_next(queue, loaded, defer_seconds, kinds)).one_or_none()
             its = found and connection.execute(sa.select(steps).where(steps.c.step_id == found.step_id)).one_or_none()
             return (step_from(its), task_from(found)) if found and its else None
 

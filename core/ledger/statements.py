@@ -114,7 +114,7 @@ FAILED_STEPS = (
     .where(steps.c.task_id == sa.bindparam("task_id"), steps.c.status == Status.FAILED)
     .order_by(steps.c.essential.desc(), steps.c.position)
 )
-# No joins: of one PostgreSQL may believe that it reads all steps sooner than it finds one.
+# Subqueries, not joins: by its statistics PostgreSQL may choose to read all steps for a join.
 RESULT_STEP = sa.select(tasks.c.result_step).where(tasks.c.task_id == sa.bindparam("task_id"))
 RECEIPT = sa.select(steps.c.receipt).where(steps.c.step_id == RESULT_STEP.scalar_subquery())
 INPUTS = sa.select(inputs).where(inputs.c.task_id == sa.bindparam("task_id"))

@@ -43,7 +43,9 @@ QUEUES = ("gpu", "cpu")
 MIGRATIONS = ROOT / "core/db/migrations/versions"
 RAISE_LOWEST_READER = [path.stem[:4] for path in MIGRATIONS.glob("*.py") if "lowest_reader" in path.read_text()]
 SIDE_BY_SIDE = [version for version in VERSIONS if version >= max(RAISE_LOWEST_READER)]
-"""Of which a process may still run while the tables are of the newest."""
+"""Of which a process may still run while the tables are of the newest; none only if that is what raised the lowest
+reader."""
+assert SIDE_BY_SIDE or max(RAISE_LOWEST_READER) == newest_version()
 MAX_ATTEMPTS = 3
 
 

@@ -160,7 +160,7 @@ def test_a_worker_that_is_told_to_stop_gives_both_back_that_it_works_on(stack: S
 
 
 @pytest.mark.parametrize(("grace", "outcomes"), [("60", ["finished"]), ("0", ["given_back"])])
-def test_a_worker_that_is_told_to_stop_while_only_a_tail_runs_ends_it_or_gives_it_back(
+def test_a_worker_that_is_told_to_stop_while_one_step_is_only_finalized_ends_it_or_gives_it_back(
     stack: Stack, grace: str, outcomes: list[str]
 ) -> None:
     stack.kill("worker-cpu", signal.SIGTERM)

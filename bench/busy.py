@@ -21,7 +21,7 @@ from core.config.settings import Settings
 from core.db.tables import tasks
 from core.engines.known import find_engine
 from core.ledger.moves import Ledger
-from core.picture import read_picture
+from core.picture import read_stored
 from core.requests.clip import ClipRequest
 from core.requests.resolve import resolve
 from harness.report import spread
@@ -97,7 +97,7 @@ def bare_seconds(work: Work) -> float:
     settings = Settings(_env_file=None, **{name.lower(): value for name, value in work.settings.items()})
     renderer = cast(Renderer, create_engine(find_engine(work.engine, settings), settings))
     renderer.load()
-    picture = read_picture(work.picture.read_bytes(), settings.max_image_megapixels)
+    picture = read_stored(work.picture.read_bytes())
     clips = [resolve(ClipRequest(seed=1, **size), renderer.engine, settings)[0] for size in work.sizes + work.asked()]
     for number, clip in enumerate(clips):
         if number == len(work.sizes):  # each size has been there once

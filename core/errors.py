@@ -119,7 +119,7 @@ class UploadTooLarge(InvalidRequest):
 class ImageUnsupported(InvalidRequest):
     code = "image_unsupported"
     status = 415
-    example = "neither JPEG nor PNG nor WebP"
+    example = "a kind of file that is not read: a PDF document"
 
 
 class ImageUnreadable(InvalidRequest):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from core.errors import InvalidRequest
-from core.picture import MEMORY_BYTES
 from sandbox import pictures
+from sandbox.memory import MEMORY_BYTES
 from sandbox.protocol import CPU_SECONDS, JOB, PID, REPLY, WALL_SECONDS, Kind
 
 REST_SECONDS = 0.05  # before a child is made for what may come: who waits for the upload before has the cores then

@@ -26,14 +26,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import ImageTooLarge, ImageUnreadable, ImageUnsupported, InvalidRequest, QueueFull
-from core.picture import read_picture
 from harness.pictures import CAT, png
 from harness.servers import wait_until
 from sandbox import decoder as decoder_module
 from sandbox.decoder import AT_ONCE, ROOT, WAITING, Decoder, end, give, handle_of, read_answer
+from sandbox.pictures import read_picture
 from sandbox.protocol import JOB, PID, REPLY, Kind
 from tests.app.conftest import FUZZ_EXAMPLES
-from tests.core.test_picture import WIDE, exif, gradient, photo, saved
+from tests.sandbox.files import WIDE, exif, gradient, photo, saved
+from tests.sandbox.test_pictures import CASES, HEIC
 
 
 @pytest.fixture
@@ -74,6 +75,7 @@ def sandbox_of(decoder: Decoder) -> psutil.Process:
         ({"format": "WEBP"}, "JPEG"),
         ({"format": "WEBP", "lossless": True}, "PNG"),
         ({"format": "PNG"}, "PNG"),
+        ({"format": "AVIF"}, "JPEG"),
     ],
 )
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -95,22 +97,60 @@ def test_a_refusal_comes_through_as_it_was_made(shared_decoder: Decoder) -> None
     assert caught.value.param == "file"
 
 
-def test_the_photos_that_people_have_fit_the_limits(shared_decoder: Decoder) -> None:
-    phone = saved(gradient(8000, 6000), "JPEG", exif=exif(6))
-    assert Image.open(io.BytesIO(shared_decoder.decode(phone, 50))).size == (3000, 4000)
-    with_alpha = saved(gradient(6000, 4000, "RGBA"), "PNG", compress_level=1)
-    assert Image.open(io.BytesIO(shared_decoder.decode(with_alpha, 50))).size == (6000, 4000)
-    web = saved(gradient(4032, 3024), "WEBP", method=0)
-    assert Image.open(io.BytesIO(shared_decoder.decode(web, 50))).size == (4032, 3024)
+def large(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Noise of 16 px, which makes a file of some megabytes."""
+    return Image.effect_noise((width // 16, height // 16), 80).resize((width, height)).convert(mode)
+
+
+TURNED, ALL_COLOURS = {"exif": exif(6)}, {"progressive": True, "subsampling": 0}
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "decoded"),
+    [
+        pytest.param((8064, 6048), TURNED, (2160, 2880), id="a phone's 48 megapixels"),
+        pytest.param((8192, 6144), {}, (2880, 2160), id="a phone's 50 megapixels"),
+        pytest.param((11000, 3800), {}, (6252, 2160), id="a panorama"),
+        pytest.param((16384, 3050), TURNED, (1525, 8192), id="a panorama that is turned"),
+        pytest.param((6720, 4300), {"icc_profile": WIDE}, (3375, 2160), id="hardly to be reduced, with a profile"),
+        pytest.param((6000, 4000), ALL_COLOURS, (3000, 2000), id="progressive with all colours"),
+    ],
+)
+def test_a_large_jpeg_fits_the_limits(
+    shared_decoder: Decoder, size: tuple[int, int], options: dict[str, Any], decoded: tuple[int, int]
+) -> None:
+    assert sized(shared_decoder, saved(large(*size), "JPEG", quality=90, **options)) == decoded
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize(("size", "decoded"), [((6000, 4000), (3240, 2160)), ((8160, 6144), (2868, 2160))])
+def test_a_large_png_fits_the_limits(
+    shared_decoder: Decoder, mode: str, size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    assert sized(shared_decoder, saved(gradient(*size, mode), "PNG", compress_level=1)) == decoded
+
+
+def test_a_large_heic_avif_and_webp_fit_the_limits(shared_decoder: Decoder) -> None:
+    heic = (HEIC.parent / "large" / "of_24_megapixels.heic").read_bytes()
+    assert sized(shared_decoder, heic) == (2880, 2160)
+    assert sized(shared_decoder, saved(gradient(5712, 4284), "AVIF", speed=10)) == (2880, 2160)
+    assert sized(shared_decoder, saved(gradient(4032, 3024), "WEBP", method=0)) == (2880, 2160)
+
+
+def sized(decoder: Decoder, upload: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(decoder.decode(upload, 50))) as picture:
+        return picture.size
 
 
 # Limits
 
 
-def test_memory_runs_out_for_the_child_alone(shared_decoder: Decoder) -> None:
-    """50 megapixels with alpha of which nothing can be reduced: the decoder's own buffer takes 200 MB."""
+@pytest.mark.parametrize("kind", ["WEBP", "JPEG"])
+def test_memory_runs_out_for_the_child_alone(shared_decoder: Decoder, kind: str) -> None:
+    """libwebp has two canvases, libjpeg all coefficients of a progressive picture."""
+    options: dict[str, Any] = {"method": 0} if kind == "WEBP" else {"progressive": True, "subsampling": 0}
     with pytest.raises(ImageTooLarge, match="more memory than is allowed"):
-        shared_decoder.decode(saved(Image.new("RGBA", (16384, 3050)), "PNG", compress_level=1), 50)
+        shared_decoder.decode(saved(Image.new("RGB", (8000, 6000)), kind, **options), 50)
     assert shared_decoder.decode(CAT, 50)
 
 
@@ -452,6 +492,13 @@ KINDS = [
     saved(photo(), "PNG", save_all=True, append_images=[photo()]),
     saved(photo(), "WEBP", exif=exif(8), icc_profile=WIDE),
     saved(photo().convert("RGBA"), "WEBP", lossless=True),
+    saved(photo(), "AVIF", icc_profile=WIDE),
+    (HEIC / "plain.heic").read_bytes(),
+    saved(photo().quantize(16), "GIF"),
+    saved(photo(), "BMP"),
+    (CASES / "04_cicp_pq.png").read_bytes(),
+    (CASES / "05_linear16.png").read_bytes(),
+    (CASES / "31_la16.png").read_bytes(),
 ]
 
 

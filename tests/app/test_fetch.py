@@ -20,11 +20,11 @@ from app.main import create_app
 from app.services import Services
 from core.config.settings import Settings
 from core.errors import DestinationForbidden, FetchFailed, QueueFull, UploadTooLarge
-from core.picture import read_picture
 from core.storage import input_key
 from harness.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
 from harness.pictures import CAT, png
 from harness.servers import free_port, wait_until
+from sandbox.pictures import read_picture
 
 PICTURE, FETCHER = answered(CAT), Fetcher()
 

@@ -15,7 +15,7 @@ from core.config.settings import Settings
 from core.engines.known import find_engine
 from core.errors import ArtifactNotFound, InputMissing
 from core.ledger.moves import Ledger
-from core.picture import read_picture
+from core.picture import read_stored
 from core.plan.steps import PARAMS, RenderClip
 from core.storage import Storage
 from core.task import Claim, Input, Step, Task
@@ -105,7 +105,7 @@ class Pictures:
 
     def _read(self, params: RenderClip, key: str) -> Image.Image:
         if params.begins_with == "picture":
-            return read_picture(self.storage.read(key), self.settings.max_image_megapixels)
+            return read_stored(self.storage.read(key))
         with TemporaryDirectory(prefix="kinora-continue-", dir=self.scratch) as folder:
             video = Path(folder) / "before.mp4"
             self.storage.download(key, video)

@@ -26,7 +26,7 @@ AT_ONCE = 4
 
 PARAM = "image_url"
 HEADERS = {
-    "accept": "image/jpeg, image/png, image/webp",
+    "accept": "image/jpeg, image/png, image/webp, image/avif, image/heic, image/gif, image/bmp",
     "accept-encoding": "identity",  # what is small on its way could be huge when unpacked
     "user-agent": "Kinora",
 }

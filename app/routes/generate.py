@@ -26,7 +26,7 @@ router = create_router(tags=["tasks"], route_class=FormRoute)
 class GenerateForm(ClipRequest):
     model_config = ConfigDict(json_schema_extra=without_null)
 
-    file: Annotated[UploadFile | None, Field(description="The picture: JPEG, PNG or WebP")] = None
+    file: Annotated[UploadFile | None, Field(description="The picture: JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP")] = None
     image: Annotated[UploadFile | None, Field(description="Another name for `file`")] = None
     image_url: Annotated[PictureText | None, Field(description="Where to fetch the picture from, or a `data:` URL")] = (
         None

@@ -28,7 +28,8 @@ export function watchForPictures(field, stage, take) {
 
 /**
  * @param {File} file
- * @returns {Promise<{url: string, width: number, height: number} | null>} upright; null where it is no picture
+ * @returns {Promise<{url: string, width?: number, height?: number} | null>} upright, and without a size where only the
+ *   service can read it; null where it is no picture
  */
 export async function look(file) {
   const image = new Image();
@@ -37,7 +38,13 @@ export async function look(file) {
     await image.decode();
   } catch {
     URL.revokeObjectURL(image.src);
-    return null;
+    return (await isHeic(file)) ? { url: "studio/unseen.svg" } : null;
   }
   return { url: image.src, width: image.naturalWidth, height: image.naturalHeight };
+}
+
+/** Whether it is what iPhones make, which few browsers show: by its brand (ISO/IEC 23008-12). */
+async function isHeic(file) {
+  const head = await file.slice(0, 12).text();
+  return /^....ftyp(hei[cmsx]|hev[cmsx]|mif1)/s.test(head);
 }

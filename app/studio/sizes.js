@@ -2,12 +2,12 @@
 
 /**
  * @param {{limits: object, defaults: object}} engine
- * @param {{width: number, height: number} | null} picture
+ * @param {{width?: number, height?: number} | null} picture
  */
 export function sizes(engine, picture) {
   const { width, height } = engine.defaults;
   const shapes = [["wide", width / height], ["square", 1], ["tall", height / width]];
-  if (picture) shapes.push(["as the picture", picture.width / picture.height]);
+  if (picture?.width) shapes.push(["as the picture", picture.width / picture.height]);
   return shapes.map(([name, shape]) => ({ name, ...sized(engine, shape) }));
 }
 

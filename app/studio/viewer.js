@@ -25,7 +25,8 @@ export class Viewer {
     this.taskId = null;
     find("#now").hidden = true;
     document.title = "Kinora";
-    this.#edge(!picture ? ["Kinora", "Safety film"] : [`${picture.width} × ${picture.height} picture`, `${width} × ${height} clip`]);
+    const size = picture?.width ? `${picture.width} × ${picture.height} picture` : "HEIC picture";
+    this.#edge(picture ? [size, `${width} × ${height} clip`] : ["Kinora", "Safety film"]);
     this.#shape(picture, { width, height, fit });
     this.#show(picture ? "picture" : "nothing");
   }
@@ -132,7 +133,7 @@ export class Viewer {
   }
 
   #shape(picture, { width, height, fit }) {
-    const shown = layOut(picture ?? { width, height }, { width, height }, fit);
+    const shown = layOut(picture?.width ? picture : { width, height }, { width, height }, fit);
     this.shapes = { crop: shown.shape, frame: width / height };
     const image = this.stage.querySelector(".picture");
     if (picture && image.src !== picture.url) image.src = picture.url;

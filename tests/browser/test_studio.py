@@ -12,8 +12,9 @@ from playwright.sync_api import expect
 from core.ledger.moves import Ledger
 from harness.servers import wait_until
 from harness.stack import Stack, running_stack
-from tests.browser.conftest import COFFEE, Visitor
+from tests.browser.conftest import COFFEE, SHOTS, Visitor
 from tests.e2e.test_stack import frames_of
+from tests.sandbox.test_pictures import HEIC
 
 HANDED_OVER = """([kind, name, bytes]) => {
   const data = new DataTransfer();
@@ -87,6 +88,16 @@ def test_a_file_that_is_no_picture_is_refused_at_once(visitor: Visitor, tmp_path
     (tmp_path / "notes.jpg").write_text("no picture")
     visitor.page.set_input_files("#file", tmp_path / "notes.jpg")
     expect(visitor.page.locator("#file-error")).to_have_text("notes.jpg is no picture that can be shown here.")
+
+
+def test_a_phones_heic_becomes_a_clip_though_the_browser_cannot_show_it(visitor: Visitor) -> None:
+    visitor.page.set_input_files("#file", HEIC / "plain.heic")
+    expect(visitor.page.locator("#stage .picture")).to_have_attribute("src", "studio/unseen.svg")
+    expect(visitor.page.locator("#edge")).to_contain_text("HEIC picture")
+    visitor.page.screenshot(path=SHOTS / "heic.png")
+    visitor.enter("Frames", 2)
+    visitor.press("Make the clip")
+    visitor.expect_clip()
 
 
 @pytest.mark.parametrize(

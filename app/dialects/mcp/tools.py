@@ -71,7 +71,9 @@ class RequestContext:
 
 def make_video(
     context: Context[Any, Request],
-    picture: Annotated[str, Field(description="JPEG, PNG or WebP: a URL, a data: URL, or base64")],
+    picture: Annotated[
+        str, Field(description="JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP: a URL, a data: URL, or base64")
+    ],
     clip: Annotated[ClipRequest | None, Field(description="What is left out comes from the engine's entry")] = None,
 ) -> TaskStatus:
     """Make a short video out of a picture. Answers at once; wait_for_task tells when it is done."""

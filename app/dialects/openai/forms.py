@@ -85,7 +85,7 @@ class VideoForm(ClipRequest):
 
 
 class CreateForm(VideoForm):
-    input_reference: Annotated[Picture, Field(description="The picture: JPEG, PNG or WebP")] = None
+    input_reference: Annotated[Picture, Field(description="JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP")] = None
     input_reference_image_url: Annotated[
         PictureURL, Field(alias="input_reference[image_url]", description="Where it is, or a `data:` URL")
     ] = None

@@ -30,7 +30,7 @@ router = create_router(tags=["stability"], route_class=FormRoute)
 class ImageToVideoForm(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, json_schema_extra=without_null)
 
-    image: Annotated[UploadFile | None, Field(description="JPEG, PNG or WebP of 1024×576, 576×1024 or 768×768")] = None
+    image: Annotated[UploadFile | None, Field(description="The picture, of 1024×576, 576×1024 or 768×768")] = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 2, description="0: drawn")] = 0
     # Theirs began at 0. Below 1 there is no guidance to weaken: the clip would be another than what was asked for.
     cfg_scale: Annotated[float, Field(ge=1, le=10, description="Guidance at the last frame")] = 1.8

@@ -16,11 +16,10 @@ from PIL import Image
 
 from core.config.settings import Settings
 from core.errors import InvalidRequest
-from core.picture import read_picture
 from core.storage import Storage, input_key
 from harness.servers import RedisServer, wait_until
 from harness.stack import ROOT, Stack
-from sandbox.pictures import is_lossy
+from sandbox.pictures import is_lossy, read_picture
 from tests.abuse import build
 from tests.abuse.build import ACCEPTED, EITHER, SECRET, Case, corpus
 from tests.abuse.meter import Meter

@@ -19,6 +19,8 @@ class CodedColours(NamedTuple):
 
     def to_srgb(self, strip: Image.Image) -> Image.Image:
         """Return an RGB picture with 8 bits in sRGB."""
+        if self == (SRGB, transfers.srgb):
+            return strip
         bands = light.decode(strip, self.transfer)
         if self.transfer is transfers.hlg:
             bands = shown(bands, to_xyz(self.primaries)[1])

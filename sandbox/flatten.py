@@ -5,15 +5,13 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from sandbox.coded_colours import CodedColours
 from sandbox.memory import PIXEL_BYTES, free_bytes
 from sandbox.opaque import colours_to_srgb, opaque
 from sandbox.sizes import SHORT_SIDE
 from sandbox.stored import Stored
 
-# Treated at once, so that only the decoder's own buffer and the result are large: for LittleCMS what stays in a core's
-# cache, for linear light what makes its tables worth their while.
-STRIP_PIXELS, LIGHT_STRIP_PIXELS = 1 << 14, 1 << 18
+STRIP_PIXELS = 1 << 18
+"""Treated at once, so that only the decoder's own buffer and the result are large; fewer cost more for each strip."""
 
 SIDEWAYS = (
     Image.Transpose.TRANSPOSE,
@@ -73,9 +71,7 @@ def scale_for(stored: Stored, data: bytes) -> Scale:
 
 def strips(scale: Scale, stored: Stored) -> list[tuple[int, int]]:
     """Return the first row of each strip of the result, and the first that is no longer in it."""
-    in_light = any(isinstance(each, CodedColours) for each in stored.colours)
-    pixels = LIGHT_STRIP_PIXELS if in_light else STRIP_PIXELS
-    rows = max(1, int(pixels / (stored.picture.width * scale.stored_rows)))
+    rows = max(1, int(STRIP_PIXELS / (stored.picture.width * scale.stored_rows)))
     return [(top, min(top + rows, scale.height)) for top in range(0, scale.height, rows)]
 
 

@@ -272,6 +272,13 @@ def test_a_picture_comes_out_as_its_camera_was_held(orientation: int, format: st
     assert np.abs(upright - np.asarray(photo(), float)).mean() < 4
 
 
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_picture_of_many_strips_comes_out_upright(orientation: int) -> None:
+    seen = np.asarray(photo(1000, 900))
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](seen)))
+    assert (read(saved(stored, "PNG", exif=exif(orientation))) == seen).all()
+
+
 # Pillow warns of the last one; no process of ours makes that an error.
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("tags", [exif(0), exif(9), b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff"])

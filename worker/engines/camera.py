@@ -19,7 +19,7 @@ from PIL import Image
 from core.requests.clip import ClipSettings
 from worker.attempt import Attempt
 from worker.engines.base import Frames, Renderer
-from worker.media.fit import Size, cover_box, fit_picture, resample
+from worker.media.fit import Size, contained_size, cover_box, resample
 from worker.media.webp import small_webp
 from worker.media.yuv import planes
 
@@ -67,11 +67,14 @@ def prepare(picture: Image.Image, clip: ClipSettings) -> tuple[Image.Image, Floa
     Along an axis on which the camera keeps still, it has the frame's own pixels: each frame is then cut in one pass.
     """
     frame = (clip.width, clip.height)
-    if clip.fit == "contain":  # the camera moves over the picture as it hangs on a black wall
-        picture = fit_picture(picture, 2 * clip.width, 2 * clip.height, "contain")
+    if clip.fit == "contain":
+        contained = contained_size(picture.size, (2 * clip.width, 2 * clip.height))
+        picture = resample(picture, contained, (0, 0, *picture.size))
     shape = frame if clip.fit == "stretch" else picture.size
-    path = camera_path(clip.motion or "auto", clip.num_frames, shape, frame)
+    path = camera_path(clip.motion or "auto", clip.num_frames, shape, frame, clip.fit == "contain")
     path *= np.tile(np.divide(picture.size, shape), 2)
+    if clip.fit == "contain":
+        picture, path = on_a_black_wall(picture, path)
 
     start, end = path[:, :2].min(axis=0), path[:, 2:].max(axis=0)
     closest = (path[:, 2:] - path[:, :2]).min(axis=0)
@@ -82,6 +85,14 @@ def prepare(picture: Image.Image, clip: ClipSettings) -> tuple[Image.Image, Floa
     size = np.where(own, end - start, size).astype(int)
     stage = resample(picture, (int(size[0]), int(size[1])), (*start.tolist(), *end.tolist()))
     return stage, (path - np.tile(start, 2)) * np.tile(size / (end - start), 2)
+
+
+def on_a_black_wall(picture: Image.Image, path: Floats) -> tuple[Image.Image, Floats]:
+    """The picture with as much black around as `path` shows of it, and the path over both."""
+    path = path.round(6)  # else a box might end a rounding error beyond what is cut out here
+    left, top = np.floor(path[:, :2].min(axis=0)).astype(int).tolist()
+    right, bottom = np.ceil(path[:, 2:].max(axis=0)).astype(int).tolist()
+    return picture.crop((left, top, right, bottom)), path - (left, top, left, top)
 
 
 def shoot(stage: Image.Image, path: Floats, clip: ClipSettings, attempt: Attempt) -> Frames:
@@ -127,24 +138,42 @@ def at_left_edge(plane: Image.Image, size: NDArray[np.int_]) -> Image.Image:
     return Image.fromarray(np.pad(np.asarray(resized), ((0, 0), (EDGE, 0)), "edge"))
 
 
-def camera_path(motion: str, num_frames: int, picture: Size, frame: Size) -> Floats:
+def camera_path(motion: str, num_frames: int, picture: Size, frame: Size, contain: bool = False) -> Floats:
     """What the camera sees in each frame: (n, 4) of left, top, right, bottom in the picture's pixels.
 
-    The boxes have the frame's shape and stay inside the picture. Directions are the camera's: in `pan_right` it goes
-    to the right and things move to the left. It starts and stops gently, and the last frame is the end of the path.
+    The boxes have the frame's shape and stay inside the picture; with `contain` the picture stays inside each box.
+    Directions are the camera's: in `pan_right` it goes to the right and things move to the left. It starts and stops
+    gently, and the last frame is the end of the path.
     """
-    time = np.linspace(0, 1, num_frames)
-    eased = time * time * (3 - 2 * time)
-    left, top, right, bottom = cover_box(picture, frame)
-    whole, view = np.array(picture, float), np.array([right - left, bottom - top])
-    near, offset = move(choose(motion, picture, frame), eased, whole, view)
+    whole, view = np.array(picture, float), widest_view(picture, frame, contain)
+    room = view * (1 + PAN_TRAVEL) if contain else whole
+    motion = "zoom_in" if contain and motion == "auto" else choose(motion, picture, frame)
+    near, offset = move(motion, ease(np.linspace(0, 1, num_frames)), room, view)
+    if contain:  # as far back as it takes to have all of the picture in view all the time
+        near *= ((whole + 2 * np.abs(offset)) / (near[:, np.newaxis] * view)).max()
     size = near[:, np.newaxis] * view
-    corner = np.maximum(0, (whole - size) / 2 + offset)  # maximum: only against rounding, which Pillow refuses
+    corner = (whole - size) / 2 + offset
+    if not contain:
+        corner = np.maximum(0, corner)  # only against rounding, which Pillow refuses
     return np.hstack([corner, corner + size])
 
 
-def move(motion: str, eased: Floats, whole: Floats, view: Floats) -> tuple[Floats, Floats]:
-    """For each moment of `eased`: the part of the widest view that is seen (n,), and how far from the middle (n, 2)."""
+def ease(time: Floats) -> Floats:
+    """From 0 to 1 with a gentle start and a gentle end."""
+    return time * time * (3 - 2 * time)
+
+
+def widest_view(picture: Size, frame: Size, contain: bool) -> Floats:
+    """The largest size of the frame's shape within the picture; to `contain` it, the smallest around it."""
+    if contain:
+        return np.multiply(frame, max(picture[0] / frame[0], picture[1] / frame[1]))
+    left, top, right, bottom = cover_box(picture, frame)
+    return np.array([right - left, bottom - top])
+
+
+def move(motion: str, eased: Floats, room: Floats, view: Floats) -> tuple[Floats, Floats]:
+    """For each moment of `eased`: the part of the widest view that is seen (n,), and how far from the middle (n, 2).
+    `room` is what there is to look at."""
     still = np.zeros((len(eased), 2))
     match motion:
         case "zoom_in":
@@ -156,14 +185,14 @@ def move(motion: str, eased: Floats, whole: Floats, view: Floats) -> tuple[Float
             near = ORBIT_FAR + (ORBIT_NEAR - ORBIT_FAR) * (1 - np.cos(angle)) / 2
             return near, ORBIT_RADIUS * view * np.column_stack([np.sin(angle), -np.cos(angle)])
         case _:
-            return pan(PANS[motion], eased, whole, view)
+            return pan(PANS[motion], eased, room, view)
 
 
-def pan(direction: tuple[int, int], eased: Floats, whole: Floats, view: Floats) -> tuple[Floats, Floats]:
+def pan(direction: tuple[int, int], eased: Floats, room: Floats, view: Floats) -> tuple[Floats, Floats]:
     axis = 0 if direction[0] else 1
-    near = min(1.0, whole[axis] / view[axis] / (1 + PAN_TRAVEL))
+    near = min(1.0, room[axis] / view[axis] / (1 + PAN_TRAVEL))
     seen = near * view[axis]
-    travel = min(whole[axis] - seen, seen * max(PAN_TRAVEL, PAN_STEP * len(eased)))
+    travel = min(room[axis] - seen, seen * max(PAN_TRAVEL, PAN_STEP * len(eased)))
     return np.full(len(eased), near), np.outer(eased - 0.5, direction) * travel
 
 

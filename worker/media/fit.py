@@ -25,6 +25,12 @@ def cover_box(picture: Size, frame: Size) -> Box:
     return left, top, left + width, top + height
 
 
+def contained_size(picture: Size, frame: Size) -> Size:
+    """The largest size of the picture's shape within the frame, at least a pixel each way."""
+    scale = min(frame[0] / picture[0], frame[1] / picture[1])
+    return max(1, round(picture[0] * scale)), max(1, round(picture[1] * scale))
+
+
 def fit_picture(picture: Image.Image, width: int, height: int, fit: str) -> Image.Image:
     """The picture as a frame of width × height px: `cover`, `contain` or `stretch`. One of that size stays as it is."""
     if picture.size == (width, height):
@@ -41,8 +47,7 @@ def fit_picture(picture: Image.Image, width: int, height: int, fit: str) -> Imag
 
 
 def on_black(picture: Image.Image, frame: Size) -> Image.Image:
-    scale = min(frame[0] / picture.width, frame[1] / picture.height)
-    width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    width, height = contained_size(picture.size, frame)
     canvas = Image.new("RGB", frame)
     inner = resample(picture, (width, height), (0, 0, *picture.size))
     canvas.paste(inner, ((frame[0] - width) // 2, (frame[1] - height) // 2))

@@ -64,6 +64,8 @@ class ClipSettings(BaseModel):
     motion: str | None = None
     memory_plan: str | None = None
     """By which plan of worker/engines/svd/memory.py; open until a worker has it."""
+    goes_on: bool | None = None
+    """Whether it begins with a frame that a viewer has just seen; open until a worker has it."""
 
     @property
     def size(self) -> str:

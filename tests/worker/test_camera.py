@@ -146,6 +146,30 @@ def test_the_camera_starts_and_stops_gently(
     assert step.max() > 0
 
 
+@pytest.mark.parametrize("contain", [False, True])
+@given(frame=FRAMES, num_frames=st.integers(2, 600), motion=st.sampled_from(MOTIONS))
+def test_a_video_that_goes_on_begins_with_its_whole_last_frame_and_leaves_it_gently(
+    contain: bool, frame: tuple[int, int], num_frames: int, motion: str
+) -> None:
+    path = camera_path(motion, num_frames, frame, frame, contain, goes_on=True)
+    assert path[0] == pytest.approx([0, 0, *frame])
+    beyond = np.hstack([-path[:, :2], path[:, 2:] - frame]) * (1 if contain else -1)
+    assert beyond.min() >= -1e-9
+    assert has_the_shape_of(path, frame)
+    step = np.abs(np.diff(camera_path(motion, 25, frame, frame, contain, goes_on=True), axis=0)).max(axis=1)
+    assert max(step[0], step[-1]) < 0.45 * step.max()
+
+
+@pytest.mark.parametrize(
+    ("motion", "axis", "sign"), [("pan_left", 0, -1), ("pan_right", 0, 1), ("pan_up", 1, -1), ("pan_down", 1, 1)]
+)
+def test_a_pan_that_goes_on_moves_in_its_direction_only(motion: str, axis: int, sign: int) -> None:
+    path = camera_path(motion, 25, (1024, 576), (1024, 576), goes_on=True)
+    middle = (path[:, :2] + path[:, 2:]) / 2
+    assert (np.diff(middle[:, axis]) * sign > 0).all()
+    assert np.ptp(middle[:, 1 - axis]) == pytest.approx(0)
+
+
 def middles(motion: str, picture: tuple[int, int] = (1920, 1080)) -> NDArray[np.float64]:
     path = camera_path(motion, 25, picture, (1024, 576))
     return (path[:, :2] + path[:, 2:]) / 2

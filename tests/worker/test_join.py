@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from chaos.load import graph
+from core.engines.camera import MOTIONS
+from core.engines.known import find_engine
 from core.errors import EncodingFailed
 from core.ids import new_id
 from core.requests.clip import Clip
@@ -22,6 +24,8 @@ from harness.pictures import SAMPLES
 from tests.worker.conftest import clip_task, stored
 from tests.worker.test_mp4 import moving
 from tests.worker.test_runner import do
+from worker.attempt import Attempt
+from worker.engines.camera import Camera
 from worker.media.mp4 import encode_mp4, tile_indices
 from worker.media.video import frames_of, header_of, join_mp4, last_frame
 from worker.run.runner import WorkerContext
@@ -91,10 +95,11 @@ def test_a_spritesheet_shows_the_first_frame_the_last_and_what_lies_between(coun
     assert (len(set(found)), found[0], found[-1]) == (tiles, 0, count - 1)
 
 
-def extension(context: WorkerContext, before: bytes, frames_before: int) -> Task:
-    clip = Clip(engine="preview", width=256, height=144, num_frames=6, fps=7, seed=1, fit="cover", quality=18)
-    clip = clip.model_copy(update={"continues": frames_before, "motion": "zoom_in"})
-    task = clip_task(context, clip)
+CLIP = Clip(engine="preview", width=256, height=144, num_frames=6, fps=7, seed=1, fit="cover", quality=18)
+
+
+def extension(context: WorkerContext, before: bytes, frames_before: int, clip: Clip = CLIP) -> Task:
+    task = clip_task(context, clip.model_copy(update={"continues": frames_before}))
     context.storage.put(input_key(task.task_id, "video"), before)
     ready = context.ledger.create(task)
     while ready:  # as wake-ups would
@@ -123,11 +128,30 @@ def test_an_extension_continues_from_the_last_frame_and_joins(
     )
 
 
+@pytest.mark.parametrize("fit", ["cover", "contain"])
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_a_preview_goes_on_without_a_jump_whatever_the_camera_did_and_does(
+    context: WorkerContext, photo: Image.Image, tmp_path: Path, motion: str, fit: str
+) -> None:
+    clip = CLIP.model_copy(update={"num_frames": 15, "fit": fit, "motion": motion})
+    camera = Camera(find_engine("preview", context.settings), context.settings)
+    before = mp4(camera.render(photo, clip, Attempt(Camera.phases)), tmp_path / "before.mp4")
+    for going_on in MOTIONS[1:]:
+        task = extension(context, before.read_bytes(), 15, clip.model_copy(update={"motion": going_on}))
+        (tmp_path / "joined.mp4").write_bytes(stored(context, task.task_id, "video"))
+        frames = list(frames_of(tmp_path / "joined.mp4"))
+        assert len(frames) == 2 * 15 - 1
+        steps = [difference(*pair) for pair in itertools.pairwise(frames)]
+        seam = steps.pop(14)
+        assert 0 < seam < 0.8 * max(steps), going_on
+
+
 def test_the_receipt_of_an_extension_tells_of_its_clip_too(context: WorkerContext, parts: list[Path]) -> None:
     task = extension(context, parts[0].read_bytes(), 13)
     assert task.receipt is not None
     assert {"engine", "parameters", "clip_sha256", "output_sha256", "seconds"} <= set(task.receipt)
     assert {"render", "join_join"} <= set(task.receipt["seconds"])
+    assert set(task.receipt["parameters"]) <= set(task.params)
     assert task.receipt["clip_sha256"] != task.receipt["output_sha256"]
 
 

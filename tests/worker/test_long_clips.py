@@ -115,6 +115,14 @@ def test_a_video_goes_on_for_several_passes(context: WorkerContext, model: Model
     assert {turn(*pair) for pair in pairwise(video)} == {TURN}
 
 
+def test_motion_goes_on_evenly_where_a_smooth_video_does(context: WorkerContext, model: Model, tmp_path: Path) -> None:
+    before = tmp_path / "before.mp4"
+    before.write_bytes(stored(context, make(context, AT_ONCE, smooth_fps=14).task_id, "video"))
+    video = video_of(make(context, AT_ONCE, before=before, smooth_fps=14), context)
+    assert len(video) == 2 * 19 - 1
+    assert {turn(*pair) for pair in pairwise(video)} == {TURN // 2}
+
+
 def test_a_long_smooth_extension_says_what_it_is(context: WorkerContext, model: Model, tmp_path: Path) -> None:
     before = tmp_path / "before.mp4"
     before.write_bytes(stored(context, make(context, AT_ONCE, smooth_fps=14).task_id, "video"))

@@ -30,6 +30,7 @@ PAN_TRAVEL = 0.2  # of the view: what a pan covers at least; the camera comes ne
 PAN_STEP = 0.025  # of the view: what a pan over a long picture covers a frame on average; faster ones judder
 ORBIT_RADIUS = 0.05  # of the widest view
 ORBIT_NEAR, ORBIT_FAR = 0.82, 0.88  # of the widest view; far leaves room for the radius on both sides
+LEAVES = 0.5  # of the time of a clip that goes on: by then it has left the whole frame for its motion's own path
 SHOWN = 8  # of the frames that are there: shown while the others are made
 MUCH_LONGER = 1.5  # pictures with a shape so different from the frame's are worth a pan along their length
 PANS = {"pan_left": (-1, 0), "pan_right": (1, 0), "pan_up": (0, -1), "pan_down": (0, 1)}
@@ -71,9 +72,10 @@ def prepare(picture: Image.Image, clip: ClipSettings) -> tuple[Image.Image, Floa
         contained = contained_size(picture.size, (2 * clip.width, 2 * clip.height))
         picture = resample(picture, contained, (0, 0, *picture.size))
     shape = frame if clip.fit == "stretch" else picture.size
-    path = camera_path(clip.motion or "auto", clip.num_frames, shape, frame, clip.fit == "contain")
+    contain, goes_on = clip.fit == "contain", bool(clip.goes_on)
+    path = camera_path(clip.motion or "auto", clip.num_frames, shape, frame, contain, goes_on)
     path *= np.tile(np.divide(picture.size, shape), 2)
-    if clip.fit == "contain":
+    if contain:
         picture, path = on_a_black_wall(picture, path)
 
     start, end = path[:, :2].min(axis=0), path[:, 2:].max(axis=0)
@@ -138,19 +140,26 @@ def at_left_edge(plane: Image.Image, size: NDArray[np.int_]) -> Image.Image:
     return Image.fromarray(np.pad(np.asarray(resized), ((0, 0), (EDGE, 0)), "edge"))
 
 
-def camera_path(motion: str, num_frames: int, picture: Size, frame: Size, contain: bool = False) -> Floats:
+def camera_path(
+    motion: str, num_frames: int, picture: Size, frame: Size, contain: bool = False, goes_on: bool = False
+) -> Floats:
     """What the camera sees in each frame: (n, 4) of left, top, right, bottom in the picture's pixels.
 
     The boxes have the frame's shape and stay inside the picture; with `contain` the picture stays inside each box.
     Directions are the camera's: in `pan_right` it goes to the right and things move to the left. It starts and stops
-    gently, and the last frame is the end of the path.
+    gently, and the last frame is the end of the path. Where a video `goes_on`, the first box is all of the picture,
+    which is a frame: it is left within half of the time, and a pan begins in its middle.
     """
+    time = np.linspace(0, 1, num_frames)
     whole, view = np.array(picture, float), widest_view(picture, frame, contain)
     room = view * (1 + PAN_TRAVEL) if contain else whole
     motion = "zoom_in" if contain and motion == "auto" else choose(motion, picture, frame)
-    near, offset = move(motion, ease(np.linspace(0, 1, num_frames)), room, view)
+    eased = (1 + ease(time)) / 2 if goes_on and motion in PANS else ease(time)
+    near, offset = move(motion, eased, room, view)
     if contain:  # as far back as it takes to have all of the picture in view all the time
         near *= ((whole + 2 * np.abs(offset)) / (near[:, np.newaxis] * view)).max()
+    if goes_on:
+        near, offset = from_all(near, offset, time)
     size = near[:, np.newaxis] * view
     corner = (whole - size) / 2 + offset
     if not contain:
@@ -169,6 +178,12 @@ def widest_view(picture: Size, frame: Size, contain: bool) -> Floats:
         return np.multiply(frame, max(picture[0] / frame[0], picture[1] / frame[1]))
     left, top, right, bottom = cover_box(picture, frame)
     return np.array([right - left, bottom - top])
+
+
+def from_all(near: Floats, offset: Floats, time: Floats) -> tuple[Floats, Floats]:
+    """What `move` returns, but that all of the frame is seen at first, and is left gently."""
+    left = ease(np.minimum(1, time / LEAVES))
+    return 1 + (near - 1) * left, offset * left[:, np.newaxis]
 
 
 def move(motion: str, eased: Floats, room: Floats, view: Floats) -> tuple[Floats, Floats]:

@@ -26,8 +26,9 @@ class ClipStep(StepHandler):
         super().__init__(context)
         self.params = RenderClip.model_validate(context.claim.step.params)
         self.versions: dict[str, str] = {}
-        self.settings = self.params.settings
-        """As they were rendered by."""
+        goes_on = self.params.begins_with != "picture"
+        self.wanted = self.settings = self.params.settings.model_copy(update={"goes_on": goes_on})
+        """As it is asked for, and as it was rendered."""
         self.before: ContinuityState | None = None
         """How the part before this one ended."""
         self.picture: Image.Image | None = None
@@ -40,7 +41,7 @@ class ClipStep(StepHandler):
             self.renderer = cast(Renderer, host.get(host.find(params.engine)))
             attempt.shares |= {name: self.renderer.share * share for name, share in self.renderer.phases.items()}
             attempt.shares["encode_video"] = 1 - LOAD - STORE - self.renderer.share
-            self.settings = self.renderer.with_memory_plan(params.settings)
+            self.settings = self.renderer.with_memory_plan(self.wanted)
             if params.begins_with == "part":
                 self.before = _end_of_part(self.context)
                 self.picture = Image.fromarray(self.before.frames[0])
@@ -49,8 +50,7 @@ class ClipStep(StepHandler):
 
     def render(self) -> None:
         picture, self.picture = cast(Image.Image, self.picture), None
-        wanted = self.params.settings
-        self.frames, self.settings = _render(self.renderer, picture, wanted, self.settings, self.attempt)
+        self.frames, self.settings = _render(self.renderer, picture, self.wanted, self.settings, self.attempt)
         self.versions = self.renderer.versions()  # before the next step may want another engine
 
     def finish(self) -> Made:

@@ -32,7 +32,7 @@ def write_receipt(
         "engine": renderer.engine.name,
         "model": renderer.engine.model,
         "revision": renderer.engine.revision,
-        "parameters": settings.model_dump(exclude_none=True, exclude={"memory_plan"}) | {"quality": crf},
+        "parameters": settings.model_dump(exclude_none=True, exclude={"memory_plan", "goes_on"}) | {"quality": crf},
         "approximation": approximation and asdict(approximation),
         "seed": settings.seed,
         "device": renderer.device,

@@ -43,7 +43,7 @@ from worker.attempt import Attempt
 from worker.engines.camera import Camera
 from worker.media.mp4 import created_mp4, encode_each, encode_mp4, in_bt709
 from worker.media.smooth import smoothed
-from worker.media.video import stored_frames
+from worker.media.video import count_of, stored_frames
 from worker.media.yuv import size_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def make(video: str, out: str, fps: str, smooth_fps: str, weights: str = "") -> 
         first = next(frames)
         frames, size = chain([first], frames), size_of(first)
         if path.suffix == ".mp4":
-            encode_each(frames, size, rate, CRF, path, lambda done: None)
+            count = (count_of(Path(video)) - 1) * rate // int(fps) + 1
+            encode_each(frames, count, size, rate, CRF, path, lambda done: None)
         else:
             with path.open("wb") as file:
                 for frame in in_bt709(frames, *size, rate):

@@ -11,7 +11,7 @@ from core.engines.known import find_engine, motion_engine
 from core.plan.graph import Graph
 from core.plan.steps import Params, RenderClip, SmoothClip
 
-VERSIONS = {"clip": 2, "smooth": 1, "join": 1}
+VERSIONS = {"clip": 2, "smooth": 2, "join": 2}
 """Of each kind of step: raised when what it makes of the same parameters changes, as with another encoder setting."""
 
 

@@ -22,7 +22,7 @@ from core.storage import input_key
 from core.task import Task
 from harness.pictures import SAMPLES
 from tests.worker.conftest import clip_task, stored
-from tests.worker.test_mp4 import moving
+from tests.worker.test_mp4 import key_frames, moving
 from tests.worker.test_runner import do
 from worker.attempt import Attempt
 from worker.engines.camera import Camera
@@ -66,6 +66,28 @@ def test_frames_keep_their_distance_where_the_parts_meet(tmp_path: Path) -> None
         times = sorted(packet.pts for packet in container.demux(video=0) if packet.pts is not None)
         assert len(times) == 3 * 73
         assert {after - before for before, after in itertools.pairwise(times)} == {times[1] - times[0]}
+
+
+def test_what_an_earlier_version_made_with_fewer_key_frames_is_still_joined_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That had one every 250 frames, by x264's default."""
+    frames = moving(290, 64, 64)
+    monkeypatch.setattr("worker.media.mp4.key_frame_distance", lambda count: 250)
+    earlier = mp4(frames[:270], tmp_path / "earlier.mp4")
+    monkeypatch.undo()
+    now = [mp4(frames[270:], tmp_path / "now.mp4"), mp4(moving(70, 64, 64), tmp_path / "more.mp4")]
+    joined = tmp_path / "joined.mp4"
+    assert join_mp4([earlier, *now], joined, 18, lambda: None) == (360, False)
+    assert key_frames(joined) == [0, 250, 270, 290, 290 + 35]
+    apart = [frame for part in [earlier, *now] for frame in frames_of(part)]
+    assert all(np.array_equal(*pair) for pair in zip(frames_of(joined), apart, strict=True))
+
+
+def test_what_is_encoded_anew_has_its_key_frames_evenly(tmp_path: Path) -> None:
+    parts = [mp4(moving(80, 64, 64), tmp_path / f"{quality}.mp4", quality) for quality in (18, 30)]
+    assert join_mp4(parts, tmp_path / "joined.mp4", 18, lambda: None) == (160, True)
+    assert key_frames(tmp_path / "joined.mp4") == [0, 54, 108]
 
 
 def test_what_was_encoded_otherwise_is_encoded_anew(parts: list[Path], tmp_path: Path) -> None:

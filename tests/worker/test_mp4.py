@@ -13,7 +13,7 @@ from PIL import Image
 
 from core.errors import EncodingFailed
 from worker.attempt import Attempt, Stopped
-from worker.media.mp4 import encode_mp4, first_frame_jpeg, in_bt709
+from worker.media.mp4 import KEY_FRAMES_APART, encode_mp4, first_frame_jpeg, in_bt709
 
 Frames = NDArray[np.uint8]
 
@@ -63,6 +63,38 @@ def test_frames_rate_and_length_are_exact(tmp_path: Path, fps: int, count: int) 
         assert stream.duration == Fraction(count, fps) / stream.time_base
         times = [Fraction(frame.pts or 0) * stream.time_base for frame in container.decode(stream)]
     assert times == [Fraction(index, fps) for index in range(count)]
+
+
+def key_frames(path: Path) -> list[int]:
+    with av.open(path) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.pts is not None]
+    packets.sort(key=lambda packet: packet.pts or 0)
+    return [index for index, packet in enumerate(packets) if packet.is_keyframe]
+
+
+@pytest.mark.parametrize("count", [2, 25, KEY_FRAMES_APART, KEY_FRAMES_APART + 1, 3 * KEY_FRAMES_APART + 5])
+def test_a_key_frame_is_never_far_and_none_is_near_the_end(tmp_path: Path, count: int) -> None:
+    keys = [*key_frames(encoded(moving(count), tmp_path)), count]
+    apart = np.diff(keys)
+    assert keys[0] == 0
+    assert apart.max() <= KEY_FRAMES_APART
+    assert set(apart[:-1]) <= {apart[0]}
+    assert apart[0] - apart[-1] < len(apart)
+
+
+def test_each_frame_can_be_sought_alone(tmp_path: Path) -> None:
+    path = encoded(moving(2 * KEY_FRAMES_APART + 9), tmp_path)
+    frames = decoded(path)
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        for index in range(len(frames) - 1, -1, -7):
+            at = index * (stream.duration or 0) // len(frames)
+            container.seek(at, stream=stream)
+            sought = next(frame for frame in container.decode(stream) if (frame.pts or 0) >= at)
+            shown = sought.reformat(
+                format="rgb24", src_colorspace=Colorspace.ITU709, src_color_range=ColorRange.MPEG, interpolation=EXACT
+            )
+            assert np.array_equal(shown.to_ndarray(), frames[index])
 
 
 def test_it_is_what_browsers_play(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def made_smooth(frames: Frames) -> bytes:
         before, after = Path(folder) / "before.mp4", Path(folder) / "after.mp4"
         encode_mp4(frames, 7, 8, before)
         height, width = frames.shape[1:3]
-        encode_each(smoothed(stored_frames(before), 7, 30), (width, height), 30, 18, after, lambda done: None)
+        encode_each(smoothed(stored_frames(before), 7, 30), 13, (width, height), 30, 18, after, lambda done: None)
         return after.read_bytes()
 
 
@@ -134,6 +134,7 @@ def kinds() -> dict[str, Callable[[], bytes]]:
             f"mp4 {width}x{height}": partial(encoded, moving(count, width, height)) for count, width, height, _ in SMALL
         },
         "mp4 of yuv": partial(encoded, yuv),
+        "mp4 with several key frames": partial(encoded, moving(130, 96, 64)),
         "yuv": lambda: as_yuv(odd).tobytes() + as_yuv(off_by_one(odd)).tobytes(),
         "rgb": lambda: b"".join(as_rgb(frame).tobytes() for frame in off_by_one(yuv)),
         "join as it is": partial(joined, frames, 18, 18),

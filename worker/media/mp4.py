@@ -10,6 +10,7 @@ from typing import Any
 import av
 import av.filter
 import numpy as np
+from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from numpy.typing import NDArray
 from PIL import Image
@@ -38,6 +39,10 @@ THREADS = 4
 # tags say and chroma at the left.
 TO_BT709 = "out_color_matrix=bt709:out_range=tv:out_chroma_loc=left:flags=bicubic+accurate_rnd+full_chroma_inp"
 
+KEY_FRAMES_APART = 60
+"""Frames from one key frame to the next, at most. To show one frame a player decodes all from the key frame before; and
+where one stands, all of the picture is coded anew. docs/performance.md has what other distances cost."""
+
 THUMBNAIL_SIDE = 640
 TILE_SIDE, TILES, COLUMNS = 256, 25, 5
 
@@ -46,7 +51,7 @@ Advance = Callable[[int, int], None]
 
 def encoder() -> dict[str, Any]:
     """By what a video is encoded here, for whoever wants the same bytes again."""
-    return {"name": "libx264", **X264, "threads": THREADS}
+    return {"name": "libx264", **X264, "threads": THREADS, "key_frames_apart": KEY_FRAMES_APART}
 
 
 def encode_mp4(
@@ -59,30 +64,40 @@ def encode_mp4(
     is called after each frame and may raise to stop. Equal frames give equal bytes. Raises EncodingFailed; what lies
     at `path` is then no video.
     """
-    encode_each(frames, size_of(frames[0]), fps, quality, path, lambda done: advance(done, len(frames)))
+    count = len(frames)
+    encode_each(frames, count, size_of(frames[0]), fps, quality, path, lambda done: advance(done, count))
 
 
 def encode_each(
     frames: Iterable[NDArray[np.uint8]],
+    count: int,
     size: tuple[int, int],
     fps: int,
     quality: int,
     path: Path,
     after: Callable[[int], None],
 ) -> int:
-    """The same of frames that come one by one; returns how many. `after(done)` is called behind each and may raise to
-    stop."""
+    """The same of `count` frames that come one by one; returns how many came. `after(done)` is called behind each and
+    may raise to stop."""
     width, height = size
     if width % 2 or height % 2:
         raise EncodingFailed(f"yuv420p needs even sides; got {width}×{height}")
-    done = 0
+    done, apart = 0, key_frame_distance(count)
     with created_mp4(path) as container:
         stream = add_stream(container, width, height, fps, quality)
         for done, frame in enumerate(in_bt709(frames, width, height, fps), 1):
+            if (done - 1) % apart == 0:
+                frame.pict_type = PictureType.I
             container.mux(stream.encode(frame))
             after(done)
         container.mux(stream.encode(None))
     return done
+
+
+def key_frame_distance(count: int) -> int:
+    """Frames from one key frame to the next in a video of `count`: the same all along, so that none is near the end,
+    where the camera is slow and what a key frame changes would be seen."""
+    return -(-count // -(-count // KEY_FRAMES_APART))
 
 
 @contextmanager

@@ -97,8 +97,14 @@ def encode_again(parts: Sequence[Path], path: Path, quality: int, check: Callabl
     with av.open(parts[0], format="mp4") as container:
         source = container.streams.video[0]
         width, height, fps = source.width, source.height, rate_of(source)
-    frames = chain.from_iterable(map(stored_frames, parts))
-    return encode_each(frames, (width, height), fps, quality, path, lambda done: check())
+    frames, count = chain.from_iterable(map(stored_frames, parts)), sum(map(count_of, parts))
+    return encode_each(frames, count, (width, height), fps, quality, path, lambda done: check())
+
+
+def count_of(path: Path) -> int:
+    """Frames in it."""
+    with av.open(path, format="mp4") as container:
+        return container.streams.video[0].frames
 
 
 def rate_of(source: av.VideoStream) -> int:

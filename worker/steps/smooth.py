@@ -57,6 +57,6 @@ class SmoothStep(StepHandler):
                     next(frames)
                 size, count = (params.width, params.height), params.num_frames
                 encode_each(
-                    frames, size, params.smooth_fps, params.crf, after, lambda done: attempt.advance(done, count)
+                    frames, count, size, params.smooth_fps, params.crf, after, lambda done: attempt.advance(done, count)
                 )
             return [after, *thumbnails(after, count)]

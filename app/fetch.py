@@ -24,7 +24,6 @@ FETCH_SECONDS = 20.0
 CONNECT_SECONDS = 5.0
 AT_ONCE = 4
 
-PARAM = "image_url"
 HEADERS = {
     "accept": "image/jpeg, image/png, image/webp, image/avif, image/heic, image/gif, image/bmp",
     "accept-encoding": "identity",  # what is small on its way could be huge when unpacked
@@ -42,10 +41,10 @@ class Fetcher:
         # A resolver that hangs keeps its thread for longer than its fetch waits.
         self.resolvers = ThreadPoolExecutor(8 * AT_ONCE, thread_name_prefix="resolver")
 
-    def fetch_picture(self, url: str, settings: Settings, owner: str = "") -> bytes:
-        """Return what is at `url`. Raises InvalidRequest for what the caller can mend, QueueFull if too many are being
-        fetched, or too many of `owner`'s."""
-        destination = check_outbound_url(url, settings.fetch_allow, PARAM)
+    def fetch_picture(self, url: str, settings: Settings, owner: str = "", param: str = "image_url") -> bytes:
+        """Return what is at `url`, which stands in the field `param`. Raises InvalidRequest for what the caller can
+        mend, QueueFull if too many are being fetched, or too many of `owner`'s."""
+        destination = check_outbound_url(url, settings.fetch_allow, param)
         try:
             with self.limit.slot(owner):
                 return asyncio.run(self._fetch(destination, settings.max_upload_mb))
@@ -62,11 +61,11 @@ class Fetcher:
                         return await _get(destination, address, max_mb)
                 return await _get(destination, last, max_mb)
         except TimeoutError as error:
-            raise _failed(f"it took more than {FETCH_SECONDS:g} s") from error
+            raise _failed(destination.param, f"it took more than {FETCH_SECONDS:g} s") from error
         except socket.gaierror as error:
-            raise _failed("its host has no address") from error
+            raise _failed(destination.param, "its host has no address") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise _failed(f"the connection failed ({type(error).__name__})") from error
+            raise _failed(destination.param, f"the connection failed ({type(error).__name__})") from error
 
 
 async def _get(destination: OutboundUrl, address: str, max_mb: int) -> bytes:
@@ -77,15 +76,15 @@ async def _get(destination: OutboundUrl, address: str, max_mb: int) -> bytes:
         httpx2.AsyncClient(verify=_tls(), trust_env=False, timeout=timeout) as client,
         client.stream("GET", destination.url_at(address), headers=headers, extensions=names) as response,
     ):
-        return await _read(response, max_mb)
+        return await _read(response, destination.param, max_mb)
 
 
-async def _read(response: httpx2.Response, max_mb: int) -> bytes:
+async def _read(response: httpx2.Response, param: str, max_mb: int) -> bytes:
     if response.status_code != 200:
-        raise _failed(f"it answered {response.status_code}")
+        raise _failed(param, f"it answered {response.status_code}")
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise _failed("it came compressed, which was not asked for")
-    too_large = UploadTooLarge(f"the picture may have at most {max_mb} MB", param=PARAM)
+        raise _failed(param, "it came compressed, which was not asked for")
+    too_large = UploadTooLarge(f"the picture may have at most {max_mb} MB", param=param)
     if int(response.headers.get("content-length", 0)) > max_mb * 1_000_000:
         raise too_large
     picture = bytearray()
@@ -96,8 +95,8 @@ async def _read(response: httpx2.Response, max_mb: int) -> bytes:
     return bytes(picture)
 
 
-def _failed(why: str) -> FetchFailed:
-    return FetchFailed(f"{PARAM} could not be fetched: {why}", param=PARAM)
+def _failed(param: str, why: str) -> FetchFailed:
+    return FetchFailed(f"{param} could not be fetched: {why}", param=param)
 
 
 @functools.cache

@@ -92,7 +92,8 @@ class BoundedForm(Request):
         return self._multipart() if kind == b"multipart/form-data" else self._urlencoded()
 
     async def _urlencoded(self) -> FormData:
-        return normalize_fields((await super().form(max_fields=MAX_FIELDS)).multi_items())
+        items = (await super().form(max_fields=MAX_FIELDS)).multi_items()
+        return normalize_fields([(name, with_pluses(name, value)) for name, value in items])
 
     async def _multipart(self) -> FormData:
         parser = PictureParser(
@@ -129,6 +130,14 @@ class PictureParser(MultiPartParser):
 def normalize_fields(items: list[tuple[str, str | UploadFile]]) -> FormData:
     """`a[]`, which is how some clients write a list, is another `a`; a picture's field is a file, whatever is in it."""
     return FormData([(name.removesuffix("[]"), as_file(name, value)) for name, value in items])
+
+
+def with_pluses(name: str, value: Any) -> Any:
+    """A picture's base64 as it was before it was sent as it is in such a form, where + stands for a space."""
+    if name not in PICTURES or not isinstance(value, str):
+        return value
+    head, comma, text = value.strip().rpartition(",")
+    return head + comma + text.strip().replace(" ", "+")
 
 
 def as_file(name: str, value: str | UploadFile) -> str | UploadFile:

@@ -14,15 +14,47 @@ from fastapi import UploadFile
 from app.base64_json import BASE64_GROWTH
 from app.services import Services
 from core.config.settings import Settings
-from core.errors import ArtifactNotFound, FileMissing, InvalidParameter, TaskGone, UploadTooLarge
+from core.errors import (
+    ArtifactNotFound,
+    FileMissing,
+    ImageUnsupported,
+    InvalidParameter,
+    InvalidRequest,
+    TaskGone,
+    UploadTooLarge,
+)
 from core.picture import size_of
 from core.requests.clip import ClipRequest
 from core.storage import Storage, input_key
 from core.task import Input, Task
 
+TEXT_RULE = "text must be base64, a data: URL or an http(s) URL"
 # How some clients wrap a URL; not read as JSON, which a large one would make expensive.
 OBJECT = re.compile(rb'\s*{\s*"image_url"\s*:\s*"([^"]*)"\s*}\s*')
-DATA_URL = re.compile(rb"data:[^,]{0,200};base64,", re.IGNORECASE)
+WEB_URL = re.compile(rb"https?://", re.IGNORECASE)
+DATA_URL = re.compile(rb"data:([^,]{0,200}; *base64 *,)?", re.IGNORECASE)
+NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+# What stands around a text that was written out with its quotes; Python's bytes have a b before them.
+QUOTES = ((b"b'", b"'"), (b'b"', b'"'), (b"'", b"'"), (b'"', b'"'))
+# What of base64 a URL writes in another way. Nothing else is unescaped: each escape would take 40 bytes of memory.
+ESCAPED = {b"%2B": b"+", b"%2F": b"/", b"%3D": b"=", b"%0A": b"", b"%0D": b"", b"%20": b""}
+URL_SAFE = bytes.maketrans(b"-_", b"+/")
+SPACES = b"\r\n \t\f"
+
+
+@dataclass(frozen=True)
+class SentPicture:
+    content: bytes
+    param: str
+    """The field that it was sent in, as the caller calls it."""
+    is_text: bool = False
+    """Whether it came as text, base64 or not."""
+
+
+@dataclass(frozen=True)
+class PictureUrl:
+    url: str
+    param: str
 
 
 @dataclass(frozen=True)
@@ -39,8 +71,8 @@ class Extension:
     task: Task
 
 
-Source = bytes | str | Remix | Extension
-"""A picture, the URL where one is, or what an earlier task had or made."""
+Source = SentPicture | PictureUrl | Remix | Extension
+"""A picture, the URL of one, or what an earlier task had or made."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +106,34 @@ class Gathered:
 def gathering(source: Source, services: Services, owner: str) -> Iterator[Callable[[], Gathered]]:
     """Yield what gathers the input. A picture that was sent is being decoded meanwhile; nothing else is begun before
     it is called, which raises InvalidRequest for what the caller can mend, TaskGone, QueueFull, StorageUnavailable."""
-    if isinstance(source, bytes):
-        with services.decoder.decoding(source, services.settings.max_image_megapixels, owner) as picture:
+    if isinstance(source, SentPicture):
+        with services.decoder.decoding(source.content, services.settings.max_image_megapixels, owner) as picture:
             yield lambda: sent(source, picture, services.storage)
     else:
         yield partial(gather, source, services, owner)
 
 
-def sent(given: bytes, picture: Callable[[], bytearray], storage: Storage) -> Gathered:
-    sha256 = hashlib.sha256(given).hexdigest()  # beside the decoding, if a child was free for it
-    clean = picture()
+def sent(given: SentPicture, picture: Callable[[], bytearray], storage: Storage) -> Gathered:
+    sha256 = hashlib.sha256(given.content).hexdigest()  # beside the decoding, if a child was free for it
+    with refused_by_its_field(given):
+        clean = picture()
     media_type = "image/png" if clean.startswith(b"\x89PNG") else "image/jpeg"
     return Gathered("picture", media_type, sha256, len(clean), lambda key: storage.put(key, clean), size_of(clean))
 
 
-def gather(source: str | Remix | Extension, services: Services, owner: str) -> Gathered:
+@contextmanager
+def refused_by_its_field(given: SentPicture) -> Iterator[None]:
+    """What is wrong with a picture is said of the field that it was sent in; the sandbox calls each one `file`."""
+    try:
+        yield
+    except InvalidRequest as error:
+        message = re.sub("^file ", f"{given.param} ", error.message)
+        if given.is_text and isinstance(error, ImageUnsupported):
+            message += f"; {TEXT_RULE}"
+        raise type(error)(message, param=given.param) from error
+
+
+def gather(source: PictureUrl | Remix | Extension, services: Services, owner: str) -> Gathered:
     storage = services.storage
     if isinstance(source, (Remix, Extension)):
         before = earlier_input(source, services)
@@ -102,10 +147,9 @@ def gather(source: str | Remix | Extension, services: Services, owner: str) -> G
             )
         except ArtifactNotFound as error:
             raise TaskGone("what it would be made from was deleted", reason="result_expired") from error
-    fetched = services.fetcher.fetch_picture(source, services.settings, owner)
-    return sent(
-        fetched, partial(services.decoder.decode, fetched, services.settings.max_image_megapixels, owner), storage
-    )
+    fetched = services.fetcher.fetch_picture(source.url, services.settings, owner, source.param)
+    decode = partial(services.decoder.decode, fetched, services.settings.max_image_megapixels, owner)
+    return sent(SentPicture(fetched, source.param), decode, storage)
 
 
 def earlier_input(source: Remix | Extension, services: Services) -> Input:
@@ -119,12 +163,12 @@ def earlier_input(source: Remix | Extension, services: Services) -> Input:
 
 def name_of(source: Source) -> str:
     """The same for the same source, and for no other."""
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    return source if isinstance(source, str) else f"{type(source).__name__} of {source.task.task_id}"
+    if isinstance(source, SentPicture):
+        return hashlib.sha256(source.content).hexdigest()
+    return source.url if isinstance(source, PictureUrl) else f"{type(source).__name__} of {source.task.task_id}"
 
 
-def uploaded(given: UploadFile | None, settings: Settings, param: str) -> bytes | str:
+def uploaded(given: UploadFile | None, settings: Settings, param: str) -> SentPicture | PictureUrl:
     """The picture in a form's field, or the URL that stands there. Raises FileMissing, InvalidRequest."""
     if given is None:
         raise FileMissing(f"no picture was sent: give one as {param}", param=param)
@@ -132,34 +176,48 @@ def uploaded(given: UploadFile | None, settings: Settings, param: str) -> bytes 
     return read_picture(given.file.read(most + 1), settings, param)
 
 
-def read_picture(given: bytes, settings: Settings, param: str) -> bytes | str:
-    """A picture's own bytes, or those of its base64 or `data:` URL; or else the URL where it is. A URL may stand in an
-    object, as its `image_url`.
+def read_picture(given: bytes, settings: Settings, param: str) -> SentPicture | PictureUrl:
+    """A picture's own bytes, or those of its base64 or `data:` URL; or else the URL of it, which may stand in an
+    object, as its `image_url`. Spaces and quotes around a text are no part of it.
 
-    Told apart by what they are, since clients send any of them under any name and media type. Raises
-    FileMissing, UploadTooLarge, InvalidParameter."""
-    if found := OBJECT.fullmatch(given):
-        given = found[1].replace(b"\\/", b"/")
-    if given.startswith((b"http://", b"https://")):
-        return given.decode(errors="replace")
-    picture = from_base64(given, param)
+    Told apart by what they are, since clients send any of them under any name and media type. What is no base64 is
+    given back as it is: whether it is a picture is judged where it is decoded. Raises FileMissing, UploadTooLarge,
+    InvalidParameter."""
+    text = without_quotes(given)
+    if found := OBJECT.fullmatch(text):
+        text = without_quotes(found[1].replace(b"\\/", b"/"))
+    if WEB_URL.match(text):
+        return PictureUrl(text.decode(errors="replace"), param)
+    decoded = from_base64(text, param)
+    picture = given if decoded is None else decoded
     if len(picture) > settings.max_upload_mb * 1_000_000:
         raise UploadTooLarge(f"the picture may have at most {settings.max_upload_mb} MB", param=param)
     if not picture:
         raise FileMissing(f"the picture in {param} is empty", param=param)
-    return picture
+    return SentPicture(picture, param, is_text=decoded is not None or not NO_TEXT.search(given[:1000]))
 
 
-def from_base64(given: bytes, param: str) -> bytes:
-    """What is no base64 is given back as it is: whether it is a picture is judged where it is decoded."""
-    head = DATA_URL.match(given[:300])
-    text = given[head.end() if head else 0 :]
+def from_base64(text: bytes, param: str) -> bytes | None:
+    """None: it is no base64. Raises InvalidParameter for a `data:` URL without base64 that can be read."""
+    head = DATA_URL.match(text[:300])
+    if head and not head[1]:
+        raise InvalidParameter(f"{param} holds a data: URL that is not in base64", param=param)
+    packed = without_quotes(text[head.end() :]) if head else text
+    for escaped, plain in ESCAPED.items() if b"%" in packed else ():
+        packed = packed.replace(escaped, plain).replace(escaped.lower(), plain)
+    packed = packed.translate(URL_SAFE, SPACES).rstrip(b"=")
     try:
-        return base64.b64decode(text.translate(URL_SAFE, b"\r\n \t"), validate=True)
+        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
     except binascii.Error as error:
         if head:
             raise InvalidParameter(f"{param} holds a data: URL whose base64 is broken", param=param) from error
-        return given
+        return None
 
 
-URL_SAFE = bytes.maketrans(b"-_", b"+/")
+def without_quotes(text: bytes) -> bytes:
+    """`text` without the spaces and the quotes around it."""
+    text = text.strip()
+    for opening, closing in QUOTES:
+        if len(text) > len(opening) and text.startswith(opening) and text.endswith(closing):
+            return text[len(opening) : -1].strip()
+    return text

@@ -18,9 +18,20 @@ from core.concurrency import ConcurrencyLimit
 from core.errors import QueueFull, UploadTooLarge
 
 HELD_BYTES = 128_000_000
-# Base64, with or without what stands before it in a data: URL. Neither a comma nor a bracket is in it, so that nothing
-# between the end of one text and the beginning of another is taken for it.
-PICTURE = re.compile(rb'"(?:data:[a-zA-Z0-9/.+-]{1,100};base64,)?[A-Za-z0-9+/=_\\-]{500,}+"')
+# Base64 as app/intake/source.py reads it: in quotes, with spaces, behind what begins a data: URL, escaped as in a URL.
+# Behind that comma there is neither comma nor bracket, so that nothing between the end of one text and the beginning of
+# another is taken for it. Nothing is tried twice, which would take long.
+PICTURE = re.compile(
+    rb"""
+    "(?:[ b']|\\["nrt]){0,20}+
+    (?:data:[^",\[\]{}]{0,200}base64[ ]*+,)?+
+    (?:[ b']|\\["nrt]){0,20}+
+    (?=[a-z0-9+/=_\\%' -]{500})  # in lines of 60 or more
+    [a-z0-9+/=_\\%'-]{60,}+ (?:[ ][a-z0-9+/=_\\%'-]{60,}+)*+ (?:[ ][a-z0-9+/=_\\%'-]*+)?+
+    "{1,2}+
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
 class JsonBodies(Middleware):
@@ -47,7 +58,7 @@ class JsonBodies(Middleware):
         if body is None:
             return
         if len(PICTURE.sub(b"", body)) > FORM_BYTES:
-            message = f"without its pictures the request may have at most {FORM_BYTES} bytes"
+            message = f"without its pictures the request may have at most {FORM_BYTES // 1024} KiB"
             await refusal(request, UploadTooLarge(message))(scope, receive, send)
             return
         # Which is no more than it had a moment ago.

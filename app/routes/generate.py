@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.errors import documented
 from app.estimate import estimate_accepted
 from app.intake.accept import accept
-from app.intake.form import FormRoute, PictureText, also_json, without_null
-from app.intake.source import uploaded
+from app.intake.form import FormRoute, PictureText, also_json, exactly_one, without_null
+from app.intake.source import PictureUrl, SentPicture, uploaded
 from app.intake.submission import Submission
 from app.router import create_router
 from app.services import Caller, CallerDep, Links, LinksDep, RetryKey, Services, ServicesDep
@@ -123,10 +123,6 @@ def _callback(form: GenerateForm) -> Callback | None:
     return None
 
 
-def _source(form: GenerateForm, settings: Settings) -> bytes | str:
-    """The picture, or the URL where it is."""
-    given = [name for name in ("file", "image", "image_url") if getattr(form, name)]
-    if len(given) > 1:
-        raise errors.InvalidParameter(f"give the picture as {' or as '.join(given)}, not as both", param=given[-1])
-    name = given[0] if given else "file"
+def _source(form: GenerateForm, settings: Settings) -> SentPicture | PictureUrl:
+    name = exactly_one(form, "file", "image", "image_url") or "file"
     return uploaded(getattr(form, name), settings, name)

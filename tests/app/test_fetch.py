@@ -291,6 +291,28 @@ def test_a_task_is_made_from_a_picture_that_was_fetched(client: TestClient, sour
     assert read_picture(stored, 50).size == read_picture(CAT, 50).size
 
 
+@pytest.mark.parametrize("field", ["file", "image", "image_url"])
+def test_a_url_is_known_by_its_beginning_in_capitals_in_quotes_and_behind_spaces(
+    client: TestClient, source: Host, field: str
+) -> None:
+    capitals = source.url.replace("http", "HTTP")
+    for url in (capitals, capitals.capitalize(), f" {source.url}\n", f'"{source.url}"'):
+        assert client.post("/generate", json={field: url}).status_code == 202
+    assert len(source.requests) == 4
+
+
+@pytest.mark.parametrize("field", ["file", "image", "image_url"])
+def test_what_is_wrong_with_a_url_is_said_of_the_field_it_came_in(client: TestClient, field: str) -> None:
+    with hosting(answered(b"", "404 Not Found")) as host, hosting(answered(b"no picture")) as other:
+        services: Services = client.app.state.services
+        changed = services.settings.model_copy(update={"fetch_allow": f"{host.netloc},{other.netloc}"})
+        client.app.state.services = replace(services, settings=changed)
+        asked = (host.url, other.url, "http://127.0.0.1/", "http://", "https://example.com/a cat.jpg")
+        errors = [client.post("/generate", json={field: url}).json()["error"] for url in asked]
+    assert [error["param"] for error in errors] == [field] * len(asked)
+    assert all(error["message"].startswith(f"{field} ") for error in errors), errors
+
+
 def test_a_request_sent_again_is_not_fetched_again(client: TestClient, source: Host) -> None:
     asked = {"data": {"image_url": source.url}, "headers": {"Idempotency-Key": "k"}}
     first = client.post("/generate", **asked)

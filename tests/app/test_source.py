@@ -8,6 +8,9 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
@@ -33,11 +36,24 @@ DATA_URL = f"data:image/jpeg;base64,{TEXT}"
 GIVEN = {
     "base64": TEXT,
     "base64 for URLs": base64.urlsafe_b64encode(CAT).decode(),
+    "base64 without padding": TEXT.rstrip("="),
     "base64 in lines": "\n".join(textwrap.wrap(TEXT, 76)),
+    "base64 in lines that are parted by spaces": " ".join(textwrap.wrap(TEXT, 76)),
     "data: URL": DATA_URL,
+    "data: URL without padding": DATA_URL.rstrip("="),
+    "data: URL in capitals": f"DATA:IMAGE/JPEG;BASE64,{TEXT}",
+    "data: URL with spaces": f" data:image/jpeg; base64 , {TEXT}\n",
+    "data: URL with a name": f"data:image/jpeg;name=a%20cat.jpg;charset=utf-8;base64,{TEXT}",
+    "data: URL, escaped": f"data:image/jpeg;base64,{quote(TEXT, safe='')}",
+    "data: URL, escaped in small letters": f"data:image/jpeg;base64,{quote(TEXT, safe='').replace('%2F', '%2f')}",
+    "data: URL in quotes": f'"{DATA_URL}"',
+    "base64 in single quotes": f" '{TEXT}' ",
+    "Python's bytes": str(base64.b64encode(CAT)),
+    "Python's bytes in a data: URL": f"data:image/jpeg;base64,{base64.b64encode(CAT)!s}",
 }
 WRONG = {
-    "unfinished base64": ("image_url", DATA_URL[:-2], 422, "invalid_parameter"),
+    "a data: URL without base64": ("image", "data:image/png,%89PNG", 422, "invalid_parameter"),
+    "unfinished base64": ("image_url", DATA_URL[:-3], 422, "invalid_parameter"),
     "no base64": ("image", "a cat, please", 415, "image_unsupported"),
     "base64 of no picture": ("image", base64.b64encode(b"a cat, please").decode(), 415, "image_unsupported"),
     "nothing": ("image", "", 422, "file_missing"),
@@ -65,6 +81,87 @@ def test_a_picture_is_taken_in_any_dress(
         answer = client.post("/generate", files={field: ("cat", GIVEN[kind].encode(), "text/plain")})
     assert answer.status_code == 202, answer.text
     assert sha256_of(services, answer.json()["task_id"]) == hashlib.sha256(CAT).hexdigest()
+
+
+def in_generate(text: str) -> tuple[str, dict[str, Any], str]:
+    return "/generate", {"image": text}, "image"
+
+
+def in_openai(text: str) -> tuple[str, dict[str, Any], str]:
+    return "/v1/videos", {"input_reference": {"image_url": text}}, "input_reference[image_url]"
+
+
+def in_replicate(text: str) -> tuple[str, dict[str, Any], str]:
+    return "/v1/predictions", {"version": "preview", "input": {"input_image": text}}, "input_image"
+
+
+def in_stability(text: str) -> tuple[str, dict[str, Any], str]:
+    return "/v2beta/image-to-video", {"image": text}, "image"
+
+
+DIALECTS = [in_generate, in_openai, in_replicate, in_stability]
+
+
+@pytest.mark.parametrize("case", sorted(Path(__file__).parent.glob("picture_texts/*.json")), ids=lambda case: case.stem)
+@pytest.mark.parametrize("dialect", DIALECTS[:3])
+def test_a_picture_is_taken_as_browsers_node_and_python_write_it(
+    client: TestClient, services: Services, dialect: Callable[[str], tuple[str, dict[str, Any], str]], case: Path
+) -> None:
+    path, body, _ = dialect(json.loads(case.read_text())["image"])
+    answer = client.post(path, json=body)
+    assert answer.status_code < 300, answer.text
+    answered = answer.json()
+    good = base64.b64decode(json.loads(case.with_name("good.json").read_text())["image"].partition(",")[2])
+    assert sha256_of(services, answered.get("task_id") or answered["id"]) == hashlib.sha256(good).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "photo.jpg",
+        "photo",
+        "/home/ann/photo",
+        "C:\\Users\\ann\\photo.jpg",
+        "file:///home/ann/photo.jpg",
+        "ftp://example.com/photo.jpg",
+        "s3://bucket/photo.jpg",
+        "blob:https://example.com/0f3b",
+        "example.com/photo.jpg",
+        "//example.com/photo.jpg",
+        "https:/example.com/photo.jpg",
+        "[object File]",
+        "undefined",
+        "ein Foto von einer Kätzchengruppe",
+    ],
+)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_text_that_is_no_picture_is_told_what_text_may_be(
+    client: TestClient, dialect: Callable[[str], tuple[str, dict[str, Any], str]], text: str
+) -> None:
+    path, body, field = dialect(text)
+    answer = client.post(path, json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (415, field)
+    message = answer.json()["error"]["message"]
+    assert message.startswith(f"{field} must be ")
+    assert message.endswith("; text must be base64, a data: URL or an http(s) URL")
+
+
+@pytest.mark.parametrize("field", ["file", "image", "image_url"])
+def test_a_file_that_is_no_picture_is_not_told_what_text_may_be(client: TestClient, field: str) -> None:
+    error = client.post("/generate", files={field: ("a.gz", b"\x1f\x8b\x08\0\0\0\0\0")}).json()["error"]
+    assert (error["code"], error["param"]) == ("image_unsupported", field)
+    assert error["message"].startswith(f"{field} must be ")
+    assert "text" not in error["message"]
+
+
+def test_in_a_form_that_is_no_multipart_a_plus_is_no_space(client: TestClient, services: Services) -> None:
+    """As `curl -d` sends it."""
+    picture = next(each for each in map(partial(png, 32), range(16, 64)) if b"+" in base64.b64encode(each))
+    for text in (base64.b64encode(picture).decode(), f"data:image/png; base64,{base64.b64encode(picture).decode()}"):
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = client.post("/generate", content=f"image={text}", headers=kind)
+        assert answer.status_code == 202, answer.text
+        assert sha256_of(services, answer.json()["task_id"]) == hashlib.sha256(picture).hexdigest()
 
 
 def test_a_small_picture_fits_into_an_urlencoded_form(client: TestClient) -> None:
@@ -112,7 +209,7 @@ def test_json_says_all_that_a_form_says(client: TestClient, services: Services) 
         ("{", 400, None),
         ('"text"', 400, None),
         ("[" * 60_000, 400, None),
-        ('{"image": 7}', 415, "file"),
+        ('{"image": 7}', 415, "image"),
         ('{"image": "x", "no_such": 1}', 422, "no_such"),
         ('{"image": "x", "width": {"a": 1}}', 422, "width[a]"),
         ('{"image": "x", "width": "wide"}', 422, "width"),

@@ -153,7 +153,7 @@ def test_it_works_without_blocking(service: Service) -> None:
         ("preview", {"image": "aGVsbG8=", "prompts": "?"}, "invalid_parameter", "prompts is no input of this model"),
         ("preview", {"image": "aGVsbG8=", "frames_per_second": "x"}, "invalid_parameter", "frames_per_second"),
         ("preview", {"image": "aGVsbG8=", "engine": "svd"}, "invalid_parameter", "engine must be preview"),
-        ("preview", {"image": "aGVsbG8="}, "image_unsupported", "file must be a JPEG"),
+        ("preview", {"image": "aGVsbG8="}, "image_unsupported", "image must be a JPEG"),
     ],
 )
 def test_a_refusal_can_be_read(

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from app.intake.accept import accept
 from app.intake.form import PictureText, alias_of, exactly_one, fields_of, without_null
-from app.intake.source import Extension, Source, uploaded
+from app.intake.source import Extension, PictureUrl, SentPicture, Source, uploaded
 from app.intake.submission import Submission
 from app.services import Caller, Services
 from core.callbacks.endpoints import FINAL_EVENTS
@@ -124,8 +124,7 @@ def in_extra_params(given: dict[str, Any]) -> list[tuple[str, Any]]:
     return list(fields_of({"extra_params": found}))
 
 
-def picture_in(form: CreateForm, settings: Settings) -> bytes | str:
-    """The picture, or the URL where it is."""
+def picture_in(form: CreateForm, settings: Settings) -> SentPicture | PictureUrl:
     name = exactly_one(form, *PICTURES) or PICTURES[0]
     return uploaded(getattr(form, name), settings, alias_of(form, name))
 

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.errors import documented
 from app.intake.accept import accept
-from app.intake.source import Sizing, read_picture
+from app.intake.source import TEXT_RULE, PictureUrl, SentPicture, Sizing, read_picture
 from app.intake.submission import Submission
 from app.router import create_router
 from app.routes import status
@@ -220,10 +220,7 @@ def create(
     idempotency_key: str | None,
 ) -> StreamingResponse:
     engine, given, seconds = engine_of(ref, services), dict(asked.input), seconds_to_wait(prefer)
-    named = [name for name in PICTURES if given.get(name)]
-    if len(named) != 1:
-        raise FileMissing("give one picture, as input_image or as image", param=PICTURES[0])
-    picture = read_picture(text_in(given, named[0]), services.settings, named[0])
+    picture = picture_in(given, services.settings)
     clip, sizing = request_of(given if engine else DEFAULTS | given, engine)
     submission = Submission(
         picture,
@@ -322,10 +319,17 @@ def chosen(value: Any, choices: tuple[str, ...], name: str) -> str | None:
     raise InvalidParameter(f"{name} must be one of {', '.join(choices)}; got {str(value)[:80]!r}", param=name)
 
 
-def text_in(given: dict[str, Any], name: str) -> bytes:
-    if not isinstance(given[name], str):
-        raise InvalidParameter(f"{name} must be a URL, a data: URL or base64", param=name)
-    return str(given[name]).encode(errors="replace")  # JSON can hold half a character
+def picture_in(given: dict[str, Any], settings: Settings) -> SentPicture | PictureUrl:
+    """Raises FileMissing, UploadTooLarge, InvalidParameter."""
+    named = [name for name in PICTURES if given.get(name) is not None]
+    if not named:
+        raise FileMissing("give one picture, as input_image or as image", param=PICTURES[0])
+    if len(named) > 1:
+        raise InvalidParameter(f"give {' or '.join(named)}, not both", param=named[-1])
+    text = given[named[0]]
+    if not isinstance(text, str):
+        raise InvalidParameter(f"{named[0]} must be a picture as text; {TEXT_RULE}", param=named[0])
+    return read_picture(text.encode(errors="replace"), settings, named[0])  # JSON can hold half a character
 
 
 def with_size(request: ClipRequest, sizing: str, size: tuple[int, int]) -> ClipRequest:

@@ -94,10 +94,20 @@ def tallied(ledger: Ledger, name: str) -> int:
     return sum(count for (counter, _), count in ledger.counters().items() if counter == name)
 
 
-def fuzz_bytes(examples: int) -> tuple[int, bool]:
+def fuzz_bytes(examples: int, seed: int) -> tuple[int, bool]:
     """Runs the tests that hypothesis feeds. Returns how many inputs there were, and whether a test failed."""
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "fuzz", "--hypothesis-show-statistics", *BY_HYPOTHESIS],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "fuzz",
+            "--hypothesis-show-statistics",
+            f"--hypothesis-seed={seed}",
+            *BY_HYPOTHESIS,
+        ],
         cwd=ROOT,
         env=os.environ | {"FUZZ_EXAMPLES": str(examples)},
         capture_output=True,
@@ -135,7 +145,7 @@ def main() -> None:
             row(name, fuzz_routes(Path(folder) / name.split()[0], asked.examples, asked.seed, with_keys))
             for name, with_keys in (("without keys", False), ("with keys", True))
         ]
-    inputs, failed = fuzz_bytes(asked.examples * 10)
+    inputs, failed = fuzz_bytes(asked.examples * 10, asked.seed)
     nothing = dict.fromkeys(rows[0], None)
     rows.append(nothing | {"what": "pictures and forms", "cases": inputs, "all failures": int(failed)})
     print_table(rows)

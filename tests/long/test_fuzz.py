@@ -15,6 +15,6 @@ def test_no_request_of_thousands_breaks_the_service(tmp_path: Path, with_keys: b
 
 
 def test_no_picture_or_form_of_thousands_breaks_the_service() -> None:
-    inputs, failed = fuzz_bytes(1000)
+    inputs, failed = fuzz_bytes(1000, seed=2)
     assert inputs >= 2000
     assert not failed, "what failed is printed above"

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from core.shown import shown
+
 
 @dataclass(frozen=True)
 class Range:
@@ -17,7 +19,7 @@ class Range:
 
     def __str__(self) -> str:
         multiple = f", a multiple of {self.step}" if self.step else ""
-        return f"from {self.low:g} to {self.high:g}{multiple}"
+        return f"from {shown(self.low)} to {shown(self.high)}{multiple}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from core.engines.base import SEED, SMOOTH_FPS, Engine, Range
 from core.engines.known import find_engine, known_engines
 from core.errors import InvalidParameter
 from core.requests.clip import Clip, ClipRequest
+from core.shown import shown
 
 # The engine's entry says what the native size and length is; an operator may set others for all engines.
 OPERATOR_DEFAULTS = {"width": "video_width", "height": "video_height", "num_frames": "video_frames", "fps": "video_fps"}
@@ -62,13 +63,14 @@ def set_length(values: dict[str, Any], request: ClipRequest, engine: Engine, ove
     longest = LONGEST_CLIP if engine.frames_at_once else at_once / lowest
     # More are too many even at one frame a second; and their frames might be infinite.
     seconds = min(request.seconds or 0.0, frames.high + 1)
-    fitting = math.floor(at_once / seconds)
-    if round(seconds * usual) > at_once and fitting >= (SLOWEST * usual if engine.frames_at_once else lowest):
-        values["fps"] = request.fps or fitting
+    if round(seconds * usual) > at_once:  # of the fewest seconds no number tells how many fit
+        fitting = math.floor(at_once / seconds)
+        if fitting >= (SLOWEST * usual if engine.frames_at_once else lowest):
+            values["fps"] = request.fps or fitting
     values["num_frames"] = round(seconds * values["fps"]) + overlap
     if values["num_frames"] not in frames or seconds > longest:
         allowed = Range(round((frames.low - overlap) / usual, 2), round(longest, 2))
-        raise InvalidParameter(f"seconds must be {allowed}; got {request.seconds:g}", param="seconds")
+        raise InvalidParameter(f"seconds must be {allowed}; got {shown(request.seconds or 0)}", param="seconds")
     if values["fps"] == usual:
         return []
     most = f"{at_once + overlap:g} frames at once"
@@ -99,7 +101,7 @@ def fit_length(request: ClipRequest, engine: Engine) -> tuple[ClipRequest, list[
     most = frames_allowed(size_and_rate, engine).high - 1
     if request.seconds * request.fps < most + 0.5:
         return request, []
-    warning = f"it goes on for {most / request.fps:.3g} s instead of {request.seconds:g}: "
+    warning = f"it goes on for {most / request.fps:.3g} s instead of {shown(request.seconds)}: "
     warning += f"the engine {engine.name} makes at most {most + 1:g} frames at a time"
     return request.model_copy(update={"seconds": None, "num_frames": int(most + 1)}), [warning]
 
@@ -145,12 +147,12 @@ def check_limits(values: dict[str, Any], engine: Engine) -> None:
     low, high = values.get("min_guidance_scale"), values.get("max_guidance_scale")
     if low is not None and high is not None and low > high:
         allowed = Range(low, 10)
-        raise InvalidParameter(f"max_guidance_scale must be {allowed}; got {high:g}", param="max_guidance_scale")
+        raise InvalidParameter(f"max_guidance_scale must be {allowed}; got {shown(high)}", param="max_guidance_scale")
 
 
 def check_limit(name: str, values: dict[str, Any], engine: Engine) -> None:
     if values[name] not in engine.limits[name]:
-        raise InvalidParameter(f"{name} must be {engine.limits[name]}; got {values[name]}", param=name)
+        raise InvalidParameter(f"{name} must be {engine.limits[name]}; got {shown(values[name])}", param=name)
 
 
 def frames_allowed(values: dict[str, Any], engine: Engine) -> Range:

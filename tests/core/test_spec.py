@@ -1,6 +1,10 @@
+import math
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from core.config.settings import Settings
 from core.engines.base import Range
@@ -8,6 +12,7 @@ from core.engines.known import find_engine, known_engines
 from core.errors import InvalidParameter
 from core.requests.clip import Clip, ClipRequest
 from core.requests.resolve import check_defaults, fit_length, resolve
+from core.shown import shown
 
 SETTINGS = Settings(_env_file=None)
 
@@ -71,6 +76,52 @@ def test_a_value_out_of_range_names_the_field_the_value_and_the_range(engine: st
     assert caught.value.param == name
     assert str(limit) in caught.value.message
     assert f"{value}" in caught.value.message
+
+
+# What lets a number be as low or as high as its own limits say.
+BESIDE: dict[str, dict[str, int]] = {
+    "num_frames": {"fps": 30},
+    "smooth_fps": {"fps": 1},
+    "min_guidance_scale": {"max_guidance_scale": 10},
+    "decode_chunk_size": {"width": 512, "height": 512},
+}
+TINY, HUGE = math.ulp(0.0), sys.float_info.max
+
+
+@pytest.mark.parametrize(("engine", "name"), NUMBERS)
+def test_a_number_is_taken_at_its_limits_and_refused_next_to_them(engine: str, name: str) -> None:
+    limit = find_engine(engine, SETTINGS).limits[name]
+    assert isinstance(limit, Range)
+    for value in (limit.low, limit.high):
+        clip, _ = resolved(engine, **BESIDE.get(name, {}) | {name: value})
+        assert getattr(clip, name) == value
+    outside = [limit.low - 1, limit.high + 1, math.nextafter(limit.low, -1), math.nextafter(limit.high, HUGE)]
+    for value in (*outside, -TINY, HUGE, -HUGE, 2**63, 10**400, -(10**400), *([TINY, -0.0] * (limit.low > 0))):
+        with pytest.raises((InvalidParameter, ValidationError)) as caught:  # the latter of what is no whole number
+            resolved(engine, **BESIDE.get(name, {}) | {name: value})
+        assert isinstance(caught.value, ValidationError) or caught.value.param == name
+
+
+def test_a_zero_may_be_negative_or_nearly_one() -> None:
+    for value in (-0.0, TINY, sys.float_info.min):
+        assert resolved("svd-xt", noise_aug_strength=value)[0].noise_aug_strength == value
+    assert resolved("svd-xt", seed=-0.0)[0].seed == 0
+
+
+@pytest.mark.parametrize("engine", sorted(known_engines(SETTINGS)))
+@pytest.mark.parametrize("seconds", [TINY, sys.float_info.min, 1e-9, 0.01, 600.5, 1e9, HUGE])
+@pytest.mark.parametrize("fps", [None, 1, 30])
+def test_seconds_that_no_clip_can_play_are_refused(engine: str, seconds: float, fps: int | None) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        resolved(engine, seconds=seconds, fps=fps)
+    assert caught.value.param == "seconds"
+    assert caught.value.message.endswith(f"; got {shown(seconds)}")
+
+
+def test_limits_are_written_in_full() -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        resolved("preview", seed=2**32)
+    assert caught.value.message == "seed must be from 0 to 4294967295; got 4294967296"
 
 
 def test_a_size_off_the_grid_is_refused_not_rounded() -> None:

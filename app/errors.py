@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
+from app.validation import invalid_parameter
 from core import errors
 from core.errors import KinoraError, Retry
 
@@ -170,11 +171,8 @@ def code_and_message(error: KinoraError) -> tuple[str, str]:
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    first = cast(RequestValidationError, error).errors()[0]
-    param = str(first["loc"][-1])
-    what = "is not a known field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Input ")
-    got = "" if first["type"] in ("missing", "extra_forbidden") else f"; got {str(first['input'])[:80]!r}"
-    return answer(request, 422, errors.InvalidParameter.code, f"{param} {what}{got}", param)
+    found = cast(RequestValidationError, error).errors()
+    return answer_to(request, invalid_parameter(found, skip=1))  # where it stands: body, query, header
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

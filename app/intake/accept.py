@@ -53,7 +53,8 @@ def accept(services: Services, caller: Caller, asked: Submission) -> str:
         return made
     check_there(asked.source, services)
     with gathering(asked.source, services, caller.owner) as gather:
-        choice = choose(services, asked)
+        with asked.refused_by_name():
+            choice = choose(services, asked)
         require_disk_space(services.settings)
         try:
             services.ledger.check_room(caller.owner, choice.engine.queue, *limits(services.settings))
@@ -89,7 +90,8 @@ def keep(
     """Store what the clip is made from, record the task, and return its id."""
     settings, engine, clip, unused = services.settings, choice.engine, choice.clip, choice.unused
     if asked.sizing and given.size:
-        clip, unused = resolve(asked.sizing.choose_size(given.size), engine, settings)
+        with asked.refused_by_name():
+            clip, unused = resolve(asked.sizing.choose_size(given.size), engine, settings)
     graph = clip_graph(clip, engine, smoothing_queue(engine, choice.workers, settings), settings)
     task_id = new_id()
     stored = given.input_of(task_id)

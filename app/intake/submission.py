@@ -1,9 +1,12 @@
 """What a caller asks for, whatever dialect it was said in."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from app.intake.source import Sizing, Source, name_of
+from core.errors import InvalidParameter
 from core.requests.clip import ClipRequest
 from core.task import Callback, Dialect
 
@@ -27,6 +30,19 @@ class Submission:
     """What takes the place of `request` once the picture's own width and height are known."""
     reuse: bool = False
     """A step that the owner has had done before is not done again."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Of the parameters that the caller calls by another name than Kinora: Kinora's name, and the caller's."""
+
+    @contextmanager
+    def refused_by_name(self) -> Iterator[None]:
+        """What is wrong with a parameter is said of the name that it was sent with."""
+        try:
+            yield
+        except InvalidParameter as error:
+            name = self.names.get(error.param or "")
+            if not name:
+                raise
+            raise InvalidParameter(f"{name}: {error.message}", param=name) from error
 
     @property
     def fingerprint(self) -> str:

@@ -32,6 +32,7 @@ class BodyLimit(Middleware):
         """`uploads`: the paths of requests that may hold a picture."""
         super().__init__(app)
         self.uploads = uploads
+        self.max_upload_mb = max_upload_mb
         self.limits = {True: largest_upload(max_upload_mb), False: FORM_BYTES}
         self.counted = {large: RequestBodyLimitMiddleware(app, limit) for large, limit in self.limits.items()}
         self.coming = 0
@@ -41,9 +42,7 @@ class BodyLimit(Middleware):
         is_upload = self.uploads.fullmatch(scope["path"]) is not None
         length, limit = Headers(scope=scope).get("content-length", "0"), self.limits[is_upload]
         if length.isdigit() and int(length[:20]) > limit:
-            message = f"the request may have at most {limit} bytes; it has {length[:20]}"
-            too_large = UploadTooLarge(message, param="file" if is_upload else None)
-            await refusal(Request(scope), too_large)(scope, receive, send)
+            await refusal(Request(scope), self.too_large(is_upload))(scope, receive, send)
         elif is_upload and self.coming >= UPLOADS_AT_ONCE:
             full = QueueFull(f"{UPLOADS_AT_ONCE} uploads are coming in, and no more may at once", retry_after=5)
             await refusal(Request(scope), full)(scope, receive, send)
@@ -51,6 +50,11 @@ class BodyLimit(Middleware):
             await self._count(scope, receive, send)
         else:
             await self.counted[False](scope, receive, send)
+
+    def too_large(self, is_upload: bool) -> UploadTooLarge:
+        if is_upload:
+            return UploadTooLarge(f"the picture may have at most {self.max_upload_mb} MB", param="file")
+        return UploadTooLarge(f"the request may have at most {FORM_BYTES // 1024} KiB")
 
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Until its answer begins, which may go on for as long as somebody waits for a video."""

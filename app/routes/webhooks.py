@@ -24,7 +24,7 @@ ERRORS = documented(errors.InvalidParameter, errors.LedgerUnavailable)
 class EndpointRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(max_length=MAX_URL, pattern="^https?://", examples=["https://example.com/kinora"])
+    url: str = Field(max_length=MAX_URL, examples=["https://example.com/kinora"])
     events: Annotated[list[CallbackEvent], Field(min_length=1, max_length=len(CallbackEvent))] = FINAL_EVENTS
 
 

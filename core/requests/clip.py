@@ -1,11 +1,23 @@
 """A clip as it is asked for, and with every parameter filled in (resolve.py fills them in)."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticKnownError
 
 # Of an exact clip's work, in 25 steps at 1024×576: 9 full ones, and 16 that take 8.5 % of one (bench/flops.py).
 FAST_WORK = 0.42
+
+
+def no_boolean(value: Any) -> Any:
+    """Python takes `true` for 1."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(no_boolean)]
+Number = Annotated[float, BeforeValidator(no_boolean)]
 
 
 class ClipRequest(BaseModel):
@@ -17,29 +29,31 @@ class ClipRequest(BaseModel):
     prompt: Annotated[
         str | None, Field(max_length=4000, description="Kept on the task; no engine here reads it yet")
     ] = None
-    width: Annotated[int | None, Field(description="Pixels")] = None
-    height: Annotated[int | None, Field(description="Pixels")] = None
-    num_frames: Annotated[int | None, Field(description="Frames in the clip")] = None
-    seconds: Annotated[float | None, Field(gt=0, description="How long it plays, instead of `num_frames`")] = None
-    fps: Annotated[int | None, Field(description="Frames a second")] = None
+    width: Annotated[Whole | None, Field(description="Pixels")] = None
+    height: Annotated[Whole | None, Field(description="Pixels")] = None
+    num_frames: Annotated[Whole | None, Field(description="Frames in the clip")] = None
+    seconds: Annotated[Number | None, Field(gt=0, description="How long it plays, instead of `num_frames`")] = None
+    fps: Annotated[Whole | None, Field(description="Frames a second")] = None
     smooth_fps: Annotated[
-        int | None, Field(description="Frames a second as it plays, if those in between are worked out afterwards")
+        Whole | None, Field(description="Frames a second as it plays, if those in between are worked out afterwards")
     ] = None
-    num_inference_steps: Annotated[int | None, Field(description="Denoising steps")] = None
-    motion_bucket_id: Annotated[int | None, Field(description="How much moves, 1–255")] = None
+    num_inference_steps: Annotated[Whole | None, Field(description="Denoising steps")] = None
+    motion_bucket_id: Annotated[Whole | None, Field(description="How much moves, 1–255")] = None
     noise_aug_strength: Annotated[
-        float | None, Field(description="Noise added to the picture; more means freer motion")
+        Number | None, Field(description="Noise added to the picture; more means freer motion")
     ] = None
-    min_guidance_scale: Annotated[float | None, Field(description="Guidance at the first frame")] = None
-    max_guidance_scale: Annotated[float | None, Field(description="Guidance at the last frame")] = None
-    seed: Annotated[int | None, Field(description="Same seed, same clip; drawn and reported when not given")] = None
-    decode_chunk_size: Annotated[int | None, Field(description="Frames decoded at once; fewer need less memory")] = None
+    min_guidance_scale: Annotated[Number | None, Field(description="Guidance at the first frame")] = None
+    max_guidance_scale: Annotated[Number | None, Field(description="Guidance at the last frame")] = None
+    seed: Annotated[Whole | None, Field(description="Same seed, same clip; drawn and reported when not given")] = None
+    decode_chunk_size: Annotated[Whole | None, Field(description="Frames decoded at once; fewer need less memory")] = (
+        None
+    )
     profile: Annotated[
         str | None, Field(description="`exact`, or `fast`: an approximation of the same clip, sooner")
     ] = None
     fit: Annotated[str | None, Field(description="`cover` crops, `contain` adds bars, `stretch` distorts")] = None
     motion: Annotated[str | None, Field(description="The preview engine's camera")] = None
-    quality: Annotated[int | None, Field(description="x264's crf: 1 is the best, 51 the worst")] = None
+    quality: Annotated[Whole | None, Field(description="x264's crf: 1 is the best, 51 the worst")] = None
 
 
 class ClipSettings(BaseModel):

@@ -133,7 +133,8 @@ def test_the_names_of_sglang_and_vllm_are_understood(client: TestClient, service
         ({"model": "preview", "engine": "preview"}, "engine"),
         ({"size": "large"}, "size"),
         ({"size": "1280x720", "width": "64"}, "width"),
-        ({"size": "2000x2000"}, "width"),
+        ({"size": "2000x2000"}, "size"),
+        ({"guidance_scale": "20", "engine": "svd-xt"}, "guidance_scale"),
         ({"guidance_scale": "2", "max_guidance_scale": "2"}, "max_guidance_scale"),
         ({"seconds": "0"}, "seconds"),
         ({"seconds": "four"}, "seconds"),
@@ -188,7 +189,8 @@ def test_an_engine_that_can_make_openais_sizes_makes_them(client: TestClient) ->
 
 def test_a_size_of_nobodys_is_not_made_to_fit(client: TestClient) -> None:
     answer = client.post("/v1/videos", files={"input_reference": CAT}, data={"size": "4000x2000"})
-    assert refused(answer) == (422, "invalid_parameter", "width")
+    assert refused(answer) == (422, "invalid_parameter", "size")
+    assert answer.json()["error"]["message"] == "size: width must be from 64 to 1920, a multiple of 2; got 4000"
 
 
 def test_the_states_have_openais_names(client: TestClient, services: Services, claim: Callable[[str], Claim]) -> None:

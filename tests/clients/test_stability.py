@@ -72,9 +72,9 @@ def test_the_video_comes_as_json_too(service: Service) -> None:
     ("size", "data", "said"),
     [
         ((800, 600), {}, "image must be one of 1024×576, 576×1024, 768×768; got 800×600"),
-        ((768, 768), {"cfg_scale": "0.5"}, "cfg_scale should be greater than or equal to 1"),
-        ((768, 768), {"motion_bucket_id": "256"}, "motion_bucket_id should be less than or equal to 255"),
-        ((768, 768), {"seed": "4294967295"}, "seed should be less than or equal to 4294967294"),
+        ((768, 768), {"cfg_scale": "0.5"}, "cfg_scale must be at least 1; got 0.5"),
+        ((768, 768), {"motion_bucket_id": "256"}, "motion_bucket_id must be at most 255; got 256"),
+        ((768, 768), {"seed": "4294967295"}, "seed must be at most 4294967294; got 4294967295"),
         ((768, 768), {"prompt": "a cat"}, "prompt is not a known field"),
     ],
 )

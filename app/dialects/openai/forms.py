@@ -164,6 +164,12 @@ def engine_in(form: VideoForm, settings: Settings) -> str | None:
     raise InvalidParameter(message, param="model")
 
 
+def names_in(form: VideoForm) -> dict[str, str]:
+    """The parameters that were asked for by OpenAI's names, with these."""
+    meant = {"width": "size", "height": "size", "engine": "model", "max_guidance_scale": "guidance_scale"}
+    return {ours: theirs for ours, theirs in meant.items() if getattr(form, theirs) is not None}
+
+
 def takes_nearest(form: VideoForm, source: Source) -> bool:
     """Whether the size, or the length of an extension, is such as OpenAI's clients ask for, and not meant for one of
     our engines."""
@@ -199,5 +205,6 @@ def begin(services: Services, caller: Caller, source: Source, form: VideoForm, i
         Dialect.OPENAI,
         nearest=takes_nearest(form, source),
         warnings=tuple(warnings_of(form)),
+        names=names_in(form),
     )
     return accept(services, caller, submission)

@@ -16,7 +16,7 @@ from app.intake.form import FormRoute
 from app.router import create_router
 from app.services import ServicesDep
 from core import errors
-from core.errors import UploadTooLarge
+from core.errors import FileMissing, UploadTooLarge
 from core.ids import new_id
 
 KIND = "application/octet-stream"
@@ -41,12 +41,14 @@ class File(BaseModel):
     "/v1/files",
     status_code=201,
     summary="Hand a picture over",
-    responses=documented(errors.InvalidParameter, errors.UploadTooLarge)
+    responses=documented(errors.InvalidParameter, errors.FileMissing, errors.UploadTooLarge)
     | {201: {"model": File, "description": "What the client names as the model's input"}},
 )
 def create_file(content: UploadFile, services: ServicesDep) -> StreamingResponse:
     """Nothing is kept: the file's URL is the file, and comes back with the prediction."""
     size, sha256, now = content.size or 0, hashlib.sha256(), datetime.now(UTC)
+    if not size:
+        raise FileMissing("the file in content is empty", param="content")
     if size > services.settings.max_upload_mb * 1_000_000:
         raise UploadTooLarge(f"a file may have at most {services.settings.max_upload_mb} MB", param="content")
     for part in parts_of(content):

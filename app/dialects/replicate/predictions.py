@@ -20,6 +20,7 @@ from app.routes import status
 from app.routes.generate import ACCEPT_ERRORS
 from app.services import Caller, CallerDep, Links, LinksDep, RetryKey, Services, ServicesDep
 from app.tasks import follow
+from app.validation import invalid_parameter
 from core import errors
 from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
 from core.callbacks.payloads.replicate import OWNER, located, prediction_of
@@ -28,6 +29,7 @@ from core.engines.known import known_engines
 from core.errors import FileMissing, InvalidParameter, LedgerUnavailable, QueueFull
 from core.outbound import check_outbound_url
 from core.requests.clip import ClipRequest
+from core.shown import shown
 from core.task import Callback, Dialect, Step, Task, progress_of
 
 # The public models that Stable Video Diffusion is, and those of their versions that code out there names.
@@ -65,7 +67,7 @@ class NewPrediction(BaseModel):
     webhook: Annotated[str | None, Field(description="Where the prediction is posted as it goes on")] = None
     webhook_events_filter: Annotated[
         list[Literal["start", "output", "logs", "completed"]] | None,
-        Field(max_length=4, description="When; without it, at all of them"),
+        Field(min_length=1, max_length=4, description="When; without it, at all of them"),
     ] = None
 
 
@@ -127,6 +129,8 @@ def create_prediction(
 ) -> StreamingResponse:
     """`version` or `model` is that of a public Stable Video Diffusion model, which means this service's own engine, or
     the name of an engine."""
+    if asked.version and asked.model:
+        raise InvalidParameter("give version or model, not both", param="model")
     return create(request, asked, asked.version or asked.model, services, caller, links, prefer, idempotency_key)
 
 
@@ -145,6 +149,9 @@ def create_model_prediction(
     idempotency_key: RetryKey = None,
 ) -> StreamingResponse:
     """As `POST /v1/predictions`, with the model in the path."""
+    for field in ("version", "model"):
+        if getattr(asked, field):
+            raise InvalidParameter(f"{field} must be left out: the path names the model", param=field)
     return create(request, asked, f"{owner}/{name}", services, caller, links, prefer, idempotency_key)
 
 
@@ -221,13 +228,15 @@ def create(
 ) -> StreamingResponse:
     engine, given, seconds = engine_of(ref, services), dict(asked.input), seconds_to_wait(prefer)
     picture = picture_in(given, services.settings)
-    clip, sizing = request_of(given if engine else DEFAULTS | given, engine)
+    names = {ours: theirs for theirs, ours in NAMES.items() if theirs in given}
+    clip, sizing = request_of(given, engine)
     submission = Submission(
         picture,
         clip,
         idempotency_key,
         callback=callback_of(asked, services.settings),
         dialect=Dialect.REPLICATE,
+        names=names | ({"width": picture.param, "height": picture.param} if sizing else {}),
         sizing=Sizing(sizing, partial(with_size, clip, sizing)) if sizing else None,
     )
     task_id = accept(services, caller, submission)
@@ -260,7 +269,7 @@ def seconds_to_wait(prefer: str) -> float:
     if not is_given:
         return MOST_SECONDS if asked else 0.0
     if not (seconds.isdecimal() and 1 <= int(seconds[:9]) <= MOST_SECONDS):
-        raise InvalidParameter(f"Prefer: wait must be from 1 to 60 s; got {seconds[:80]!r}", param="Prefer")
+        raise InvalidParameter(f"Prefer: wait must be from 1 to 60 s; got {shown(seconds)}", param="Prefer")
     return float(seconds)
 
 
@@ -287,12 +296,16 @@ def engine_of(ref: str | None, services: Services) -> str | None:
     if name in PUBLIC_MODELS.values() or (model in PUBLIC_MODELS and version in ("", PUBLIC_MODELS[model])):
         return None
     choices = ", ".join([*engines, *(f"{model}:{version}" for model, version in PUBLIC_MODELS.items())])
-    raise InvalidParameter(f"version or model must be one of {choices}; got {name[:120]!r}", param="version")
+    raise InvalidParameter(f"version or model must be one of {choices}; got {shown(name)}", param="version")
 
 
 def request_of(given: dict[str, Any], engine: str | None) -> tuple[ClipRequest, str | None]:
     """What is asked for, and how the clip's size follows from the picture's. Raises InvalidParameter."""
-    fields = {NAMES.get(name, name): value for name, value in given.items() if name not in PICTURES}
+    for names in (*NAMES.items(), ("video_length", "num_frames")):
+        if all(given.get(name) is not None for name in names):
+            raise InvalidParameter(f"give {' or '.join(names)}, not both", param=names[-1])
+    fields = {} if engine else ours_of(DEFAULTS)
+    fields |= ours_of({name: value for name, value in given.items() if name not in PICTURES})
     sizing = chosen(fields.pop("sizing_strategy", None), SIZINGS, "sizing_strategy")
     length = chosen(fields.pop("video_length", None), tuple(FRAMES), "video_length")
     if length and "num_frames" not in fields and "seconds" not in fields:
@@ -302,21 +315,25 @@ def request_of(given: dict[str, Any], engine: str | None) -> tuple[ClipRequest, 
     try:
         request = ClipRequest.model_validate(fields)
     except ValidationError as error:
+        theirs = {ours: name for name, ours in NAMES.items() if name in given}
         first = error.errors()[0]
-        ours = str(first["loc"][0]) if first["loc"] else "input"
-        name = next((theirs for theirs, name in NAMES.items() if name == ours and theirs in given), ours)
-        what = (
-            "is no input of this model" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Input ")
-        )
-        raise InvalidParameter(f"{name} {what}", param=name) from error
+        ours = str(next(iter(first["loc"]), "input"))
+        name = theirs.get(ours, ours)
+        if first["type"] == "extra_forbidden":
+            raise InvalidParameter(f"{name} is no input of this model", param=name) from error
+        raise invalid_parameter([first | {"loc": (name,)}]) from error
     own_size = request.width is not None or request.height is not None
     return request, None if own_size else sizing
+
+
+def ours_of(given: dict[str, Any]) -> dict[str, Any]:
+    return {NAMES.get(name, name): value for name, value in given.items()}
 
 
 def chosen(value: Any, choices: tuple[str, ...], name: str) -> str | None:
     if value is None or value in choices:
         return None if value is None else str(value)
-    raise InvalidParameter(f"{name} must be one of {', '.join(choices)}; got {str(value)[:80]!r}", param=name)
+    raise InvalidParameter(f"{name} must be one of {', '.join(choices)}; got {shown(value)}", param=name)
 
 
 def picture_in(given: dict[str, Any], settings: Settings) -> SentPicture | PictureUrl:

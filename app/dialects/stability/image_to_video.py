@@ -65,6 +65,7 @@ def image_to_video(
         asked,
         idempotency_key,
         dialect=Dialect.STABILITY,
+        names={"max_guidance_scale": "cfg_scale"},
         sizing=Sizing("as the picture", lambda size: asked.model_copy(update=check_size(size))),
     )
     return Generation(id=accept(services, caller, submission))

@@ -3,19 +3,30 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
-from fastapi.params import Depends
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.params import Depends as Dependency
+from fastapi.routing import APIRoute
 
 from app import errors
+from app.intake.strict_json import JsonRoute, check_each_once
 from app.services import needs_key
 
 
-def create_router(dependencies: Sequence[Depends] = (needs_key,), **options: Any) -> APIRouter:
-    """Return a router whose routes are documented as wanting a key, with the errors that any route can give.
+async def each_query_once(request: Request) -> None:
+    """Raises InvalidParameter for a parameter that the query has twice."""
+    check_each_once(name for name, _ in request.query_params.multi_items())
+
+
+def create_router(
+    dependencies: Sequence[Dependency] = (needs_key,), route_class: type[APIRoute] = JsonRoute, **options: Any
+) -> APIRouter:
+    """Return a router whose routes are documented as wanting a key, with the errors that any route can give, and which
+    take nothing that is there twice.
 
     Who calls is found out before, by app/middleware/auth.py."""
     return APIRouter(
-        dependencies=dependencies,
+        dependencies=[*dependencies, Depends(each_query_once)],
+        route_class=route_class,
         responses=errors.everywhere(),
         generate_unique_id_function=lambda route: route.name,
         **options,

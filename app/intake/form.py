@@ -1,23 +1,24 @@
 """What is special about forms: bounds on their parts, which Starlette would allow a thousand of, one kind and one
-character set, since reading others can take far longer than receiving them, and no null.
+character set, since reading others can take far longer than receiving them, no null, and one value for each field but
+LISTS.
 
 A JSON object is read as the form it stands for, so that each route knows one way of being asked: `{"a": {"b": 1}}` is
 the field `a[b]`, as clients write it who turn objects into forms.
 """
 
 import json
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Annotated, Any
 
 import fastapi
-from fastapi import HTTPException, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import HTTPException
 from pydantic import BaseModel, WithJsonSchema
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from app.intake.strict_json import JsonRoute, StrictJson, check_each_once
 from core.errors import InvalidParameter
 
 MAX_FIELDS = 40
@@ -38,6 +39,8 @@ PICTURES = (
     "video",
 )
 MAX_FILES = len(PICTURES)
+LISTS = ("callback_events",)
+"""The fields that hold more than one value."""
 
 PictureText = Annotated[fastapi.UploadFile, WithJsonSchema({"type": "string"})]
 """A picture's field that is meant for a URL or base64, so that a page does not ask for a file there."""
@@ -77,7 +80,7 @@ def also_json(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
 
 
-class BoundedForm(Request):
+class BoundedForm(StrictJson):
     def form(self, **_: Any) -> Any:
         kind, options = parse_options_header(self.headers.get("content-type", ""))
         if kind == b"application/json":
@@ -86,7 +89,7 @@ class BoundedForm(Request):
             raise HTTPException(400, "a form is sent as multipart/form-data or as application/json")
         length = self.headers.get("content-length", "")
         if kind == b"application/x-www-form-urlencoded" and not (length.isdigit() and int(length) <= MAX_URLENCODED):
-            raise HTTPException(413, f"a form that is no multipart may have at most {MAX_URLENCODED} bytes")
+            raise HTTPException(413, f"a form that is no multipart may have at most {MAX_URLENCODED // 1024} KiB")
         if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8", b"us-ascii"):
             raise HTTPException(400, "the form's fields must be in UTF-8")
         return self._multipart() if kind == b"multipart/form-data" else self._urlencoded()
@@ -96,20 +99,19 @@ class BoundedForm(Request):
         return normalize_fields([(name, with_pluses(name, value)) for name, value in items])
 
     async def _multipart(self) -> FormData:
-        parser = PictureParser(
-            self.headers, self.stream(), max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
-        )
+        parser = PictureParser(self.headers, self.stream(), max_files=MAX_FILES, max_fields=MAX_FIELDS)
         try:
-            return normalize_fields((await parser.parse()).multi_items())
+            form = await parser.parse()
         except MultiPartException as error:
             raise HTTPException(400, error.message) from error
+        try:
+            return normalize_fields(form.multi_items())
+        except InvalidParameter:
+            await form.close()
+            raise
 
     async def _json_form(self) -> FormData:
-        # app/middleware/json_bodies.py has seen to it that there is little in it but pictures.
-        try:
-            found = json.loads(await self.body())
-        except (ValueError, RecursionError) as error:
-            raise HTTPException(400, "the body is no JSON") from error
+        found = await self.json()  # app/middleware/json_bodies.py has seen to it that it is little but for pictures
         if not isinstance(found, dict):
             raise HTTPException(400, "the body must be a JSON object")
         items = list(fields_of(found))
@@ -126,10 +128,19 @@ class PictureParser(MultiPartParser):
             part.content_disposition = (part.content_disposition or b"") + b'; filename="text"'
         super().on_headers_finished()
 
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        part = self._current_part
+        if part.file is None and len(part.data) + end - start > MAX_FIELD_BYTES:
+            raise MultiPartException(f"{part.field_name} may have at most {MAX_FIELD_BYTES} bytes")
+        super().on_part_data(data, start, end)
+
 
 def normalize_fields(items: list[tuple[str, str | UploadFile]]) -> FormData:
-    """`a[]`, which is how some clients write a list, is another `a`; a picture's field is a file, whatever is in it."""
-    return FormData([(name.removesuffix("[]"), as_file(name, value)) for name, value in items])
+    """`a[]`, which is how some clients write a list, is another `a`; a picture's field is a file, whatever is in it.
+    Raises InvalidParameter for a field that is there twice and is no list."""
+    fields = [(name.removesuffix("[]"), value) for name, value in items]
+    check_each_once(name for name, _ in fields if name not in LISTS)
+    return FormData([(name, as_file(name, value)) for name, value in fields])
 
 
 def with_pluses(name: str, value: Any) -> Any:
@@ -141,28 +152,33 @@ def with_pluses(name: str, value: Any) -> Any:
 
 
 def as_file(name: str, value: str | UploadFile) -> str | UploadFile:
-    return UploadFile(BytesIO(value.encode())) if isinstance(value, str) and name in PICTURES else value
+    return UploadFile(BytesIO(value.encode(errors="replace"))) if isinstance(value, str) and name in PICTURES else value
 
 
 def fields_of(found: dict[str, Any], inside: str = "") -> Iterator[tuple[str, str | UploadFile]]:
+    """Yield what an object of JSON is as a form. Raises InvalidParameter for a list where one value is meant."""
     for key, value in found.items():
         name = f"{inside}[{key}]" if inside else key
         if len(name) > MAX_NAME:
             raise HTTPException(400, f"the name of a field may have at most {MAX_NAME} characters")
-        for each in value if isinstance(value, list) else [value]:
+        for each in values_of(name, value):
             if isinstance(each, dict):
                 yield from fields_of(each, name)
             elif each is not None:  # a form has no null, its fields are there or not
                 yield name, each if isinstance(each, str) else json.dumps(each)
 
 
-class FormRoute(APIRoute):
+def values_of(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        return [value]
+    if name not in LISTS:
+        raise InvalidParameter(f"{name} must be one value, not a list", param=name)
+    if not value:
+        raise InvalidParameter(f"{name} must have at least 1 value, or be left out", param=name)
+    return value
+
+
+class FormRoute(JsonRoute):
     """A route whose form is bounded: 400 for what is beyond."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_bounded(request: Request) -> Response:
-            return await handle(BoundedForm(request.scope, request.receive))
-
-        return handle_bounded
+    request_class = BoundedForm

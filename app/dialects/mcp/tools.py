@@ -13,12 +13,13 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
-from pydantic import Field
+from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from app.errors import code_and_message
 from app.intake.accept import accept
 from app.intake.source import read_picture
+from app.intake.strict_json import read_json
 from app.intake.submission import Submission
 from app.middleware.body_limit import largest_upload
 from app.routes import engines, status
@@ -26,10 +27,11 @@ from app.routes.engines import EngineList
 from app.routes.status import TaskPage, TaskStatus
 from app.services import Caller, Links, Services, links_of
 from app.tasks import follow, require_result
+from app.validation import invalid_parameter
 from core.config.settings import Settings
-from core.errors import KinoraError, TaskNotFound
+from core.errors import InvalidParameter, KinoraError, TaskNotFound
 from core.ids import ID_PATTERN
-from core.requests.clip import ClipRequest
+from core.requests.clip import ClipRequest, Whole
 from core.status import Status
 from core.task import Dialect
 
@@ -45,7 +47,7 @@ TaskId = Annotated[str, Field(pattern=ID_PATTERN, description="As make_video gav
 
 def create_session_manager(settings: Settings) -> StreamableHTTPSessionManager:
     """Build the server with its tools. Its `run()` may be entered once."""
-    server = MCPServer("kinora", title="Kinora", instructions=INSTRUCTIONS, subscriptions=False)
+    server = Tools("kinora", title="Kinora", instructions=INSTRUCTIONS, subscriptions=False)
     for tool in (make_video, get_task, wait_for_task, cancel_task, list_tasks, list_engines):
         server.tool()(tool)
     server.resource("kinora://videos/{task_id}", name="video", description="The MP4 of a task", mime_type="video/mp4")(
@@ -56,6 +58,31 @@ def create_session_manager(settings: Settings) -> StreamableHTTPSessionManager:
     limit = largest_upload(settings.max_upload_mb)
     server.streamable_http_app(stateless_http=True, transport_security=theirs, max_request_body_size=limit)
     return server.session_manager
+
+
+class Tools(MCPServer):
+    """Refuses what no tool takes with a code, as everywhere."""
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        with refusals():
+            await self._check(name, arguments, context.request_context.request)
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if isinstance(error.__cause__, ToolError):  # the library has put words of its own before it
+                raise error.__cause__ from error
+            if isinstance(error.__cause__, ValidationError):
+                refused = invalid_parameter(error.__cause__.errors())
+                raise ToolError(": ".join(code_and_message(refused))) from error.__cause__
+            raise
+
+    async def _check(self, name: str, arguments: dict[str, Any], request: Request) -> None:
+        """Raises InvalidParameter for an argument that is there twice, or that the tool does not know."""
+        read_json(await request.body())
+        known = next((tool.input_schema["properties"] for tool in await self.list_tools() if tool.name == name), None)
+        for argument in arguments:
+            if known is not None and argument not in known:
+                raise InvalidParameter(f"{argument} is not a known argument of {name}", param=argument)
 
 
 class RequestContext:
@@ -95,7 +122,7 @@ def get_task(context: Context[Any, Request], task_id: TaskId) -> TaskStatus:
 async def wait_for_task(
     context: Context[Any, Request],
     task_id: TaskId,
-    seconds: Annotated[int, Field(ge=1, le=MOST_SECONDS, description="At most so long")] = 50,
+    seconds: Annotated[Whole, Field(ge=1, le=MOST_SECONDS, description="At most so long")] = 50,
 ) -> TaskStatus:
     """Wait until a task has ended, with notifications of its progress. Where it still runs then, wait again."""
     asked = RequestContext(context)
@@ -127,7 +154,7 @@ def list_tasks(
     context: Context[Any, Request],
     in_state: Annotated[Status | None, Field(description="Only those in this state")] = None,
     after: Annotated[str | None, Field(pattern=ID_PATTERN, description="The last task of the page before")] = None,
-    limit: Annotated[int, Field(ge=1, le=200)] = 20,
+    limit: Annotated[Whole, Field(ge=1, le=200)] = 20,
 ) -> TaskPage:
     """The tasks of the caller's key, newest first."""
     asked = RequestContext(context)

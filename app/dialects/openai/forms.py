@@ -1,16 +1,17 @@
 """What `/v1/videos` is asked with, in Kinora's words: OpenAI's fields, what SGLang and vLLM-Omni add to them, and
 every parameter of Kinora's own beside them or in `extra_params`."""
 
-import json
 import re
 from typing import Annotated, Any
 
 from fastapi import Form, UploadFile
 from pydantic import ConfigDict, Field, model_validator
+from starlette.exceptions import HTTPException
 
 from app.intake.accept import accept
 from app.intake.form import PictureText, alias_of, exactly_one, fields_of, without_null
 from app.intake.source import Extension, PictureUrl, SentPicture, Source, uploaded
+from app.intake.strict_json import read_json
 from app.intake.submission import Submission
 from app.services import Caller, Services
 from core.callbacks.endpoints import FINAL_EVENTS
@@ -116,8 +117,8 @@ def in_extra_params(given: dict[str, Any]) -> list[tuple[str, Any]]:
     if text is None:
         return []
     try:
-        found = json.loads(text)
-    except (ValueError, TypeError, RecursionError):
+        found = read_json(text)
+    except (HTTPException, TypeError):
         found = None
     if not isinstance(found, dict):
         raise InvalidParameter("extra_params must be a JSON object", param="extra_params")

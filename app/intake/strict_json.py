@@ -1,0 +1,63 @@
+"""JSON from a caller, read as it was written: where an object has a name twice, Python would drop one of the values."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, ClassVar
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from core.errors import InvalidParameter, KinoraError
+
+LONGEST_NUMBER = 4300  # digits; Python reads no more
+
+
+def read_json(text: str | bytes) -> Any:
+    """Raises InvalidParameter for a name that is there twice, HTTPException for what is no JSON. A whole number that is
+    too long for Python stays text."""
+    try:
+        return json.loads(text, object_pairs_hook=each_once, parse_int=whole_number)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, "the body is no JSON") from error
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    check_each_once(name for name, _ in pairs)
+    return dict(pairs)
+
+
+def whole_number(digits: str) -> int | str:
+    return int(digits) if len(digits) <= LONGEST_NUMBER else digits
+
+
+def check_each_once(names: Iterable[str]) -> None:
+    """Raises InvalidParameter."""
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise InvalidParameter(f"{name} must be given once; it is there {times} times", param=name)
+
+
+class StrictJson(Request):
+    async def json(self) -> Any:
+        return read_json(await self.body())
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is read as `request_class` reads it."""
+
+    request_class: ClassVar[type[Request]] = StrictJson
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            try:
+                return await handle(self.request_class(request.scope, request.receive))
+            except HTTPException as error:
+                if isinstance(error.__cause__, KinoraError):  # FastAPI makes a 400 of what reading a body raises
+                    raise error.__cause__ from error
+                raise
+
+        return handle_strictly

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -11,10 +10,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.route_path import route_path
 from app.validation import invalid_parameter
 from core import errors
 from core.errors import KinoraError, Retry
@@ -31,6 +31,7 @@ CODES = {
     405: "method_not_allowed",
     408: "request_timeout",
     413: errors.UploadTooLarge.code,
+    415: "content_type_unsupported",
     431: "too_many_headers",
 }
 
@@ -66,7 +67,7 @@ def answer(
 def vendor_error_fields(request: Request, status: int, code: str, message: str) -> dict[str, Any]:
     """Return what the clients of another API read an error by, on the paths that are that API's."""
     for dialect in request.app.state.dialects:
-        if dialect.error_fields and request.scope["path"].startswith(dialect.paths):
+        if dialect.error_fields and route_path(request.scope).startswith(dialect.paths):
             return dict(dialect.error_fields(status, code, message))
     return {}
 
@@ -100,7 +101,7 @@ def everywhere() -> dict[int | str, dict[str, Any]]:
     codes = {400: "bad_request", 500: errors.InternalError.code} | CODES
     others: dict[int | str, dict[str, Any]] = {
         status: {"description": f"`{codes[status]}`", "content": {"application/json": ERROR_SCHEMA}}
-        for status in (400, 405, 408, 431, 500)
+        for status in (400, 405, 408, 415, 431, 500)
     }
     others[500]["model"] = ErrorBody  # which has FastAPI put it among the schemas that the others refer to
     return others | ours
@@ -125,30 +126,46 @@ async def _kinora(request: Request, error: Exception) -> JSONResponse:
     return answer_to(request, cast(KinoraError, error))
 
 
-def refusal(request: Request, error: KinoraError | HTTPException) -> "JSONResponse | ClosingResponse":
+def refusal(request: Request, error: KinoraError | HTTPException) -> ASGIApp:
     """The answer to a request whose body nobody wants: the connection ends with it."""
     response = answer_to(request, error) if isinstance(error, KinoraError) else answer_http(request, error)
-    has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
-    return ClosingResponse(response) if has_body else response
+    return closing(request, response)
+
+
+def closing(request: Request, response: ASGIApp) -> ASGIApp:
+    """Return `response`, after which the connection ends if there is a body that nobody has read."""
+    return ClosingResponse(response) if has_body(request) else response
+
+
+def has_body(request: Request) -> bool:
+    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
 
 
 class ClosingResponse:
     """A whole answer, after which the connection is closed. What still comes is thrown away for a moment first: to
     close at once would be a reset, with which proxies and clients lose the answer."""
 
-    def __init__(self, response: JSONResponse) -> None:
+    def __init__(self, response: ASGIApp) -> None:
         self.response = response
-        response.headers["Connection"] = "close"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        head = {"status": self.response.status_code, "headers": self.response.raw_headers}
-        await send({"type": "http.response.start", **head})
-        await send({"type": "http.response.body", "body": self.response.body, "more_body": True})
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_SECONDS):
-                while (await receive()).get("more_body"):
-                    pass
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Connection"] = "close"
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            await discard(receive)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await self.response(scope, receive, answer)
+
+
+async def discard(receive: Receive) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await receive()).get("more_body"):
+                pass
 
 
 def answer_to(request: Request, error: KinoraError) -> JSONResponse:
@@ -176,26 +193,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
-    response = answer_http(request, cast(HTTPException, error))
-    # Starlette names the methods of the first route with this path, not of all.
-    if response.status_code == 405 and (methods := methods_at(request.scope, request.app.routes)):
-        response.headers["Allow"] = ", ".join(sorted(methods))
-    return response
-
-
-def methods_at(scope: Scope, routes: Sequence[BaseRoute]) -> set[str]:
-    """Of the route with this very path, else of the first that it fits, and of those that are spelled alike."""
-    found = list(matching(scope, routes))
-    spelled = next((path for path, _ in found if path == scope["path"]), found[0][0] if found else "")
-    return {method for path, methods in found if path == spelled for method in methods}
-
-
-def matching(scope: Scope, routes: Sequence[BaseRoute]) -> Iterator[tuple[str, set[str]]]:
-    for route in routes:
-        if included := getattr(route, "original_router", None):  # what FastAPI makes of a router that was included
-            yield from matching(scope, included.routes)
-        elif route.matches(scope)[0] != Match.NONE:
-            yield getattr(route, "path", ""), getattr(route, "methods", None) or set()
+    return answer_http(request, cast(HTTPException, error))
 
 
 def answer_http(request: Request, error: HTTPException) -> JSONResponse:

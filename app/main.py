@@ -23,6 +23,7 @@ from app.middleware.http_metrics import HttpMetrics
 from app.middleware.json_bodies import JsonBodies
 from app.middleware.limiter import Limiter
 from app.middleware.request_log import RequestLog
+from app.middleware.routing import Routing
 from app.middleware.security_headers import SecurityHeaders
 from app.middleware.slow_clients import SlowClients
 from app.routes import engines, events, generate, health, metrics, preview, results, status, studio, webhooks
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None, decoder: Decoder | None = None)
     uploads = re.compile("|".join(["/generate", *(dialect.uploads for dialect in DIALECTS)]))
     app.add_middleware(JsonBodies, max_upload_mb=settings.max_upload_mb, uploads=uploads)
     app.add_middleware(BodyLimit, max_upload_mb=settings.max_upload_mb, uploads=uploads)
+    app.add_middleware(Routing)
     app.add_middleware(Authentication, limiter=app.state.limiter)
     app.add_middleware(SlowClients)
     origins = allowed_origins(settings)
@@ -89,6 +91,7 @@ def create_app(settings: Settings | None = None, decoder: Decoder | None = None)
     router.install(app, *(each for dialect in DIALECTS for each in dialect.routers))
     router.install(app, *(module.router for module in SERVICE_ROUTES))
     studio.install(app)
+    router.answer_head(app)
     return app
 
 

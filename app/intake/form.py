@@ -24,6 +24,7 @@ from core.errors import InvalidParameter
 MAX_FIELDS = 40
 MAX_FIELD_BYTES = 20_000
 MAX_NAME = 200  # characters: what is in an object of JSON has the object's name before its own, each time
+MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 MAX_URLENCODED = 64 * 1024  # of these Starlette bounds nothing
 
 # Where a picture is expected, or a URL, or base64: all of them are read as files, which are not held in memory.
@@ -85,11 +86,10 @@ class BoundedForm(StrictJson):
         kind, options = parse_options_header(self.headers.get("content-type", ""))
         if kind == b"application/json":
             return self._json_form()
-        if kind not in (b"", b"multipart/form-data", b"application/x-www-form-urlencoded"):
-            raise HTTPException(400, "a form is sent as multipart/form-data or as application/json")
         length = self.headers.get("content-length", "")
         if kind == b"application/x-www-form-urlencoded" and not (length.isdigit() and int(length) <= MAX_URLENCODED):
-            raise HTTPException(413, f"a form that is no multipart may have at most {MAX_URLENCODED // 1024} KiB")
+            most = f"{URLENCODED} is for forms that say their length, of up to {MAX_URLENCODED} bytes"
+            raise HTTPException(415, f"{most}: a picture is sent as {MULTIPART} or application/json")
         if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8", b"us-ascii"):
             raise HTTPException(400, "the form's fields must be in UTF-8")
         return self._multipart() if kind == b"multipart/form-data" else self._urlencoded()
@@ -182,3 +182,4 @@ class FormRoute(JsonRoute):
     """A route whose form is bounded: 400 for what is beyond."""
 
     request_class = BoundedForm
+    media_types = (MULTIPART, URLENCODED, "application/json")

@@ -12,6 +12,7 @@ from app.errors import refusal
 from app.middleware.base import Middleware
 from app.middleware.browser_guard import check_browser
 from app.middleware.limiter import Allowance, Limiter
+from app.route_path import route_path
 from app.services import Caller, Services
 from core.config.settings import Settings
 from core.errors import KinoraError, LedgerUnavailable, RateLimited, Unauthorized
@@ -40,7 +41,8 @@ class Authentication(Middleware):
         self.limiter = limiter
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in PUBLIC or scope["path"].startswith(PUBLIC_FOLDERS):
+        path = route_path(scope)
+        if (path.rstrip("/") or "/") in PUBLIC or path.startswith(PUBLIC_FOLDERS):
             await self.app(scope, receive, send)
             return
         request = Request(scope)
@@ -75,7 +77,7 @@ def identify(services: Services, request: Request) -> Caller:
         check_browser(request, services.settings)
         return ANYONE
     # Not request.url.path: Starlette puts a URL together from the Host header, which can hold a path of its own.
-    text, path = key_in(request), request.scope["path"]
+    text, path = key_in(request), route_path(request.scope)
     try:
         key = services.ledger.keys.find(text) if text else None
         if key:

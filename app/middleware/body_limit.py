@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.base64_json import BASE64_GROWTH
 from app.errors import refusal
 from app.middleware.base import Middleware
+from app.route_path import route_path
 from core.errors import QueueFull, UploadTooLarge
 
 # What the other fields and the multipart wrapping may add to the picture; and what any other request may send.
@@ -39,7 +40,7 @@ class BodyLimit(Middleware):
         """Uploads, now."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_upload = self.uploads.fullmatch(scope["path"]) is not None
+        is_upload = self.uploads.fullmatch(route_path(scope)) is not None
         length, limit = Headers(scope=scope).get("content-length", "0"), self.limits[is_upload]
         if length.isdigit() and int(length[:20]) > limit:
             await refusal(Request(scope), self.too_large(is_upload))(scope, receive, send)

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import refusal
 from app.middleware.base import Middleware
 from app.middleware.body_limit import FORM_BYTES, largest_upload
+from app.route_path import route_path
 from core.concurrency import ConcurrencyLimit
 from core.errors import QueueFull, UploadTooLarge
 
@@ -45,7 +46,7 @@ class JsonBodies(Middleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        if request.method != "POST" or not self.uploads.fullmatch(scope["path"]) or is_form(request):
+        if request.method != "POST" or not self.uploads.fullmatch(route_path(scope)) or is_form(request):
             await self.app(scope, receive, send)
             return
         owner, length = request.state.caller.owner, request.headers.get("content-length", "")

@@ -4,6 +4,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from app.middleware.base import Middleware
+from app.route_path import route_path
 from core.config.settings import Settings
 
 # A result opened by itself is shown in a page that the browser makes: it may show that one file.
@@ -26,7 +27,7 @@ STUDIO = (
 
 class SecurityHeaders(Middleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
+        path = route_path(scope)
 
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":

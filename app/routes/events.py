@@ -88,6 +88,8 @@ def events(
     cursor = StreamCursor(links) if last_event_id is None else cursor_at(last_event_id, snapshot, links)
     if snapshot.status.is_final and cursor.move == snapshot.moves[-1].event_id:
         return Response(status_code=204)
+    if request.method == "HEAD":  # whose answer would not end before its client leaves
+        return Response(media_type="text/event-stream")
     poller: SnapshotPoller = request.app.state.poller
     return EventSourceResponse(stream(poller, task_id, cursor), ping=HEARTBEAT_SECONDS, sep=SEPARATOR)
 

@@ -48,7 +48,6 @@ router = create_router([needs_key, Depends(signed_link)], tags=["results"])
         304: {"description": "The copy is still good"},
     },
 )
-@router.head("/results/{task_id}", include_in_schema=False)
 def video(task_id: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """The MP4. Understands Range, If-Range and If-None-Match. 410 says why there is no video and never will be.
     A `result_url` with `expires` and `signature` needs no key."""
@@ -67,7 +66,6 @@ def video(task_id: str, request: Request, services: ServicesDep, caller: CallerD
         304: {"description": "The copy is still good"},
     },
 )
-@router.head("/results/{task_id}/thumbnail", include_in_schema=False)
 def thumbnail(task_id: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """The first frame as a JPEG."""
     return artifact_response(services, caller, request, task_id, "thumbnail", "jpg", "image/jpeg")

@@ -17,7 +17,6 @@ def install(app: FastAPI) -> None:
 
 
 @router.get("/", include_in_schema=False)
-@router.head("/", include_in_schema=False)
 async def page(request: Request) -> Response:
     answer: Response = await request.app.state.studio.get_response("index.html", request.scope)
     answer.headers["Content-Security-Policy"] = studio_policy(request.app.state.settings)

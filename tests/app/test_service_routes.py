@@ -199,11 +199,6 @@ def test_with_the_ledger_away_callers_are_told_to_come_back(client: TestClient, 
     assert "kinora_store_up" in client.get("/metrics").text
 
 
-def test_a_method_that_a_path_does_not_have_is_told_which_it_has(client: TestClient) -> None:
-    assert client.put("/webhooks").headers["allow"] == "GET, POST"
-    assert client.post("/results/none").headers["allow"] == "GET, HEAD"
-
-
 def test_what_a_worker_works_on_is_for_an_admin(client: TestClient, services: Services) -> None:
     services.ledger.report_worker(replace(worker_that_says("cpu", "cpu", "preview", None), step_id="1" * 32))
     told = {}

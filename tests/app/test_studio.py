@@ -68,4 +68,4 @@ def test_nothing_else_is_served(path: str, client: TestClient) -> None:
 def test_a_file_of_the_page_is_for_reading(path: str, client: TestClient) -> None:
     assert client.head(path).status_code == 200
     answer = client.post(path)
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 EXCHANGES = 100  # at once
 
-router = create_router()
+
+class ExchangeRoute(APIRoute):
+    media_types = ("application/json",)
+
+
+router = create_router(route_class=ExchangeRoute)
 
 
 class McpServer:

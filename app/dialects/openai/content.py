@@ -40,7 +40,6 @@ KINDS = {"video": ("mp4", "video/mp4"), "thumbnail": ("jpg", "image/jpeg"), "spr
         304: {"description": "The copy is still good"},
     },
 )
-@router.head("/{video_id}/content", include_in_schema=False)
 def video_content(
     video_id: str,
     request: Request,

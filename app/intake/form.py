@@ -7,7 +7,7 @@ the field `a[b]`, as clients write it who turn objects into forms.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from io import BytesIO
 from typing import Annotated, Any
 
@@ -121,6 +121,21 @@ class BoundedForm(StrictJson):
 
 
 class PictureParser(MultiPartParser):
+    is_whole = False
+
+    def on_end(self) -> None:
+        self.is_whole = True
+
+    async def parse(self) -> FormData:
+        self.stream = self._to_the_end(self.stream)
+        return await super().parse()
+
+    async def _to_the_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not self.is_whole:
+            raise MultiPartException("the form ends before its last boundary")
+
     def on_headers_finished(self) -> None:
         part = self._current_part
         _, options = parse_options_header(part.content_disposition)

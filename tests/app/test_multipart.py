@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.pictures import png
+from harness.pictures import CAT, png
 from tests.app.conftest import FUZZ_EXAMPLES
 
 # What a form is made of, and what nearly is.
@@ -57,3 +57,32 @@ def test_any_body_is_taken_or_refused_in_words(client: TestClient, body: bytes, 
     assert answer.status_code in (202, 400, 413, 415, 422), (answer.status_code, answer.text)
     if answer.status_code != 202:
         assert answer.json()["error"]["code"]
+
+
+FORM = {
+    "/generate": "file",
+    "/v1/videos": "input_reference",
+    "/v1/videos/sync": "input_reference",
+    "/v2beta/image-to-video": "image",
+    "/v1/files": "content",
+}
+
+
+@pytest.mark.parametrize(("path", "field"), FORM.items())
+def test_a_form_that_ends_before_its_last_boundary_is_refused(client: TestClient, path: str, field: str) -> None:
+    """A proxy or a client that gave up in the middle: what is missing may be a field, or half of the picture."""
+    name = f'Content-Disposition: form-data; name="{field}"; filename="a.png"\r\n\r\n'.encode()
+    whole = (
+        b"--x\r\n" + name + CAT + b"\r\n--x\r\n" + b'Content-Disposition: form-data; name="seed"\r\n\r\n7\r\n--x--\r\n'
+    )
+    as_form = {"Content-Type": "multipart/form-data; boundary=x"}
+    ends = [
+        whole.index(CAT) + len(CAT) // 2,
+        whole.index(b"\r\n--x\r\n"),
+        *(len(whole) - cut for cut in (4, 7, 10, 60)),
+    ]
+    for end in ends:
+        answer = client.post(path, content=whole[:end], headers=as_form)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request"), whole[end - 20 : end]
+        assert answer.json()["error"]["message"] == "the form ends before its last boundary"
+    assert client.get("/tasks").json()["tasks"] == []

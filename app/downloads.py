@@ -3,10 +3,12 @@
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
+from app.conditions import Validators
 from app.ranges import parse_range
 from app.services import Caller, Services
 from app.tasks import require_result
 from core import errors
+from core.storage import Storage
 
 # A result never changes once it is there.
 CACHE = "private, max-age=86400, immutable"
@@ -18,30 +20,36 @@ def artifact_response(
     services: Services, caller: Caller, request: Request, task_id: str, name: str, suffix: str, media_type: str
 ) -> Response:
     """Return the answer with the task's artifact of this name. Raises TaskNotFound, NotReady, TaskGone,
-    ArtifactNotFound, RangeNotSatisfiable, StorageUnavailable."""
+    ArtifactNotFound, PreconditionFailed, RangeNotSatisfiable, StorageUnavailable."""
     task = services.ledger.task(task_id, caller.sees)
     require_result(services, task)
     made = services.ledger.artifacts(task_id)
     if name not in made:  # made before there was such a thing
         raise errors.ArtifactNotFound(f"the task has no {name}")
     key = made[name].key
-    if services.settings.result_redirect and request.method == "GET":  # a signed link is for one method
-        link = services.storage.link(key, min(REDIRECT_SECONDS, services.settings.link_ttl))
-        return RedirectResponse(link, headers={"Cache-Control": "no-store"})
     # An attempt's key is written once, so the key names the bytes.
-    etag = f'"{task_id}-{name}"'
+    version = Validators(f'"{task_id}-{name}"', task.finished_at)
+    version.check(request.headers)
     headers = {
-        "ETag": etag,
+        **version.headers,
         "Accept-Ranges": "bytes",
         "Cache-Control": CACHE,
         "Content-Disposition": f'inline; filename="kinora-{task_id}.{suffix}"',
     }
-    if etag in request.headers.get("if-none-match", ""):
+    if version.is_known(request.headers):
         return Response(status_code=304, headers=headers)
-    size = services.storage.size(key)
-    unchanged = request.headers.get("if-range", etag) == etag
-    asked = request.headers.get("range") if request.method == "GET" and unchanged else None
-    part = parse_range(asked, size)
+    if services.settings.result_redirect and request.method == "GET":  # a signed link is for one method
+        link = services.storage.link(key, min(REDIRECT_SECONDS, services.settings.link_ttl))
+        return RedirectResponse(link, headers={"Cache-Control": "no-store"})
+    return streamed(services.storage, key, request, version, headers, media_type)
+
+
+def streamed(
+    storage: Storage, key: str, request: Request, version: Validators, headers: dict[str, str], media_type: str
+) -> Response:
+    size = storage.size(key)
+    is_rest = request.method == "GET" and version.is_rest(request.headers)
+    part = parse_range(request.headers.get("range") if is_rest else None, size)
     start, end = part or (0, size)
     headers["Content-Length"] = str(end - start)
     if part:
@@ -49,4 +57,4 @@ def artifact_response(
     status = 206 if part else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(services.storage.stream(key, start, end), status, headers, media_type)
+    return StreamingResponse(storage.stream(key, start, end), status, headers, media_type)

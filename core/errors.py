@@ -24,6 +24,7 @@ KinoraError
 ├── AdminRequired             admin_required
 ├── UntrustedHost             host_unknown
 ├── OriginForbidden           origin_forbidden
+├── PreconditionFailed        precondition_failed
 ├── RangeNotSatisfiable       range_not_satisfiable
 ├── NotReady                  not_ready
 ├── TaskGone                  the task's own error, task_canceled or result_expired
@@ -211,6 +212,14 @@ class OriginForbidden(KinoraError):
     code = "origin_forbidden"
     status = 403
     example = "a page from https://example.com may not do this"
+
+
+class PreconditionFailed(KinoraError):
+    """What is there is not what the caller's If-Match or If-Unmodified-Since names."""
+
+    code = "precondition_failed"
+    status = 412
+    example = "If-Match does not name what is there"
 
 
 class RangeNotSatisfiable(KinoraError):

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
+from app.conditions import Validators
 from app.errors import documented
 from app.router import create_router
 from app.services import CallerDep, ServicesDep
@@ -29,7 +30,8 @@ def preview(task_id: str, request: Request, services: ServicesDep, caller: Calle
     found = None if task.status.is_final else LivePreviews(services.queue.redis).get(task_id)
     if found is None:
         raise PreviewMissing(f"the task is {task.status} and shows nothing now")
-    headers = {"ETag": f'"{found.number}"', "Cache-Control": "no-store"}
-    if headers["ETag"] in request.headers.get("if-none-match", ""):
+    version = Validators(f'"{found.number}"')
+    headers = {**version.headers, "Cache-Control": "no-store"}
+    if version.is_known(request.headers):
         return Response(status_code=304, headers=headers)
     return Response(found.webp, headers=headers, media_type="image/webp")

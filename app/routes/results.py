@@ -18,6 +18,7 @@ ERRORS = documented(
     errors.TaskNotFound,
     errors.InvalidParameter,
     errors.ArtifactNotFound,
+    errors.PreconditionFailed,
     errors.RangeNotSatisfiable,
     errors.NotReady,
     errors.TaskGone,
@@ -49,7 +50,7 @@ router = create_router([needs_key, Depends(signed_link)], tags=["results"])
     },
 )
 def video(task_id: str, request: Request, services: ServicesDep, caller: CallerDep) -> Response:
-    """The MP4. Understands Range, If-Range and If-None-Match. 410 says why there is no video and never will be.
+    """The MP4. Understands Range and the conditions of RFC 9110. 410 says why there is no video and never will be.
     A `result_url` with `expires` and `signature` needs no key."""
     return artifact_response(services, caller, request, task_id, "video", "mp4", "video/mp4")
 

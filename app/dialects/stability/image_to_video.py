@@ -79,6 +79,7 @@ def image_to_video(
         errors.TaskNotFound,
         errors.InvalidParameter,
         errors.ArtifactNotFound,
+        errors.PreconditionFailed,
         errors.RangeNotSatisfiable,
         errors.TaskGone,
         errors.LedgerUnavailable,

@@ -21,6 +21,39 @@ def test_only_so_many_speak_at_once(client: TestClient, monkeypatch: pytest.Monk
     assert server.exchanges.free == 1
 
 
+CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "list_tasks", "arguments": {}}}
+HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/*", "*/*", "", "text/html", None])
+@pytest.mark.parametrize("version", ["2025-06-18", "2025-03-26", None])
+def test_a_client_that_does_not_ask_for_events_is_answered_in_json(
+    client: TestClient, accept: str | None, version: str | None
+) -> None:
+    del client.headers["accept"]
+    headers = {"Accept": accept, "MCP-Protocol-Version": version}
+    sent = {name: text for name, text in headers.items() if text is not None}
+    hello = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO}
+    for body in (hello, LIST, CALL):
+        answer = client.post("/mcp", json=body, headers=sent)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json"), answer.text
+        assert answer.json()["result"], answer.text
+    told = client.post("/mcp", json={"jsonrpc": "2.0", "method": "notifications/initialized"}, headers=sent)
+    assert told.status_code == 202
+
+
+def test_waiting_for_a_task_is_one_answer_in_json(client: TestClient, finished: str) -> None:
+    arguments = {"name": "wait_for_task", "arguments": {"task_id": finished}, "_meta": {"progressToken": 1}}
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": arguments}
+    answer = client.post("/mcp", json=asked, headers={"Accept": "application/json"})
+    assert answer.json()["result"]["structuredContent"]["status"] == "finished"
+
+
+def test_a_client_that_asks_for_events_is_answered_with_them(client: TestClient) -> None:
+    answer = client.post("/mcp", json=CALL, headers=ACCEPT)
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+
+
 def test_a_library_that_cannot_be_loaded_fails_each_request_and_nothing_else(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,9 +23,10 @@ MODES = ["auto", "legacy"]  # of the protocol without sessions, and of the one b
 
 
 @asynccontextmanager
-async def connected(service: Service, key: str, mode: str = "auto") -> AsyncIterator[Client]:
-    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
-        transport = streamable_http_client(f"{service.url}/mcp", http_client=http)
+async def connected(service: Service, key: str, mode: str = "auto", path: str = "/mcp") -> AsyncIterator[Client]:
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx2.AsyncClient(headers=headers, timeout=60, follow_redirects=True) as http:
+        transport = streamable_http_client(f"{service.url}{path}", http_client=http)
         async with Client(transport, mode=mode) as client:
             yield client
 
@@ -89,6 +90,17 @@ def test_a_task_is_canceled(service: Service, mode: str) -> None:
             return [answer["status"] for answer in answers]
 
     assert asyncio.run(journey()) == ["canceled"] * 3
+
+
+def test_a_picture_reaches_the_server_by_its_path_with_a_slash(service: Service) -> None:
+    """The SDK follows redirects by itself, where it makes its own HTTP client."""
+    large = base64.b64encode((SAMPLES / "coffee.jpg").read_bytes()).decode()
+
+    async def journey() -> str:
+        async with connected(service, service.ann, path="/mcp/") as client:
+            return str((await call(client, "make_video", picture=large, clip=SMALL))["status"])
+
+    assert asyncio.run(journey()) == "queued"
 
 
 def test_many_wait_at_once(service: Service) -> None:

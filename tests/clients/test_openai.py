@@ -279,3 +279,10 @@ def test_the_models_are_our_engines(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as error:
         client.models.retrieve("gpt-4")
     assert error.value.code == "model_not_found"
+
+
+def test_a_base_url_without_v1_is_told_where_the_route_is(service: Service) -> None:
+    picture = SAMPLES / "coffee.jpg"  # more than 64 KB
+    client = OpenAI(api_key=service.key, base_url=service.stack.url, max_retries=0)
+    with client, pytest.raises(openai.NotFoundError, match="there is /v1/videos"):
+        client.videos.create(prompt="", input_reference=picture)

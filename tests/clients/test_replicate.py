@@ -274,3 +274,12 @@ def test_progress_is_drawn_as_the_client_reads_it() -> None:
     read = Prediction.Progress.parse(f"a warning\n{bar(42)}")
     assert read is not None
     assert (read.percentage, read.current, read.total) == (0.42, 42, 100)
+
+
+@pytest.mark.parametrize("base", ["/v1", "/api"])
+def test_a_wrong_base_url_is_told_apart_from_a_picture_too_large(service: Service, base: str) -> None:
+    client = replicate.Client(api_token=service.ann, base_url=service.url + base)
+    with (SAMPLES / "coffee.jpg").open("rb") as file, pytest.raises(ReplicateError) as refused:
+        client.run("kinora/auto", input={"image": file})
+    client._client.close()
+    assert refused.value.status == 404

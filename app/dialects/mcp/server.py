@@ -19,7 +19,7 @@ from core.concurrency import ConcurrencyLimit
 from core.config.settings import Settings
 
 if TYPE_CHECKING:
-    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+    from app.dialects.mcp.tools import SessionManagers
 
 EXCHANGES = 100  # at once
 
@@ -38,7 +38,7 @@ class McpServer:
         self.settings = settings
         self.exchanges = ConcurrencyLimit(EXCHANGES, "as many speak MCP as may at once")
         self._wanted = asyncio.Event()
-        self._manager: asyncio.Future[StreamableHTTPSessionManager] = asyncio.get_running_loop().create_future()
+        self._managers: asyncio.Future[SessionManagers] = asyncio.get_running_loop().create_future()
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -53,26 +53,32 @@ class McpServer:
 
     async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._wanted.set()
-        manager = await asyncio.shield(self._manager)  # a client that leaves takes it from nobody else
-        await manager.handle_request(scope, receive, send)
+        managers = await asyncio.shield(self._managers)  # a client that leaves takes them from nobody else
+        if b"text/event-stream" in b",".join(value for name, value in scope["headers"] if name == b"accept"):
+            await managers.streaming.handle_request(scope, receive, send)
+            return
+        # The library refuses whoever does not name JSON; one answer in JSON is what every client can read.
+        headers = [(name, value) for name, value in scope["headers"] if name != b"accept"]
+        scope = {**scope, "headers": [*headers, (b"accept", b"application/json")]}
+        await managers.json.handle_request(scope, receive, send)
 
     async def _serve(self) -> None:
         """Enter and leave the library's task group in one task, as it demands."""
         await self._wanted.wait()
         try:
-            manager = await run_in_threadpool(self._load)
-            async with manager.run():
-                self._manager.set_result(manager)
+            managers = await run_in_threadpool(self._load)
+            async with managers.streaming.run(), managers.json.run():
+                self._managers.set_result(managers)
                 await asyncio.get_running_loop().create_future()  # until it is canceled
         except Exception as error:
-            if self._manager.done():
+            if self._managers.done():
                 raise
-            self._manager.set_exception(error)  # each request fails with it
+            self._managers.set_exception(error)  # each request fails with it
 
-    def _load(self) -> "StreamableHTTPSessionManager":
-        from app.dialects.mcp.tools import create_session_manager
+    def _load(self) -> "SessionManagers":
+        from app.dialects.mcp.tools import create_session_managers
 
-        return create_session_manager(self.settings)
+        return create_session_managers(self.settings)
 
 
 class Exchange(Response):

@@ -6,7 +6,7 @@ the rest of the app.
 
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import Request
 from mcp.server.mcpserver import Context, MCPServer
@@ -45,8 +45,16 @@ list_engines says what each engine can do, and which parameters it takes."""
 TaskId = Annotated[str, Field(pattern=ID_PATTERN, description="As make_video gave it")]
 
 
-def create_session_manager(settings: Settings) -> StreamableHTTPSessionManager:
-    """Build the server with its tools. Its `run()` may be entered once."""
+class SessionManagers(NamedTuple):
+    """What answers requests, by what the client can read. The `run()` of each may be entered once."""
+
+    streaming: StreamableHTTPSessionManager
+    """With notifications of progress, as server-sent events."""
+    json: StreamableHTTPSessionManager
+
+
+def create_session_managers(settings: Settings) -> SessionManagers:
+    """Build the server with its tools."""
     server = Tools("kinora", title="Kinora", instructions=INSTRUCTIONS, subscriptions=False)
     for tool in (make_video, get_task, wait_for_task, cancel_task, list_tasks, list_engines):
         server.tool()(tool)
@@ -56,8 +64,13 @@ def create_session_manager(settings: Settings) -> StreamableHTTPSessionManager:
     # Host and Origin are app/middleware/browser_guard.py's, for all routes.
     theirs = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     limit = largest_upload(settings.max_upload_mb)
-    server.streamable_http_app(stateless_http=True, transport_security=theirs, max_request_body_size=limit)
-    return server.session_manager
+    managers = []
+    for in_json in (False, True):
+        server.streamable_http_app(
+            stateless_http=True, json_response=in_json, transport_security=theirs, max_request_body_size=limit
+        )
+        managers.append(server.session_manager)
+    return SessionManagers(*managers)
 
 
 class Tools(MCPServer):

@@ -22,6 +22,7 @@ from app.middleware.browser_guard import allowed_origins
 from app.middleware.http_metrics import HttpMetrics
 from app.middleware.json_bodies import JsonBodies
 from app.middleware.limiter import Limiter
+from app.middleware.prefix import Prefix
 from app.middleware.request_log import RequestLog
 from app.middleware.routing import Routing
 from app.middleware.security_headers import SecurityHeaders
@@ -87,6 +88,7 @@ def create_app(settings: Settings | None = None, decoder: Decoder | None = None)
         app.add_middleware(CORSMiddleware, allow_origins=origins, expose_headers=exposed, **CORS)
     app.add_middleware(RequestLog, metrics=app.state.http_metrics)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(Prefix, public_url=settings.public_url)
     router.install(app, *(module.router for module in ROUTES))
     router.install(app, *(each for dialect in DIALECTS for each in dialect.routers))
     router.install(app, *(module.router for module in SERVICE_ROUTES))

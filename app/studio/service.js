@@ -76,7 +76,7 @@ export async function pause(seconds, signal) {
 }
 
 /** A link of the service's, as this page reaches it: PUBLIC_URL may be another of its names. */
-export const here = (link) => link && link.slice(link.indexOf("/results/") + 1);
+export const here = (link) => link && link.slice(link.lastIndexOf("/results/") + 1);
 
 async function reach(path, request) {
   try {

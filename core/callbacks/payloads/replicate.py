@@ -27,7 +27,7 @@ class ReplicatePayload(Payload):
 
     def body(self, delivery: "Delivery", result_url: str) -> dict[str, Any]:
         if delivery.endpoint_id is None:
-            base, _, _ = result_url.partition("/results/")
+            base, _, _ = result_url.rpartition("/results/")
             return located(delivery.data["prediction"], base, result_url)
         body = super().body(delivery, result_url)
         del body["data"]["prediction"]

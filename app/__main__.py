@@ -9,14 +9,14 @@ import uvicorn
 from app.middleware.auth import lets_everyone_in
 from app.middleware.http_metrics import MULTIPROCESS_FOLDER
 from app.middleware.limiter import Limiter
-from app.middleware.slow_clients import BoundedHttp
+from app.middleware.slow_clients import KEEP_ALIVE_SECONDS, BoundedHttp
 from core.config.settings import Settings, read_settings
 from core.errors import InvalidParameter, LedgerUnavailable
 from core.ledger.moves import Ledger
 from core.process.scratch import scratch_folder
 from core.requests.resolve import check_defaults
 
-MAX_CONNECTIONS = 1000  # of one process; whoever comes then is answered 503
+MAX_CONNECTIONS = 1000  # of one process; whoever comes then and finds no idle one in the way is answered 503
 
 
 def main() -> None:
@@ -41,6 +41,7 @@ def main() -> None:
             http=BoundedHttp,
             ws="none",  # it would pass by every layer
             limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             server_header=False,
             access_log=False,
             log_config=None,  # core/process/logs.py speaks for all

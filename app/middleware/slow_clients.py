@@ -1,4 +1,5 @@
-"""Bounds on how slowly a client may send and read, so that a few thousand of them do not hold everything there is.
+"""Bounds on how slowly a client may send and read, so that a few thousand of them do not hold everything there is. A
+connection on which nothing is asked stays for the next request, unless somebody else needs its place.
 
 The head of a request and the reading of its answer are bounded by `BoundedHttp`, uvicorn's own protocol with two
 clocks; the body by `SlowClients`.
@@ -15,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from app.errors import refusal
 from app.middleware.base import Middleware
 
+KEEP_ALIVE_SECONDS = 75  # longer than the pools of clients and proxies keep one that they may send on at any moment
 HEAD_SECONDS = 15.0
 MAX_HEAD_BYTES = 64 * 1024  # beside what comes in one read, at most 256 KB
 MAX_HEADERS = 100
@@ -31,11 +33,14 @@ class BoundedHttp(HttpToolsProtocol):
     _read_clock: asyncio.TimerHandle | None = None
     _head_bytes = 0  # since a request began, or a piece of its body came: head, trailers, a line without end
     _answering: RequestResponseCycle | None = None
+    _idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # writing is paused whenever something is left to read
         self._await_head()
+        if self._are_full():
+            self._close_longest_idle()
 
     def data_received(self, data: bytes) -> None:
         if self._is_idle() and self._head_clock is None:
@@ -76,6 +81,12 @@ class BoundedHttp(HttpToolsProtocol):
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._idle_since = self.loop.time()
+        if self._are_full() and self._is_kept():
+            self.timeout_keep_alive_handler()
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answering:  # uvicorn tells only the last request in the pipeline, and the others write on
             self._answering.disconnected = True
@@ -88,6 +99,21 @@ class BoundedHttp(HttpToolsProtocol):
         if not self._is_idle() and self._answering:  # for whoever waits for something: see `is_ending`
             self._answering.scope["state"]["is_ending"] = True
         super().shutdown()
+
+    def _are_full(self) -> bool:
+        """Whether there are so many connections that requests are answered 503."""
+        return self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency
+
+    def _is_kept(self) -> bool:
+        """Whether the connection is there for a next request and nothing else."""
+        return self.timeout_keep_alive_task is not None and not self.transport.is_closing()
+
+    def _close_longest_idle(self) -> None:
+        kept = [each for each in self.connections if isinstance(each, BoundedHttp) and each._is_kept()]
+        if kept:
+            longest = min(kept, key=lambda each: each._idle_since)
+            longest.timeout_keep_alive_handler()
+            self.connections.discard(longest)  # at once: the new one may have sent its request already
 
     def _is_idle(self) -> bool:
         """Whether every request whose head has come is answered."""

@@ -21,6 +21,7 @@ from harness.servers import free_port, wait_until
 
 SOON = 0.3
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 BIG = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPLOAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
@@ -175,34 +176,97 @@ def test_a_pipelined_body_may_take_longer_than_a_head(connect: Callable[[], sock
     assert b"image_unsupported" in answers
 
 
+def lives(connection: socket.socket) -> bool:
+    """Whether a request on this connection is answered as it should be."""
+    connection.sendall(LIVE)
+    found = b""
+    while not found.endswith(b'{"status":"ok"}') and (piece := connection.recv(65536)):
+        found += piece
+    return found.startswith(b"HTTP/1.1 200")
+
+
+@contextlib.contextmanager
+def served(settings: Settings) -> Iterator[int]:
+    """The port of `python -m app`."""
+    port = free_port()
+    environment = {"DATA_DIR": str(settings.data_dir), "REDIS_PORT": str(settings.redis_port), "API_PORT": str(port)}
+    server = subprocess.Popen([sys.executable, "-m", "app"], env=environment, cwd=SAMPLES.parent)
+    try:
+        wait_until(lambda: answer_to(LAST, port), 60, "the API server")
+        yield port
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def answer_to(request: bytes, port: int) -> bytes:
+    """All that comes on a connection of its own, which the server closes."""
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.sendall(request)
+        return all_of(connection)
+    return b""
+
+
 def test_an_upgrade_meets_the_same_layers_as_any_request(settings: Settings) -> None:
     ledger = Ledger(settings.resolved_database_url)
     ledger.migrate()
     ledger.keys.create("ann")
     ledger.close()
-    port = free_port()
-    environment = {"DATA_DIR": str(settings.data_dir), "REDIS_PORT": str(settings.redis_port), "API_PORT": str(port)}
-    server = subprocess.Popen([sys.executable, "-m", "app"], env=environment, cwd=SAMPLES.parent)
-    try:
-        wait_until(lambda: answer_to_upgrade(port), 60, "the API server")
-        answer = answer_to_upgrade(port)
-    finally:
-        server.terminate()
-        server.wait(30)
+    with served(settings) as port:
+        answer = answer_to(UPGRADE, port)
     assert answer.startswith(b"HTTP/1.1 401")
     assert b"x-request-id: " in answer.lower()
 
 
-def answer_to_upgrade(port: int) -> bytes:
-    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 20) as connection:
-        connection.sendall(UPGRADE)
-        return all_of(connection)
-    return b""
+def test_a_connection_stays_for_a_client_that_asks_every_few_seconds(settings: Settings) -> None:
+    with served(settings) as port, socket.create_connection(("127.0.0.1", port), 20) as connection:
+        for pause in (0, 6):  # longer than servers and clients keep one by default
+            threading.Event().wait(pause)
+            assert lives(connection)
+
+
+@pytest.fixture
+def of_four(settings: Settings) -> Iterator[tuple[str, int]]:
+    """The address of a server that answers 503 from its fourth connection on."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app, port=0, http=BoundedHttp, log_config=None, access_log=False, limit_concurrency=4, timeout_keep_alive=75
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started, 30, "the server")
+    yield server.servers[0].sockets[0].getsockname()
+    server.should_exit = True
+    thread.join(30)
+
+
+def test_the_connection_that_is_idle_for_longest_makes_place_for_a_new_one(of_four: tuple[str, int]) -> None:
+    with contextlib.ExitStack() as opened:
+        kept = [opened.enter_context(socket.create_connection(of_four, timeout=20)) for _ in range(3)]
+        for connection in (kept[1], kept[0], kept[2]):
+            assert lives(connection)
+        for _ in range(2):
+            newcomer = opened.enter_context(socket.create_connection(of_four, timeout=20))
+            assert lives(newcomer)
+        assert [kept[number].recv(65536) for number in (1, 0)] == [b"", b""]
+        assert lives(kept[2])
+
+
+def test_a_connection_at_work_makes_place_for_nobody(of_four: tuple[str, int]) -> None:
+    with contextlib.ExitStack() as opened:
+        busy = [opened.enter_context(socket.create_connection(of_four, timeout=20)) for _ in range(3)]
+        for connection in busy:
+            connection.sendall(UPLOAD + b"Content-Length: 1000\r\n\r\n--x\r\n")
+        assert answer_to(LAST, of_four[1]).startswith(b"HTTP/1.1 503")
+        for connection in busy:
+            connection.sendall(b"\0" * 995)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 400")
 
 
 def test_the_others_are_served_meanwhile(connect: Callable[[], socket.socket]) -> None:
     idle = [connect() for _ in range(100)]
     connection = connect()
-    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    connection.sendall(LAST)
     assert all_of(connection).startswith(b"HTTP/1.1 200")
     assert all(all_of(waiting).startswith(b"HTTP/1.1 408") for waiting in idle)

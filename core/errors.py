@@ -205,7 +205,7 @@ class AdminRequired(KinoraError):
 class UntrustedHost(KinoraError):
     code = "host_unknown"
     status = 421
-    example = "this service is not known as 'video.example.com': set PUBLIC_URL"
+    example = "this service is not known as 'kinora.example.com': name it in ALLOWED_HOSTS, or in PUBLIC_URL"
 
 
 class OriginForbidden(KinoraError):

@@ -15,7 +15,7 @@ from app.middleware.limiter import Allowance, Limiter
 from app.route_path import route_path
 from app.services import Caller, Services
 from core.config.settings import Settings
-from core.errors import KinoraError, LedgerUnavailable, RateLimited, Unauthorized
+from core.errors import KinoraError, LedgerUnavailable, RateLimited, Unauthorized, UntrustedHost
 from core.links import opens
 
 # What anyone may ask: whether this process lives, how the API looks, and the page, which holds nothing of anyone's.
@@ -74,8 +74,7 @@ class Authentication(Middleware):
 def identify(services: Services, request: Request) -> Caller:
     """Raises Unauthorized, UntrustedHost, OriginForbidden, LedgerUnavailable."""
     if services.settings.auth == "off":
-        check_browser(request, services.settings)
-        return ANYONE
+        return without_key(request, services.settings)
     # Not request.url.path: Starlette puts a URL together from the Host header, which can hold a path of its own.
     text, path = key_in(request), route_path(request.scope)
     try:
@@ -83,8 +82,7 @@ def identify(services: Services, request: Request) -> Caller:
         if key:
             return Caller(key.key_id, key.name, key.admin)
         if is_open(services, request):
-            check_browser(request, services.settings)
-            return ANYONE
+            return without_key(request, services.settings)
     except LedgerUnavailable:
         if path in TOLD_WITHOUT_LEDGER:
             return STRANGER
@@ -96,6 +94,17 @@ def identify(services: Services, request: Request) -> Caller:
         if signature and opens(path, expires, signature, services.ledger.keys.link_secret):
             return ANYONE  # of this one path
     raise Unauthorized("an API key is needed, as Authorization: Bearer … or X-API-Key" if not text else "no such key")
+
+
+def without_key(request: Request, settings: Settings) -> Caller:
+    """The caller where nobody is asked for a key. Raises UntrustedHost, OriginForbidden."""
+    try:
+        check_browser(request, settings)
+    except UntrustedHost:  # as of a load balancer, which may name none
+        if route_path(request.scope) in OPEN_TO_STRANGERS:
+            return STRANGER
+        raise
+    return ANYONE
 
 
 def key_in(request: Request) -> str | None:

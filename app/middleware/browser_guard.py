@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
+from core.config.http import listed
 from core.config.settings import Settings
 from core.errors import OriginForbidden, UntrustedHost
 
@@ -21,7 +22,9 @@ def check_browser(request: Request, settings: Settings) -> None:
     """Raises UntrustedHost, OriginForbidden."""
     called = request.headers.get("host", "")
     if not is_ours(host_in(f"//{called}"), settings):
-        raise UntrustedHost(f"this service is not known as {called[:200]!r}: set PUBLIC_URL to what it is called")
+        raise UntrustedHost(
+            f"this service is not known as {called[:200]!r}: name it in ALLOWED_HOSTS, or in PUBLIC_URL"
+        )
     origin = request.headers.get("origin")
     if request.method in SAFE or origin is None or origin in allowed_origins(settings):
         return
@@ -37,15 +40,19 @@ def host_in(url: str) -> str | None:
 
 
 def is_ours(host: str | None, settings: Settings) -> bool:
-    """Whether nobody else can have made this name point here: an address, a name without a dot, PUBLIC_URL's."""
+    """Whether nobody else can have made this name point here: an address, a name without a dot, one that is set."""
     if host is None:
         return False
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return "." not in host or host == host_in(settings.public_url)
+        return "." not in host or host in own_names(settings)
     return True
 
 
+def own_names(settings: Settings) -> set[str | None]:
+    return {host_in(settings.public_url), *map(str.lower, listed(settings.allowed_hosts))}
+
+
 def allowed_origins(settings: Settings) -> list[str]:
-    return [origin.strip().rstrip("/") for origin in settings.cors_origins.split(",") if origin.strip()]
+    return [origin.rstrip("/") for origin in listed(settings.cors_origins)]

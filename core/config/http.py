@@ -10,6 +10,7 @@ class HttpSettings(BaseModel):
     api_port: int = Field(default=8000, ge=1, le=65535)
     api_workers: PositiveInt = 1
     public_url: str = ""
+    allowed_hosts: str = "host.docker.internal"
     worker_metrics_host: str = "127.0.0.1"
     worker_metrics_port: int = Field(default=9101, ge=1, le=65000)
     cors_origins: str = ""
@@ -21,10 +22,23 @@ class HttpSettings(BaseModel):
             raise ValueError("must be like https://video.example.com, with or without a path")
         return public_url
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_names(cls, allowed_hosts: str) -> str:
+        for name in listed(allowed_hosts):
+            if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", name, re.IGNORECASE):
+                raise ValueError(f"must be like kinora.example.com, separated by commas, without a port; got {name}")
+        return allowed_hosts
+
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, cors_origins: str) -> str:
-        for origin in filter(None, map(str.strip, cors_origins.split(","))):
+        for origin in listed(cors_origins):
             if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+/?", origin):
                 raise ValueError(f"must be like https://app.example.com, separated by commas, or *; got {origin}")
         return cors_origins
+
+
+def listed(text: str) -> list[str]:
+    """Return what commas part in `text`, without spaces around and without empty ones."""
+    return [entry.strip() for entry in text.split(",") if entry.strip()]

@@ -191,6 +191,33 @@ def test_public_url_is_a_name_of_ours(settings: Settings) -> None:
         assert client.get("/tasks", headers={"Host": "other.example.com"}).status_code == 421
 
 
+def test_names_that_are_listed_are_ours_and_no_others(settings: Settings) -> None:
+    listed = "Kinora.default.svc.cluster.local, kinora.default"
+    with with_settings(settings, auth="off", allowed_hosts=listed) as client:
+        for host in ("kinora.default.svc.cluster.local:8000", "kinora.DEFAULT"):
+            assert client.get("/tasks", headers={"Host": host}).status_code == 200, host
+        for host in (
+            "default.svc.cluster.local",
+            "x.kinora.default",
+            "kinora.default.evil.example",
+            "host.docker.internal",
+        ):
+            assert client.get("/tasks", headers={"Host": host}).status_code == 421, host
+
+
+def test_a_container_may_call_this_machine_by_its_name(client: TestClient) -> None:
+    assert client.get("/tasks", headers={"Host": "host.docker.internal:8000"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "kinora.default.svc.cluster.local", "", "["])
+def test_without_keys_health_tells_no_reasons_under_a_name_that_is_not_ours(client: TestClient, host: str) -> None:
+    """A load balancer that asks may name none; a page of another site learns no more than any stranger."""
+    assert client.get("/health").json()["problems"]
+    told = client.get("/health", headers={"Host": host})
+    assert (told.status_code, told.json()["status"], told.json()["problems"]) == (503, "degraded", [])
+    assert client.get("/health/live", headers={"Host": host}).status_code == 200
+
+
 @pytest.mark.parametrize("origin", [PAGE, "null", "http://127.0.0.1:9999", "http://localhost"])
 def test_without_keys_another_sites_page_cannot_send_forms(client: TestClient, origin: str) -> None:
     headers = {"Host": "127.0.0.1:8000", "Origin": origin}

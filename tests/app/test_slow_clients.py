@@ -218,6 +218,14 @@ def test_an_upgrade_meets_the_same_layers_as_any_request(settings: Settings) -> 
     assert b"x-request-id: " in answer.lower()
 
 
+def test_health_answers_a_prober_that_names_no_host(settings: Settings) -> None:
+    with served(settings) as port:
+        for head in (b"HTTP/1.0\r\n\r\n", b"HTTP/1.1\r\nConnection: close\r\n\r\n"):
+            answer = answer_to(b"GET /health " + head, port)
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b'"status":"degraded"' in answer
+
+
 def test_a_connection_stays_for_a_client_that_asks_every_few_seconds(settings: Settings) -> None:
     with served(settings) as port, socket.create_connection(("127.0.0.1", port), 20) as connection:
         for pause in (0, 6):  # longer than servers and clients keep one by default

@@ -52,6 +52,7 @@ def test_without_urls_both_stores_are_in_the_data_folder(tmp_path: Path) -> None
 VALID = {
     "auth": "keys",
     "cors_origins": "https://page.example",
+    "allowed_hosts": "kinora.example",
     "public_url": "https://video.example/kinora",
     "fetch_allow": "pictures.example",
     "log_format": "console",
@@ -124,6 +125,9 @@ def test_every_model_from_the_hub_is_pinned_to_a_commit() -> None:
     [
         ("AUTH", "maybe", "AUTH: Input should be 'auto', 'keys' or 'off'"),
         ("PUBLIC_URL", "video.example.com", "PUBLIC_URL: must be like https://"),
+        ("ALLOWED_HOSTS", "a.example, http://b.example", "ALLOWED_HOSTS: must be like kinora.example.com"),
+        ("ALLOWED_HOSTS", "b.example:8000", "ALLOWED_HOSTS: must be like kinora.example.com"),
+        ("ALLOWED_HOSTS", "*", "ALLOWED_HOSTS: must be like kinora.example.com"),
         ("CORS_ORIGINS", "page.example", "CORS_ORIGINS: must be like https://"),
         ("RESULT_REDIRECT", "true", "RESULT_REDIRECT: needs an object store"),
         ("FETCH_ALLOW", "http://x", "FETCH_ALLOW: "),

@@ -21,9 +21,10 @@ class Received:
 
 
 class Receiver:
-    """Answers each POST with `status`, after `delay` seconds. Without `port` it listens on any that is free."""
+    """Answers each POST with `status`, those to paths that begin with `slow` after `delay` seconds. Without `port` it
+    listens on any that is free."""
 
-    def __init__(self, secret: str, status: int = 200, delay: float = 0.0, port: int = 0) -> None:
+    def __init__(self, secret: str, status: int = 200, delay: float = 0.0, port: int = 0, slow: str = "") -> None:
         self.secret, self.status, self.delay = secret, status, delay
         self.received: list[Received] = []
         self.refused: list[str] = []
@@ -45,7 +46,8 @@ class Receiver:
                 stamp = float(self.headers["webhook-timestamp"])
                 headers = dict(self.headers)
                 receiver.received.append(Received(self.headers["webhook-id"], stamp, body, text, headers))
-                time.sleep(receiver.delay)
+                if self.path.startswith(slow):
+                    time.sleep(receiver.delay)
                 self.send_response(receiver.status)
                 self.send_header("content-length", "0")
                 self.send_header("location", f"{receiver.url}/elsewhere")

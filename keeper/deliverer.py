@@ -1,4 +1,4 @@
-"""Tells callbacks: takes the deliveries that are due and posts them, many at once, each host a few at a time.
+"""Tells callbacks: takes the deliveries that are due and posts them, many at once, to each URL a few at a time.
 
 At least once: a try whose answer was not recorded is made again, with the same id. Each try judges anew where it goes
 (core/outbound.py): since the last one, the name may have got another address.
@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx2
@@ -31,8 +32,11 @@ from keeper.signature import signed_headers
 LOOK_SECONDS = 0.5
 TRY_TIMEOUT_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
-# A slow host may hold this many tries, and an owner of many slow hosts that many; the rest are for others.
-AT_ONCE, AT_ONCE_PER_HOST, AT_ONCE_PER_OWNER = 200, 4, 50
+AT_ONCE = 200
+# A slow URL may hold this many tries, a host of many slow URLs and an owner of many slow hosts that many; the rest are
+# for others.
+AT_ONCE_PER = {"url": 4, "host": 25, "owner": 50}
+BATCH = 8  # looked up at once
 GONE = 410
 LEDGER_THREADS = 4
 
@@ -47,8 +51,8 @@ class Deliverer:
         self.endpoints: Endpoints = ledger.endpoints
         self.settings, self.keys = settings, ledger.keys
         self._running: set[asyncio.Task[None]] = set()
-        self._hosts: Counter[str] = Counter()
-        self._owners: Counter[str] = Counter()
+        self._tries: dict[str, Counter[str]] = {column: Counter() for column in AT_ONCE_PER}
+        self._freed = asyncio.Event()
         self._tls = httpx2.create_ssl_context(trust_env=False)
         # Apart from asyncio's own threads, which may all be waiting for a resolver.
         self._ledger_threads = ThreadPoolExecutor(LEDGER_THREADS, thread_name_prefix="deliverer-ledger")
@@ -67,13 +71,15 @@ class Deliverer:
         # Names are resolved in these; a resolver that hangs keeps its thread.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(AT_ONCE))
         while not ended.is_set():
+            self._freed.clear()
             try:
                 await self._begin_due(ended)
             except Unavailable as error:
                 log.warning("deliveries_postponed", reason=error.message)
             except Exception:
                 log.exception("deliveries_failed")
-            await asyncio.sleep(LOOK_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), LOOK_SECONDS)
         for running in self._running:  # tried again by the next keeper
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -81,25 +87,41 @@ class Deliverer:
 
     async def _begin_due(self, ended: threading.Event) -> None:
         while (free := AT_ONCE - len(self._running)) and not ended.is_set():
-            hosts = {host for host, count in self._hosts.items() if count >= AT_ONCE_PER_HOST}
-            owners = {owner for owner, count in self._owners.items() if count >= AT_ONCE_PER_OWNER}
-            found = await self._ask(self.deliveries.due, min(free, 2 * AT_ONCE_PER_HOST), hosts, owners)
+            found = await self._ask(partial(self.deliveries.due, min(free, BATCH), **self._busy()))
             for delivery in found:
                 if self._is_busy(delivery):
                     continue
                 taken = await self._ask(self.deliveries.take, delivery.delivery_id)
                 if taken:
-                    self._hosts[taken.host] += 1
-                    self._owners[taken.owner] += 1
+                    self._count(taken, 1)
                     task = asyncio.create_task(self._try(taken))
                     self._running.add(task)
-                    task.add_done_callback(self._running.discard)
+                    task.add_done_callback(partial(self._let_go, taken))
             if not found:
                 return
 
+    def _busy(self) -> dict[str, set[str]]:
+        """Return, by column, what has as many tries under way as it may."""
+        return {
+            column: {value for value, count in counts.items() if count >= AT_ONCE_PER[column]}
+            for column, counts in self._tries.items()
+        }
+
     def _is_busy(self, delivery: Delivery) -> bool:
-        by_host, by_owner = self._hosts[delivery.host], self._owners[delivery.owner]
-        return by_host >= AT_ONCE_PER_HOST or by_owner >= AT_ONCE_PER_OWNER
+        return any(getattr(delivery, column) in values for column, values in self._busy().items())
+
+    def _count(self, delivery: Delivery, more: int) -> None:
+        for column, counts in self._tries.items():
+            counts[value := getattr(delivery, column)] += more
+            if not counts[value]:
+                del counts[value]
+
+    def _let_go(self, delivery: Delivery, ended: asyncio.Task[None]) -> None:
+        """Give up the place of a try. Another one that may have waited for it does not wait for the next look."""
+        if self._is_busy(delivery) or len(self._running) >= AT_ONCE:
+            self._freed.set()
+        self._count(delivery, -1)
+        self._running.discard(ended)
 
     async def _try(self, delivery: Delivery) -> None:
         names = {"delivery_id": delivery.delivery_id, "task_id": delivery.task_id, "tells": delivery.event}
@@ -112,9 +134,6 @@ class Deliverer:
             log.warning("callback_not_recorded", **names, reason=unavailable.message)
         except Exception:
             log.exception("callback_failed", **names)
-        finally:
-            self._hosts -= Counter([delivery.host])  # which drops those at zero
-            self._owners -= Counter([delivery.owner])
 
     async def _post(self, delivery: Delivery) -> tuple[int | None, str | None]:
         """The status that was answered, if any, and what went wrong, if anything."""

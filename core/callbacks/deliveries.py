@@ -114,9 +114,10 @@ class Deliveries:
     def __init__(self, database: sa.Engine) -> None:
         self.database = database
 
-    def due(self, limit: int, busy_hosts: Collection[str] = (), busy_owners: Collection[str] = ()) -> list[Delivery]:
-        """Those to be tried now, the longest due first, without those to `busy_hosts` and those of `busy_owners`."""
-        idle = deliveries.c.host.not_in(sorted(busy_hosts)), deliveries.c.owner.not_in(sorted(busy_owners))
+    def due(self, limit: int, **busy: Collection[str]) -> list[Delivery]:
+        """Those to be tried now, the longest due first; of a column named in `busy` (`url`, `host`, `owner`) without
+        those with one of its values."""
+        idle = [deliveries.c[column].not_in(sorted(values)) for column, values in busy.items()]
         query = sa.select(deliveries).where(_due(), *idle).order_by(deliveries.c.next_try_at).limit(limit)
         with reading(self.database) as connection:
             return [_delivery(row) for row in connection.execute(query)]

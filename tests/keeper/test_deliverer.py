@@ -25,7 +25,7 @@ from core.task import Callback, Dialect, ErrorInfo
 from harness.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
 from harness.receiver import Receiver, receiving
 from harness.servers import free_port, wait_until
-from keeper.deliverer import Deliverer
+from keeper.deliverer import AT_ONCE_PER, Deliverer
 from tests.conftest import new_task
 
 
@@ -249,6 +249,42 @@ def test_a_slow_endpoint_holds_up_no_other(ledger: Ledger, deliverer: Deliverer)
         assert len(slow.received) <= 4
 
 
+@pytest.mark.parametrize("path", ["/slow", "/slow?task={}", "/slow/{}"])
+def test_a_slow_path_holds_up_no_other_of_its_host(ledger: Ledger, deliverer: Deliverer, path: str) -> None:
+    with allowed(deliverer, delay=30, slow="/slow") as receiver:
+        for number in range(12):
+            canceled_task(ledger, receiver.url + path.format(number))
+        for number in range(6):
+            wait_for_status(ledger, canceled_task(ledger, f"{receiver.url}/quick/{number}"), DeliveryStatus.DELIVERED)
+        slow = ledger.deliveries.page("", status=DeliveryStatus.PENDING, task_id=None, after=None, limit=100)
+        assert [(each.tries, each.http_status) for each in slow] == [(0, None)] * 12, "none of them is over"
+
+
+def test_a_host_of_many_slow_urls_holds_up_no_other_host(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, deliverer: Deliverer
+) -> None:
+    monkeypatch.setitem(AT_ONCE_PER, "host", 5)
+    monkeypatch.setitem(AT_ONCE_PER, "owner", 6)
+    with allowed(deliverer, delay=30) as slow, allowed(deliverer) as quick:
+        for number in range(20):
+            canceled_task(ledger, f"{slow.url}/{number}")
+        wait_for_status(ledger, canceled_task(ledger, quick.url), DeliveryStatus.DELIVERED)
+        assert len(slow.received) == 5
+
+
+def test_a_place_that_falls_free_is_taken_without_another_look(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keeper.deliverer.LOOK_SECONDS", 3)  # five looks would take too long
+    ended = threading.Event()
+    with receiving(ledger.endpoints.secret("")) as receiver:
+        tasks = [canceled_task(ledger, receiver.url) for _ in range(20)]
+        settings = SETTINGS.model_copy(update={"fetch_allow": urlsplit(receiver.url).netloc})
+        thread = Deliverer(ledger, settings).start(ended)
+        wait_until(lambda: len(receiver.received) == len(tasks), 9, "all of them, four at a time")
+        ended.set()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_a_host_that_does_not_answer_is_a_failed_try(ledger: Ledger, deliverer: Deliverer) -> None:
     allow(deliverer, place := f"127.0.0.1:{free_port()}")
     task_id = canceled_task(ledger, f"http://{place}/")
@@ -444,7 +480,7 @@ def test_an_owner_of_many_slow_hosts_holds_up_no_other(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, deliverer: Deliverer
 ) -> None:
     monkeypatch.setattr("keeper.deliverer.AT_ONCE", 8)
-    monkeypatch.setattr("keeper.deliverer.AT_ONCE_PER_OWNER", 6)
+    monkeypatch.setitem(AT_ONCE_PER, "owner", 6)
     with ExitStack() as stack:
         slow = [stack.enter_context(hosting(lambda connection: time.sleep(30))) for _ in range(20)]
         quick = stack.enter_context(hosting(answered(b"")))
@@ -462,7 +498,7 @@ def test_an_owner_of_many_slow_hosts_holds_up_no_other(
 def test_more_is_told_than_may_be_at_once(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, deliverer: Deliverer
 ) -> None:
-    monkeypatch.setattr("keeper.deliverer.AT_ONCE_PER_OWNER", 2)
+    monkeypatch.setitem(AT_ONCE_PER, "owner", 2)
     with allowed(deliverer) as receiver:
         tasks = [canceled_task(ledger, receiver.url) for _ in range(9)]
         for task_id in tasks:

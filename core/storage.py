@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import obstore
 from obstore.exceptions import BaseError
@@ -23,6 +23,8 @@ PART_BYTES = 1 << 19  # a reader who does not read holds two of them in memory
 DOWNLOAD_BYTES = 5_000_000
 HURRY: "ClientConfig" = {"timeout": "2s", "connect_timeout": "1s", "allow_http": True}  # the endpoint is the operator's
 PATIENCE: "ClientConfig" = {"timeout": "15s", "connect_timeout": "3s", "allow_http": True}  # for one part of 5 MB
+# For a whole file, whose reader may take his time: the bound is on the store's silence while we wait for it.
+STREAMING = {"timeout": "1d", "read_timeout": "15s", "connect_timeout": "3s", "allow_http": True}
 RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 
 
@@ -63,9 +65,12 @@ class Storage:
         if self._folder:
             self._store: ObjectStore = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
             self._probe: ObjectStore = self._store
+            self._streamed: ObjectStore = self._store
         else:
             # Keys, endpoint and region of an object store come from its usual variables (AWS_…, GOOGLE_…, AZURE_…).
             self._store = from_url(url, retry_config=RETRY, client_options=PATIENCE)
+            streaming = cast("ClientConfig", STREAMING)  # the library's types leave read_timeout out
+            self._streamed = from_url(url, retry_config=RETRY, client_options=streaming)
             self._probe = from_url(url, retry_config={"max_retries": 0}, client_options=HURRY)
 
     def put(self, key: str, data: bytes | bytearray | Path) -> None:
@@ -104,13 +109,24 @@ class Storage:
         return found.hexdigest()
 
     def stream(self, key: str, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from `start` up to, not including, `end`. Raises ArtifactNotFound before the first chunk.
+        """The bytes from `start` up to, not including, `end`. Raises ArtifactNotFound before the first chunk, and
+        StorageUnavailable, later too if the storage has fewer bytes.
 
-        Part by part, each with the patience of one request: a slow reader may take as long as he likes.
+        They come to the end although they are deleted meanwhile: the file is open, or the store's answer under way. A
+        slow reader may take as long as he likes.
         """
-        parts = [(begun, min(begun + PART_BYTES, end)) for begun in range(start, end, PART_BYTES)]
-        first = [self._part(key, *parts[0])] if parts else []
-        return chain(first, (self._part(key, *part) for part in parts[1:]))
+        parts = self._parts(key, start, end)
+        return chain(list(islice(parts, 1)), parts)
+
+    def _parts(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        if start == end:
+            return
+        with _translated(key):
+            if self._folder:
+                yield from _parts_of(self._folder / key, start, end)
+            else:
+                found = obstore.get(self._streamed, key, options={"range": (start, end)})
+                yield from map(bytes, found.stream(min_chunk_size=PART_BYTES))
 
     def _part(self, key: str, start: int, end: int) -> bytes:
         with _translated(key):
@@ -160,6 +176,16 @@ class Storage:
         """Raises StorageUnavailable."""
         with _translated("health"), suppress(FileNotFoundError):
             self._probe.head("health")
+
+
+def _parts_of(path: Path, start: int, end: int) -> Iterator[bytes]:
+    """Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(start)
+        while part := file.read(min(PART_BYTES, end - file.tell())):
+            yield part
+        if file.tell() < end:
+            raise OSError(f"{path.name} became shorter while it was read")
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import unexpected
 from app.middleware.base import Middleware
 from app.middleware.http_metrics import HttpMetrics
+from app.middleware.slow_clients import break_off
+from core.errors import KinoraError
 from core.ids import is_id, new_id
 
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -53,6 +55,11 @@ class RequestLog(Middleware):
         except Exception as error:
             if status and has_left(error):
                 log.info("client_left", route=route_of(scope))
+                return
+            if status and isinstance(error.__cause__, KinoraError):  # what is sent is cut short, or its store is away
+                code, reason = error.__cause__.code, error.__cause__.message
+                log.warning("answer_broken_off", route=route_of(scope), code=code, reason=reason)
+                break_off(request)
                 return
             log.exception("request_failed", method=request.method, route=route_of(scope))
             if status:  # too late for another answer

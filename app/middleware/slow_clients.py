@@ -6,6 +6,7 @@ clocks; the body by `SlowClients`.
 """
 
 import asyncio
+from functools import partial
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
@@ -79,6 +80,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
+        cycle.scope["state"]["break_off"] = partial(self._break_off, cycle)
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
@@ -99,6 +101,10 @@ class BoundedHttp(HttpToolsProtocol):
         if not self._is_idle() and self._answering:  # for whoever waits for something: see `is_ending`
             self._answering.scope["state"]["is_ending"] = True
         super().shutdown()
+
+    def _break_off(self, cycle: RequestResponseCycle) -> None:
+        cycle.disconnected = True  # so that nobody waits for the rest of the answer
+        self.transport.close()
 
     def _are_full(self) -> bool:
         """Whether there are so many connections that requests are answered 503."""
@@ -139,6 +145,11 @@ class BoundedHttp(HttpToolsProtocol):
 def is_ending(request: Request) -> bool:
     """Whether this process only answers what is under way any more, and then ends."""
     return getattr(request.state, "is_ending", False)
+
+
+def break_off(request: Request) -> None:
+    """End the connection in the middle of an answer, so that its client does not take it for whole."""
+    request.state.break_off()
 
 
 class SlowClients(Middleware):

@@ -1,12 +1,16 @@
 """Storage's contract, on a folder and on S3."""
 
+import os
+import socket
+import threading
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from core.errors import ArtifactNotFound, StorageUnavailable
-from core.storage import Storage, artifact_key, input_key
+from core.storage import STREAMING, Storage, artifact_key, input_key
+from harness.hostile import hosting
 
 
 def test_what_is_put_is_read_back(storage: Storage) -> None:
@@ -102,3 +106,59 @@ def test_a_store_that_is_away_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     with pytest.raises(StorageUnavailable):
         Storage("s3://bucket").read("x")
+
+
+def test_a_stream_goes_on_although_its_object_is_deleted(storage: Storage) -> None:
+    data = bytes(range(256)) * 40_000
+    storage.put("tasks/t/big", data)
+    stream = storage.stream("tasks/t/big", 0, len(data))
+    first = next(stream)
+    storage.delete_task("t")
+    assert first + b"".join(stream) == data
+    with pytest.raises(ArtifactNotFound):
+        storage.stream("tasks/t/big", 0, len(data))
+
+
+def test_a_reader_may_be_slower_than_a_store_may_be(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.storage.STREAMING", STREAMING | {"read_timeout": "300ms"})
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+    for name, value in ({"AWS_ENDPOINT": s3_endpoint, "AWS_ALLOW_HTTP": "true"} | keys).items():
+        monkeypatch.setenv(name, value)
+    httpx2.put(f"{s3_endpoint}/slowly")
+    (storage := Storage("s3://slowly")).put("big", data := bytes(range(256)) * 80_000)
+    stream = storage.stream("big", 0, len(data))
+    found = [next(stream)]
+    threading.Event().wait(1)
+    assert b"".join([*found, *stream]) == data
+
+
+def test_a_file_that_becomes_shorter_is_no_stream_that_ends(tmp_path: Path) -> None:
+    storage = Storage(f"file://{tmp_path}")
+    storage.put("tasks/t/big", bytes(2_000_000))
+    stream = storage.stream("tasks/t/big", 0, 2_000_000)
+    os.truncate(tmp_path / "tasks/t/big", 1_000_000)
+    with pytest.raises(StorageUnavailable):
+        list(stream)
+
+
+def test_a_store_that_falls_silent_in_the_middle_of_a_stream_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its reader would hold a thread of the API server for as long as the store likes."""
+    monkeypatch.setattr("core.storage.STREAMING", STREAMING | {"read_timeout": "300ms"})
+    monkeypatch.setattr("core.storage.RETRY", {"max_retries": 0})
+    silent = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        head = "HTTP/1.1 206 Partial Content\r\nContent-Length: 2000000\r\nContent-Range: bytes 0-1999999/2000000\r\n"
+        head += 'Last-Modified: Mon, 30 Nov 2026 12:00:00 GMT\r\nETag: "x"\r\n\r\n'
+        connection.sendall(head.encode() + bytes(1_000_000))
+        silent.wait(60)
+
+    with hosting(answer) as host:
+        keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+        for name, value in ({"AWS_ENDPOINT": f"http://{host.netloc}", "AWS_ALLOW_HTTP": "true"} | keys).items():
+            monkeypatch.setenv(name, value)
+        stream = Storage("s3://bucket").stream("x", 0, 2_000_000)
+        assert next(stream)
+        with pytest.raises(StorageUnavailable):
+            list(stream)
+        silent.set()

@@ -159,7 +159,10 @@ def test_the_tools_say_what_they_take(service: Service) -> None:
         ({"picture": CAT, "fps": 7}, "invalid_parameter: fps is not a known argument of make_video"),
         ({"picture": [CAT]}, "invalid_parameter: picture must be text; got ["),
         ({"clip": SMALL}, "invalid_parameter: picture is missing"),
-        ({"picture": "photo.jpg"}, "image_unsupported: picture must be a JPEG, PNG or WebP picture; " + TEXT_RULE),
+        (
+            {"picture": "photo.jpg"},
+            "image_unsupported: picture must be a JPEG, PNG, WebP, AVIF, HEIC, GIF or BMP picture; " + TEXT_RULE,
+        ),
         ({"picture": "file:///home/ann/photo.jpg"}, TEXT_RULE),
         ({"picture": "aGVsbG8="}, "image_unsupported"),
         ({"picture": "http://127.0.0.1/x.png"}, "destination_forbidden"),

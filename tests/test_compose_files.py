@@ -27,7 +27,7 @@ OTHER_NAMES = {"HF_HOME", "TMPDIR", "BASE_IMAGE", "REDIS_IMAGE"}
 OTHER_NAMES |= {"PROMETHEUS_IMAGE", "PROMETHEUS_PORT", "GRAFANA_IMAGE", "GRAFANA_PORT"}
 
 # Settings that mean something else inside a container: what .env says for a run without containers must not pass.
-FIXED = {"DATA_DIR", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"}
+FIXED = {"DATA_DIR", "REDIS_HOST", "REDIS_PORT", "REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"}
 
 
 def load(name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from core.ledger.moves import Ledger
 from core.ledger.startup import wait_for_ledger
 from core.process.logs import set_up_logs
 from core.process.scratch import scratch_folder
-from core.queue import QUEUES, StepQueue, connect_redis
+from core.queue import QUEUES, StepQueue, connect_redis, reason_of
 from core.storage import Storage
 from worker.engines.host import EngineHost
 from worker.metrics import WorkerMetrics
@@ -167,7 +167,7 @@ def listen(
             loop = StepWorker(queue, connect_redis(context.settings), answer, stop)
             loop.work(logging_level="WARNING")
         except RedisError as error:
-            log.warning("redis_away", reason=str(error))
+            log.warning("redis_away", reason=reason_of(error))
         except StopRequested:  # told so as the loop said goodbye
             pass
         on_stop(leave)

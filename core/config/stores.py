@@ -4,15 +4,19 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
+from core.config.redis_url import check_redis_url
+
 
 class StoreSettings(BaseModel):
     data_dir: Path = Path("data")
     database_url: str = ""
     storage_url: str = ""
     result_redirect: bool = False
+    redis_url: str = ""
     redis_host: str = "127.0.0.1"
     redis_port: int = Field(default=6379, ge=1, le=65535)
     redis_db: int = Field(default=0, ge=0)
+    redis_username: str = ""
     redis_password: str = ""
     redis_password_file: Path | None = None
 
@@ -22,6 +26,13 @@ class StoreSettings(BaseModel):
         if result_redirect and given.data.get("storage_url", "").partition("://")[0] in ("", "file"):
             raise ValueError("needs an object store: set STORAGE_URL")
         return result_redirect
+
+    @field_validator("redis_url")
+    @classmethod
+    def _names_a_redis(cls, redis_url: str) -> str:
+        if redis_url:
+            check_redis_url(redis_url)
+        return redis_url
 
     @property
     def resolved_database_url(self) -> str:

@@ -54,6 +54,7 @@ VALID = {
     "cors_origins": "https://page.example",
     "allowed_hosts": "kinora.example",
     "public_url": "https://video.example/kinora",
+    "redis_url": "rediss://redis.example/0",
     "fetch_allow": "pictures.example",
     "log_format": "console",
     "model_revision": "0" * 40,
@@ -131,6 +132,13 @@ def test_every_model_from_the_hub_is_pinned_to_a_commit() -> None:
         ("CORS_ORIGINS", "page.example", "CORS_ORIGINS: must be like https://"),
         ("RESULT_REDIRECT", "true", "RESULT_REDIRECT: needs an object store"),
         ("FETCH_ALLOW", "http://x", "FETCH_ALLOW: "),
+        ("REDIS_URL", "redis.example:6379", "REDIS_URL: must be like rediss://"),
+        ("REDIS_URL", "redis://ann:p/w@redis.example/0", "REDIS_URL: must be like rediss://"),
+        ("REDIS_URL", "redis://redis.example/zero", "REDIS_URL: must be like rediss://"),
+        ("REDIS_URL", "redis://redis.example?ssl_ca_certs=/ca.pem", "REDIS_URL: must be like rediss://"),
+        ("REDIS_URL", "rediss://redis.example?ssl_cert_reqs=maybe", "REDIS_URL: must be like rediss://"),
+        ("REDIS_URL", "rediss://redis.example?ssl_ca_certs=/nowhere.pem", "REDIS_URL: ssl_ca_certs cannot be read"),
+        ("REDIS_URL", "rediss://redis.example?ca_file=/ca.pem", "REDIS_URL: must be like rediss://"),
         ("DATABASE_URL_FILE", "/nowhere", "DATABASE_URL_FILE cannot be read"),
     ],
 )
@@ -143,3 +151,4 @@ def test_a_setting_that_does_not_fit_ends_the_process_with_a_line(
         read_settings()
     assert str(ended.value).startswith(f"kinora: the settings do not fit: {said}")
     assert "\n" not in str(ended.value)
+    assert "p/w" not in str(ended.value)

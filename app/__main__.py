@@ -13,6 +13,7 @@ from app.middleware.slow_clients import KEEP_ALIVE_SECONDS, BoundedHttp
 from core.config.settings import Settings, read_settings
 from core.errors import InvalidParameter, LedgerUnavailable
 from core.ledger.moves import Ledger
+from core.process.no_proxy import reach_loopback_directly
 from core.process.scratch import scratch_folder
 from core.requests.resolve import check_defaults
 
@@ -21,6 +22,7 @@ MAX_CONNECTIONS = 1000  # of one process; whoever comes then and finds no idle o
 
 def main() -> None:
     settings = read_settings()
+    reach_loopback_directly()
     try:
         check_defaults(settings)
         Limiter(settings)

@@ -17,6 +17,7 @@ from typing import Any
 import httpx2
 import yaml
 
+from core.process.no_proxy import reach_loopback_directly
 from harness.log_check import REDIS_FAULTS, crashes, entries
 from harness.servers import free_port, wait_until
 
@@ -62,6 +63,7 @@ class Stack:
         self.environment = {name: value for name, value in os.environ.items() if name not in COMPOSE_VARIABLES}
         self.environment |= {"COMPOSE_FILE": CPU_FILE, "COMPOSE_PROJECT_NAME": f"kinora-e2e-{uuid.uuid4().hex[:8]}"}
         self.environment |= self.ports
+        reach_loopback_directly()
         self.http = httpx2.Client(base_url=self.url, timeout=30)
 
     def compose(self, *words: str, timeout: float = 300) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import psutil
 
+from core.process.no_proxy import reach_loopback_directly
 from harness.gate import Gate
 from harness.log_check import crashes_in
 from harness.servers import RedisServer, free_port, wait_until
@@ -29,6 +30,7 @@ class Stack:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.announced: set[str] = set()
         """What `crashes` passes over, as patterns of how it begins: a test that provokes one says so."""
+        reach_loopback_directly()
         self.environment = os.environ | {
             "DATA_DIR": str(folder / "data"),
             "API_PORT": str(self.port),

@@ -22,6 +22,7 @@ from core.ids import id_seconds, is_id
 from core.ledger.moves import Ledger
 from core.ledger.startup import wait_for_ledger
 from core.process.logs import set_up_logs
+from core.process.no_proxy import reach_loopback_directly
 from core.queue import StepQueue
 from core.storage import Storage
 from keeper.deliverer import Deliverer
@@ -139,6 +140,7 @@ class Keeper:
 def main() -> None:
     settings = read_settings()
     set_up_logs(settings.log_format)
+    reach_loopback_directly()
     ended = threading.Event()
 
     def leave(signum: int, frame: FrameType | None) -> None:

@@ -16,6 +16,7 @@ from core.config.settings import Settings
 from core.db.tables import link_secrets, metadata
 from core.ids import new_id
 from core.ledger.moves import Ledger
+from core.process.no_proxy import reach_loopback_directly
 from core.storage import Storage, input_key
 from core.task import Artifact, Callback, Input, NewStep, NewTask
 from harness.servers import PostgresServer, RedisServer, s3_server
@@ -36,6 +37,12 @@ def _loggers_are_not_cached() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(structlog, "configure", lambda **given: configure(**given | {"cache_logger_on_first_use": False}))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _loopback_is_behind_no_proxy() -> None:
+    """As in the processes themselves: the tests' clients ask servers on this machine."""
+    reach_loopback_directly()
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,12 @@
 """What the container files must hold, whatever else changes in them. tests/e2e/test_compose.py runs them."""
 
+import contextlib
+import http.server
 import json
 import re
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,7 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from app.middleware.body_limit import largest_upload
 from core.config.settings import Settings
+from harness.servers import free_port
 from worker.metrics import WorkerMetrics
 from worker.run.watchdog import CHECK_POINT_SECONDS
 
@@ -43,6 +49,15 @@ def services_of(name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+@contextlib.contextmanager
+def http_server() -> Iterator[int]:
+    """Yield its port."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield server.server_port
+        server.shutdown()
+
+
 SERVICES = {f"{file}:{name}": service for file in FILES for name, service in services_of(file).items()}
 
 
@@ -66,6 +81,17 @@ def test_every_service_comes_back_by_itself(service: dict[str, Any]) -> None:
 
 def test_every_service_is_checked(service: dict[str, Any]) -> None:
     assert "healthcheck" in service
+
+
+def test_a_health_check_goes_through_no_proxy(service: dict[str, Any]) -> None:
+    _, program, *options = service["healthcheck"]["test"]
+    if program == "wget":  # of BusyBox, in images that are not ours
+        assert options[options.index("-Y") + 1] == "off"
+    elif program == "python" and "urllib" in options[-1]:
+        with http_server() as port:
+            asked = re.sub(r"127\.0\.0\.1:\d+/[a-z/]+", f"127.0.0.1:{port}/", options[-1])
+            proxies = {name: f"http://127.0.0.1:{free_port()}" for name in ("http_proxy", "HTTP_PROXY", "all_proxy")}
+            subprocess.run([sys.executable, "-c", asked], env=proxies, check=True, timeout=30)
 
 
 def test_every_service_can_be_scaled(service: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from core.errors import EngineUnavailable, GpuLost
 from core.ledger.moves import Ledger
 from core.ledger.startup import wait_for_ledger
 from core.process.logs import set_up_logs
+from core.process.no_proxy import reach_loopback_directly
 from core.process.scratch import scratch_folder
 from core.queue import QUEUES, StepQueue, connect_redis, reason_of
 from core.storage import Storage
@@ -46,6 +47,7 @@ def main() -> None:
     queue = arguments.parse_args().queue
     settings = read_settings()
     set_up_logs(settings.log_format)
+    reach_loopback_directly()
     on_stop(lambda *_: os._exit(0))  # nothing has begun
 
     ledger = Ledger(settings.resolved_database_url)

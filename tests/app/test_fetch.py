@@ -224,6 +224,8 @@ def test_no_proxy_and_no_netrc_has_a_say(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with hosting(PICTURE) as host, hosting(PICTURE) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://{proxy.netloc}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name)
         assert FETCHER.fetch_picture(host.url, settings_for(host)) == CAT
         assert proxy.requests == []
         assert "authorization" not in host.requests[0].lower()

@@ -15,11 +15,14 @@ from core.errors import InvalidParameter, LedgerUnavailable
 from core.ledger.moves import Ledger
 from core.process.no_proxy import reach_loopback_directly
 from core.process.scratch import scratch_folder
+from core.process.unusable import ends_if_unusable
 from core.requests.resolve import check_defaults
+from core.storage import Storage
 
 MAX_CONNECTIONS = 1000  # of one process; whoever comes then and finds no idle one in the way is answered 503
 
 
+@ends_if_unusable()
 def main() -> None:
     settings = read_settings()
     reach_loopback_directly()
@@ -28,7 +31,8 @@ def main() -> None:
         Limiter(settings)
     except InvalidParameter as error:
         sys.exit(f"kinora: the settings do not fit: {error.message}")
-    refuse_to_let_everyone_in(settings)
+    check_ledger(settings)
+    Storage(settings.resolved_storage_url)
     # uvicorn stops in order and then raises the signal again, for whoever handled it before.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     with scratch_folder("metrics") as folder:
@@ -50,22 +54,23 @@ def main() -> None:
         )
 
 
-def refuse_to_let_everyone_in(settings: Settings) -> None:
-    if lets_everyone_in(settings):
-        return
+def check_ledger(settings: Settings) -> None:
+    """Bring the ledger's tables up to date, and end this process where others could call and nobody has a key. Raises
+    Unusable."""
     ledger = Ledger(settings.resolved_database_url)
     try:
         ledger.migrate()
-        has_keys = ledger.keys.any()
+        is_closed = not lets_everyone_in(settings) and not ledger.keys.any()
     except LedgerUnavailable:
         # Then nobody can be let in either: requests are answered 503 until it is back, and 401 without a key.
         return
     finally:
         ledger.close()
-    if not has_keys:
+    if is_closed:
         sys.exit(
             "kinora: there is no API key yet, and without one nobody could use the service: make one with "
-            "`python -m app.keys create --name NAME`, or say AUTH=off, which lets in everyone who reaches it"
+            "`scripts/keys create --name NAME` (in a container, `python -m app.keys create --name NAME`), or say "
+            "AUTH=off, which lets in everyone who reaches it"
         )
 
 

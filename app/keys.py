@@ -11,14 +11,16 @@ from core.config.settings import read_settings
 from core.errors import KinoraError
 from core.ledger.keys import Keys
 from core.ledger.moves import Ledger
+from core.process.unusable import ends_if_unusable
 
 
+@ends_if_unusable()
 def main() -> None:
     arguments = parser().parse_args()
     settings = read_settings()
     ledger = Ledger(settings.resolved_database_url)
     try:
-        ledger.migrate()
+        ledger.migrate(may_make=arguments.command == "create")
         say(COMMANDS[arguments.command](ledger.keys, arguments))
     except KinoraError as error:
         sys.exit(f"kinora: {error.message}")

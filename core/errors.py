@@ -266,8 +266,13 @@ class LedgerUnavailable(Unavailable):
     example = "the ledger does not answer"
 
 
-class LedgerTooNew(Exception):
-    """Raised at start, or while a program runs: its code is too old for the ledger. No caller is told of it."""
+class Unusable(Exception):
+    """Raised as a process starts: a store that no waiting can mend, with the setting that names it. It ends the process
+    with this one line; no caller is told of it."""
+
+
+class LedgerTooNew(Unusable):
+    """Raised at start, or while a program runs: its code is too old for the ledger."""
 
 
 class StorageUnavailable(Unavailable):

@@ -14,7 +14,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
-from core.errors import ArtifactNotFound, StorageUnavailable
+from core.errors import ArtifactNotFound, StorageUnavailable, Unusable
 
 if TYPE_CHECKING:  # obstore keeps this type out of the running module
     from obstore.store import ClientConfig, RetryConfig
@@ -61,9 +61,10 @@ def attempt_prefix(task_id: str, step_id: str, attempt: int) -> str:
 
 class Storage:
     def __init__(self, url: str) -> None:
+        """Raises Unusable."""
         self._folder = Path(url.removeprefix("file://")) if url.startswith("file://") else None
         if self._folder:
-            self._store: ObjectStore = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
+            self._store: ObjectStore = folder_store(self._folder)
             self._probe: ObjectStore = self._store
             self._streamed: ObjectStore = self._store
         else:
@@ -186,6 +187,16 @@ def _parts_of(path: Path, start: int, end: int) -> Iterator[bytes]:
             yield part
         if file.tell() < end:
             raise OSError(f"{path.name} became shorter while it was read")
+
+
+def folder_store(folder: Path) -> LocalStore:
+    """Raises Unusable."""
+    try:
+        return LocalStore(folder, mkdir=True, automatic_cleanup=True)
+    except (BaseError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        cure = "set DATA_DIR, or STORAGE_URL, to a folder that can be made and written to"
+        raise Unusable(f"{cure}, for {folder}: {reason}") from error
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from core.ledger.moves import Ledger
 from core.ledger.startup import wait_for_ledger
 from core.process.logs import set_up_logs
 from core.process.no_proxy import reach_loopback_directly
+from core.process.unusable import ends_if_unusable
 from core.queue import StepQueue
 from core.storage import Storage
 from keeper.deliverer import Deliverer
@@ -137,6 +138,7 @@ class Keeper:
             self.storage.delete_task(task_id)
 
 
+@ends_if_unusable()
 def main() -> None:
     settings = read_settings()
     set_up_logs(settings.log_format)

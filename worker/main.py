@@ -21,6 +21,7 @@ from core.ledger.startup import wait_for_ledger
 from core.process.logs import set_up_logs
 from core.process.no_proxy import reach_loopback_directly
 from core.process.scratch import scratch_folder
+from core.process.unusable import ends_if_unusable
 from core.queue import QUEUES, StepQueue, connect_redis, reason_of
 from core.storage import Storage
 from worker.engines.host import EngineHost
@@ -41,6 +42,7 @@ LANES: dict[str, type[Lane]] = {"gpu": Lane, "cpu": CpuLane, "net": NetLane}
 log = structlog.get_logger(__name__)
 
 
+@ends_if_unusable()
 def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     arguments.add_argument("--queue", required=True, choices=QUEUES, help="the one queue to take steps from")

@@ -5,6 +5,9 @@ from pathlib import Path
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from core.config.redis_url import check_redis_url
+from core.config.store_urls import check_database_url, check_storage_url
+
+CHECKS = {"database_url": check_database_url, "storage_url": check_storage_url, "redis_url": check_redis_url}
 
 
 class StoreSettings(BaseModel):
@@ -27,12 +30,12 @@ class StoreSettings(BaseModel):
             raise ValueError("needs an object store: set STORAGE_URL")
         return result_redirect
 
-    @field_validator("redis_url")
+    @field_validator("database_url", "storage_url", "redis_url")
     @classmethod
-    def _names_a_redis(cls, redis_url: str) -> str:
-        if redis_url:
-            check_redis_url(redis_url)
-        return redis_url
+    def _names_a_store(cls, url: str, given: ValidationInfo) -> str:
+        if url and given.field_name:
+            CHECKS[given.field_name](url)
+        return url
 
     @property
     def resolved_database_url(self) -> str:

@@ -1,8 +1,8 @@
 """The connection to the ledger's database: SQLite or PostgreSQL, its transactions, and its schema's version."""
 
 import functools
+import re
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
+from core.db.hopeless import is_hopeless
 from core.db.tables import ledger
-from core.errors import LedgerTooNew, LedgerUnavailable
+from core.errors import LedgerTooNew, LedgerUnavailable, Unusable
 
 BUSY_TIMEOUT_MS = 10_000
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -23,6 +24,8 @@ MIGRATION_LOCK = 0x6B696E6F7261
 BOUNDS_LOCK = 0x6B696E6F7262
 ENDPOINTS_LOCK = 0x6B696E6F7263
 
+
+NO_LEDGER = "there is no ledger yet (see {})"
 
 OLDEST_SQLITE = (3, 35, 5)  # RETURNING, and a DROP COLUMN that damages nothing
 
@@ -34,8 +37,7 @@ def connect(url: str) -> sa.Engine:
 
         return create_engine(url)
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        sys.exit(f"SQLite 3.35.5 or newer is needed, here is {sqlite3.sqlite_version}: set DATABASE_URL instead")
-    Path(sa.make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
+        raise Unusable(f"SQLite 3.35.5 or newer is needed, here is {sqlite3.sqlite_version}: set DATABASE_URL instead")
     engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -105,13 +107,50 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def migrate(engine: sa.Engine) -> None:
-    """Bring the schema up to date. Safe to call from several processes at once: one works, the others wait.
+def migrate(engine: sa.Engine, may_make: bool = True) -> None:
+    """Bring the schema up to date. Safe to call from several processes at once: one works, the others wait. Unless it
+    `may_make` one, it makes no file and no tables where there are none.
 
-    Raises LedgerTooNew.
+    Raises LedgerUnavailable, for which to wait, and Unusable, where that helps nothing.
     """
+    try:
+        prepare_file(engine, may_make)
+        bring_up_to_date(engine, may_make)
+    except LedgerUnavailable as error:
+        if is_hopeless(error.__cause__):
+            raise Unusable(f"{error.message} (see {setting_of(engine)})") from error
+        raise LedgerUnavailable(f"{error.message} (see {setting_of(engine)})") from error
+    except exc.ProgrammingError as error:
+        if not is_hopeless(error):
+            raise  # a fault of ours
+        raise Unusable(f"the ledger cannot be used: {first_line(error)} (see {setting_of(engine)})") from error
+
+
+def setting_of(engine: sa.Engine) -> str:
+    return "DATABASE_URL" if engine.dialect.name == "postgresql" else "DATA_DIR or DATABASE_URL"
+
+
+def prepare_file(engine: sa.Engine, may_make: bool) -> None:
+    """Make the folder of SQLite's file. Raises Unusable."""
+    if engine.dialect.name != "sqlite":
+        return
+    file = Path(engine.url.database or "")
+    if not may_make and not file.exists():
+        raise Unusable(NO_LEDGER.format(setting_of(engine)))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unusable(f"set DATA_DIR to a folder that can be made and written to, for {error}") from error
+
+
+def bring_up_to_date(engine: sa.Engine, may_make: bool) -> None:
     with reading(engine) as connection:
         found = version(connection) or ""
+        if not found and not may_make:
+            raise Unusable(NO_LEDGER.format(setting_of(engine)))
+        if found and not re.fullmatch(r"\d{4}", found):
+            setting = setting_of(engine)
+            raise Unusable(f"another program has its tables in this database: give Kinora its own (see {setting})")
         if found >= newest_version():
             check_reader(connection)
             return

@@ -57,9 +57,10 @@ class Ledger(Reader):
         self.keys = Keys(self.database)
         self.endpoints, self.deliveries = Endpoints(self.database), Deliveries(self.database)
 
-    def migrate(self) -> None:
-        """Bring the tables up to date; every process does so when it starts."""
-        migrate(self.database)
+    def migrate(self, may_make: bool = True) -> None:
+        """Bring the tables up to date; every process does so when it starts. Raises LedgerUnavailable, and Unusable:
+        this also if there are none and none may be made."""
+        migrate(self.database, may_make)
 
     # --- a task begins ---
 

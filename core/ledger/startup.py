@@ -3,16 +3,15 @@ them."""
 
 import os
 import signal
-import sys
 import threading
 
 import structlog
 
-from core.errors import LedgerTooNew, LedgerUnavailable
+from core.errors import LedgerTooNew, LedgerUnavailable, Unusable
 from core.ledger.moves import Ledger
+from core.process.unusable import EXIT_UNUSABLE, say
 
 VERSION_SECONDS = 2.0
-EXIT_TOO_OLD = 78  # EX_CONFIG
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +19,7 @@ log = structlog.get_logger(__name__)
 def wait_for_ledger(ledger: Ledger, ended: threading.Event) -> None:
     """Wait until the ledger can be used, or `ended` is set: containers start in any order.
 
-    Ends the process with one line if its code is too old for the ledger, now or later.
+    Ends the process with one line if waiting helps nothing: its code is too old for the ledger, now or later, say.
     """
     while not ended.is_set():
         try:
@@ -28,9 +27,9 @@ def wait_for_ledger(ledger: Ledger, ended: threading.Event) -> None:
         except LedgerUnavailable as error:
             log.warning("ledger_awaited", reason=error.message)
             ended.wait(1.0)
-        except LedgerTooNew as error:
+        except Unusable as error:
             say(error)
-            os._exit(EXIT_TOO_OLD)  # this may be any thread, and nothing has begun
+            os._exit(EXIT_UNUSABLE)  # this may be any thread, and nothing has begun
         else:
             threading.Thread(target=stop_when_too_old, args=[ledger, ended], name="version", daemon=True).start()
             return
@@ -47,8 +46,3 @@ def stop_when_too_old(ledger: Ledger, ended: threading.Event) -> None:
             say(error)
             os.kill(os.getpid(), signal.SIGTERM)
             return
-
-
-def say(error: LedgerTooNew) -> None:
-    sys.stderr.write(f"kinora: {error}\n")
-    sys.stderr.flush()

@@ -54,6 +54,8 @@ VALID = {
     "cors_origins": "https://page.example",
     "allowed_hosts": "kinora.example",
     "public_url": "https://video.example/kinora",
+    "database_url": "postgresql://u:p@h/d",
+    "storage_url": "s3://bucket/prefix",
     "redis_url": "rediss://redis.example/0",
     "fetch_allow": "pictures.example",
     "log_format": "console",
@@ -84,8 +86,8 @@ def test_the_file_of_a_secret_can_be_named_in_the_env_file(tmp_path: Path) -> No
 
 def test_only_the_last_newline_of_a_secret_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "secret").write_text(" with spaces \n\n")
-    monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "secret"))
-    assert Settings(_env_file=None).database_url == " with spaces \n"
+    monkeypatch.setenv("REDIS_USERNAME_FILE", str(tmp_path / "secret"))
+    assert Settings(_env_file=None).redis_username == " with spaces \n"
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_PASSWORD"])
@@ -132,6 +134,19 @@ def test_every_model_from_the_hub_is_pinned_to_a_commit() -> None:
         ("CORS_ORIGINS", "page.example", "CORS_ORIGINS: must be like https://"),
         ("RESULT_REDIRECT", "true", "RESULT_REDIRECT: needs an object store"),
         ("FETCH_ALLOW", "http://x", "FETCH_ALLOW: "),
+        ("DATABASE_URL", "host/database", "DATABASE_URL: must be like postgresql://"),
+        ("DATABASE_URL", "postgresql://ann:p@h:p/w/d", "DATABASE_URL: must be like postgresql://"),
+        ("DATABASE_URL", "postgresql+asyncpg://ann:p/w@h/d", "DATABASE_URL: must begin with postgresql://"),
+        (
+            "DATABASE_URL",
+            "postgresql://h/d?pgbouncer=true",
+            "DATABASE_URL: PostgreSQL's clients know no option pgbouncer",
+        ),
+        ("DATABASE_URL", "sqlite://", "DATABASE_URL: must begin with postgresql:// or, for a file, with sqlite:////"),
+        ("STORAGE_URL", "ftp://host/folder", "STORAGE_URL: must be like s3://bucket/prefix"),
+        ("STORAGE_URL", "s3://", "STORAGE_URL: must be like s3://bucket/prefix"),
+        ("STORAGE_URL", "az://container", "STORAGE_URL: must be like s3://bucket/prefix"),
+        ("STORAGE_URL", "memory://", "STORAGE_URL: must name a storage that all processes share"),
         ("REDIS_URL", "redis.example:6379", "REDIS_URL: must be like rediss://"),
         ("REDIS_URL", "redis://ann:p/w@redis.example/0", "REDIS_URL: must be like rediss://"),
         ("REDIS_URL", "redis://redis.example/zero", "REDIS_URL: must be like rediss://"),

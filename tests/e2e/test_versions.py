@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from core.db.database import newest_version
 from core.ledger.moves import Ledger
-from core.ledger.startup import EXIT_TOO_OLD
+from core.process.unusable import EXIT_UNUSABLE
 from harness.pictures import SAMPLES
 from harness.servers import wait_until
 from harness.stack import running_stack
@@ -32,7 +32,7 @@ def test_a_process_that_is_too_old_for_the_ledger_stops_with_one_line(tmp_path: 
         for name in processes:
             stack.start(f"{name}-again", *{"worker-cpu": ("worker", "--queue", "cpu")}.get(name, (name,)))
         again = {name: stack.processes.pop(f"{name}-again").wait(30) for name in processes}
-        assert again == dict.fromkeys(processes, EXIT_TOO_OLD)
+        assert again == dict.fromkeys(processes, EXIT_UNUSABLE)
         line = f"kinora: the ledger is of version 9999, and this program knows {newest_version()}: update it\n"
         for name in processes:
             assert (tmp_path / f"{name}-again.log").read_text() == line

@@ -1,4 +1,4 @@
-"""python -m app.keys create --name NAME [--admin] | list | revoke --name NAME: who may call.
+"""python -m app.keys create --name NAME [--admin] | list | rotate --name NAME | revoke --name NAME: who may call.
 
 Works on the ledger itself: the service need not run, and need not be restarted.
 """
@@ -37,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
     create.add_argument("--name", required=True, help="whose it is: for the logs and this list")
     create.add_argument("--admin", action="store_true", help="it sees and ends the tasks of all")
     commands.add_parser("list", help="show the keys, without their text")
+    rotate = commands.add_parser("rotate", help="give a key a new text and show it; the old one opens nothing any more")
+    rotate.add_argument("--name", required=True)
     revoke = commands.add_parser("revoke", help="let a key open nothing any more")
     revoke.add_argument("--name", required=True)
     return parser
@@ -65,6 +67,10 @@ def show(keys: Keys, _arguments: argparse.Namespace) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def rotate(keys: Keys, arguments: argparse.Namespace) -> str:
+    return keys.rotate(arguments.name)
+
+
 def revoke(keys: Keys, arguments: argparse.Namespace) -> str:
     keys.revoke(arguments.name)
     return f"{arguments.name} opens nothing any more."
@@ -78,7 +84,7 @@ def say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-COMMANDS = {"create": create, "list": show, "revoke": revoke}
+COMMANDS = {"create": create, "list": show, "rotate": rotate, "revoke": revoke}
 
 if __name__ == "__main__":
     main()

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
     true,
 )
 from sqlalchemy.ext.compiler import compiles
@@ -209,6 +210,7 @@ keepers = Table(
     Column("seen_at", Double, nullable=False),
 )
 
+LIVE = text("revoked_at IS NULL")
 # Who may call. `key_id` is the owner of what is made with the key.
 api_keys = Table(
     "api_keys",
@@ -220,7 +222,7 @@ api_keys = Table(
     Column("created_at", Double, nullable=False),
     Column("revoked_at", Double),
     Column("stored_bytes", BigInteger, nullable=False, server_default="0"),
-    Index(None, "name", unique=True),
+    Index(None, "name", unique=True, sqlite_where=LIVE, postgresql_where=LIVE),
     Index(None, "sha256", unique=True),
 )
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from core.db.database import reading, writing
 from core.db.tables import api_keys, link_secrets, now
+from core.db.upsert import insert
 from core.errors import InvalidParameter, KeyNotFound
 from core.ids import new_id
 
@@ -45,12 +46,14 @@ class Keys:
         """The new key, and its text, which is nowhere to be had again. Raises InvalidParameter."""
         if not re.fullmatch(NAME, name):
             raise InvalidParameter("name must have 1 to 64 letters, digits, dots, dashes or underscores", param="name")
-        text = PREFIX + secrets.token_urlsafe(KEY_BYTES)
+        text = new_text()
         values = {"key_id": new_id(), "name": name, "sha256": digest(text), "admin": admin, "created_at": now()}
         with writing(self.database) as tx:
-            if tx.execute(sa.select(api_keys.c.key_id).where(api_keys.c.name == name)).first():
-                raise InvalidParameter(f"there is, or was, a key with the name {name}", param="name")
-            return _key(tx.execute(api_keys.insert().values(values).returning(api_keys)).one()), text
+            made = insert(tx, api_keys).values(values).on_conflict_do_nothing().returning(api_keys)
+            row = tx.execute(made).one_or_none()
+        if row is None:
+            raise InvalidParameter(f"there is a key with the name {name}", param="name")
+        return _key(row), text
 
     def find(self, text: str) -> Key | None:
         """The key with this text, unless it was revoked. What is compared are digests, so that the time it takes
@@ -75,13 +78,23 @@ class Keys:
         with reading(self.database) as connection:
             return connection.execute(ANY).first() is not None
 
+    def rotate(self, name: str) -> str:
+        """Give the key a new text, and return it. From the next request on the old one opens nothing; owner, tasks,
+        quotas and links stay. Raises KeyNotFound."""
+        text = new_text()
+        self._change(name, sha256=digest(text))
+        return text
+
     def revoke(self, name: str) -> Key:
         """From the next request on it opens nothing; what it made stays. Raises KeyNotFound."""
-        live = sa.and_(api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
+        return self._change(name, revoked_at=now())
+
+    def _change(self, name: str, **values: object) -> Key:
         with writing(self.database) as tx:
-            row = tx.execute(api_keys.update().where(live).values(revoked_at=now()).returning(api_keys)).one_or_none()
+            changed = api_keys.update().where(has_name(name)).values(values).returning(api_keys)
+            row = tx.execute(changed).one_or_none()
         if row is None:
-            raise KeyNotFound(f"there is no key with the name {name} that could be revoked", param="name")
+            raise KeyNotFound(f"there is no key with the name {name} that is not revoked", param="name")
         return _key(row)
 
     @cached_property
@@ -89,6 +102,15 @@ class Keys:
         """What links are signed with, the same for all processes; made with the tables. Raises LedgerUnavailable."""
         with reading(self.database) as connection:
             return bytes.fromhex(connection.execute(sa.select(link_secrets.c.secret)).scalar_one())
+
+
+def has_name(name: str) -> sa.ColumnElement[bool]:
+    """Of the keys with a name one at most is not revoked."""
+    return sa.and_(api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
+
+
+def new_text() -> str:
+    return PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
 def digest(text: str) -> str:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -275,11 +276,42 @@ def test_the_command_makes_lists_and_revokes_keys(settings: Settings) -> None:
     again = keys_command(settings, "revoke", "--name", "ann")
     assert (again.returncode, again.stderr.strip()) == (
         1,
-        "kinora: there is no key with the name ann that could be revoked",
+        "kinora: there is no key with the name ann that is not revoked",
     )
     with TestClient(create_app(settings)) as client:
         assert client.get("/tasks", headers=bearer(text)).status_code == 401
         assert client.get("/tasks", headers=bearer(root)).status_code == 200
+
+
+def test_a_rotated_key_keeps_its_tasks(settings: Settings) -> None:
+    old = keys_command(settings, "create", "--name", "ann").stdout.strip()
+    with TestClient(create_app(settings)) as client:
+        task = client.post("/generate", files={"file": CAT}, headers=bearer(old)).json()
+        new = keys_command(settings, "rotate", "--name", "ann").stdout.strip()
+        assert client.get(f"/status/{task['task_id']}", headers=bearer(old)).status_code == 401
+        listed = client.get("/tasks", headers=bearer(new)).json()["tasks"]
+        assert [each["task_id"] for each in listed] == [task["task_id"]]
+        assert client.delete(f"/tasks/{task['task_id']}", headers=bearer(new)).status_code == 200
+    refused = keys_command(settings, "rotate", "--name", "bob")
+    assert refused.returncode == 1
+    assert refused.stderr == "kinora: there is no key with the name bob that is not revoked\n"
+
+
+@pytest.mark.parametrize("command", [["list"], ["rotate", "--name", "ann"], ["revoke", "--name", "ann"]])
+def test_only_to_create_a_key_makes_a_database(settings: Settings, tmp_path: Path, command: list[str]) -> None:
+    elsewhere = settings.model_copy(update={"data_dir": tmp_path / "elsewhere"})
+    ended = keys_command(elsewhere, *command)
+    assert (ended.returncode, ended.stderr) == (78, "kinora: there is no ledger yet (see DATA_DIR or DATABASE_URL)\n")
+    assert not elsewhere.data_dir.exists()
+    assert keys_command(elsewhere, "create", "--name", "ann").returncode == 0
+    assert "ann" in keys_command(elsewhere, "list").stdout
+
+
+def test_only_to_create_a_key_makes_tables(settings: Settings, empty_database_url: str) -> None:
+    said = keys_command(settings, "list", DATABASE_URL=empty_database_url).stderr
+    assert said.startswith("kinora: there is no ledger yet")
+    assert keys_command(settings, "create", "--name", "ann", DATABASE_URL=empty_database_url).returncode == 0
+    assert "ann" in keys_command(settings, "list", DATABASE_URL=empty_database_url).stdout
 
 
 def test_the_command_says_that_nobody_is_asked_for_a_key(settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """Ledgers that each released version wrote, with tasks in every state: they migrate, read the same and go on."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import cache
 from itertools import count
@@ -140,9 +140,15 @@ def schema_of(engine: sa.Engine) -> dict[str, set[str]]:
         *(asked.get_unique_constraints, asked.get_check_constraints),
     )
     return {
-        table: {str(asked.get_pk_constraint(table)), *(str(found) for each in look_up for found in each(table))}
+        table: {str(asked.get_pk_constraint(table)), *(described(found) for each in look_up for found in each(table))}
         for table in asked.get_table_names()
     }
+
+
+def described(found: Mapping[str, Any]) -> str:
+    """Return all that is said of an index, with the text of its condition."""
+    options = {name: str(option) for name, option in found.get("dialect_options", {}).items()}
+    return str({**found, "dialect_options": options})
 
 
 def check_rows(released: Released, engine: sa.Engine) -> None:

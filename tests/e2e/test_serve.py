@@ -1,0 +1,123 @@
+"""scripts/serve, which keeps the whole service running without Docker."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from harness.pictures import SAMPLES
+from harness.servers import RedisServer, free_port, wait_until
+from harness.stack import ROOT
+
+NAMES = {
+    "redis": "redis-server",
+    "app": "-m app",
+    "worker-cpu": "-m worker --queue cpu",
+    "worker-gpu": "-m worker --queue gpu",
+    "keeper": "-m keeper",
+}
+
+
+class Served:
+    def __init__(self, process: psutil.Popen, url: str) -> None:
+        self.process, self.client = process, httpx2.Client(base_url=url, timeout=30)
+
+    def running(self) -> dict[str, psutil.Process]:
+        """The service's processes, by the Procfile's names."""
+        found = {}
+        for child in self.process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                words = " ".join(child.cmdline())
+                found |= {name: child for name, said in NAMES.items() if said in words and "bash" not in words}
+        return found
+
+    def is_well(self) -> bool:
+        with contextlib.suppress(httpx2.TransportError):
+            return self.client.get("/health").status_code == 200
+        return False
+
+    def make_a_clip(self) -> None:
+        fields = {"width": 64, "height": 64, "num_frames": 2}
+        picture = (SAMPLES / "cat.jpg").read_bytes()
+        made = self.client.post("/generate", files={"file": picture}, data=fields).json()
+        wait_until(lambda: self.client.get(f"/results/{made['task_id']}").status_code == 200, 60, "the clip")
+
+
+@contextlib.contextmanager
+def serving(folder: Path, **settings: str) -> Iterator[Served]:
+    port = free_port()
+    own = {"API_PORT": str(port), "WORKER_METRICS_PORT": str(free_port()), "DATA_DIR": "my data"}
+    with (folder / "serve.log").open("wb") as log:
+        command = [str(ROOT / "scripts/serve")]
+        process = psutil.Popen(command, cwd=folder, env=os.environ | own | settings, stdout=log, stderr=log)
+    served = Served(process, f"http://127.0.0.1:{port}")
+    try:
+        wait_until(served.is_well, 60, "the service")
+        yield served
+    finally:
+        served.client.close()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for left in [*process.children(recursive=True), process]:
+                left.kill()
+        process.wait()
+
+
+def test_what_dies_is_started_again_and_a_stop_ends_all(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        served.make_a_clip()
+        assert (tmp_path / "my data" / "kinora.db").exists()
+        wait_until(lambda: served.running().keys() == NAMES.keys(), 60, "all of them")
+        before = served.running()
+        for each in before.values():
+            each.kill()
+        wait_until(lambda: served.running().keys() == NAMES.keys() and served.is_well(), 60, "all of them again")
+        after = served.running()
+        assert {name for name in NAMES if after[name].pid == before[name].pid} == set()
+        served.make_a_clip()
+        all_of_it = served.process.children(recursive=True)
+        served.process.terminate()
+        assert served.process.wait(60) == 0
+        left = [each for each in all_of_it if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        assert left == []
+    said = (tmp_path / "serve.log").read_text()
+    assert set(re.findall(r"keep: (\S+) ended with 137; it starts again", said)) == NAMES.keys()
+    assert said.index("Finished server process") < said.rindex("Redis is now ready to exit")
+
+
+def test_a_redis_that_a_setting_names_is_used_in_the_place_of_its_own(tmp_path: Path) -> None:
+    with RedisServer() as redis, serving(tmp_path, REDIS_URL=f"redis://127.0.0.1:{redis.port}") as served:
+        served.make_a_clip()
+        assert served.running().keys() == NAMES.keys() - {"redis"}
+        assert redis.client.smembers("rq:workers")
+
+
+def test_the_redis_of_its_own_is_for_this_user_alone(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        assert (tmp_path / "my data" / "redis.conf").stat().st_mode & 0o077 == 0
+        (password,) = re.findall("^requirepass (.+)$", (tmp_path / "my data" / "redis.conf").read_text(), re.MULTILINE)
+        assert not [each for each in served.running().values() if password in " ".join(each.cmdline())]
+
+
+def test_a_setting_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [ROOT / "scripts/serve"], env=os.environ | {"DATABASE_URL": "x"}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("kinora: the settings do not fit: DATABASE_URL: must be like ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_the_unit_for_systemd_is_valid(tmp_path: Path) -> None:
+    text = (ROOT / "deploy/systemd/kinora.service").read_text()
+    unit = tmp_path / "kinora.service"
+    unit.write_text(text.replace("/opt/kinora", str(ROOT)).replace("User=kinora", "User=root"))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

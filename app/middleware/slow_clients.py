@@ -7,6 +7,7 @@ clocks; the body by `SlowClients`.
 
 import asyncio
 from functools import partial
+from http import HTTPStatus
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
@@ -14,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.errors import refusal
+from app.errors import CODES, error_body, refusal
 from app.middleware.base import Middleware
 
 KEEP_ALIVE_SECONDS = 75  # longer than the pools of clients and proxies keep one that they may send on at any moment
@@ -49,7 +50,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes += len(data)
         super().data_received(data)
         if self._head_bytes > MAX_HEAD_BYTES or len(self.pipeline) > MAX_PIPELINED:
-            self._refuse(b"431 Request Header Fields Too Large")
+            self._refuse(431, "the head of a request may have at most 64 KiB, and few requests may wait")
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -126,20 +127,39 @@ class BoundedHttp(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self) -> None:
-        self._head_clock = self.loop.call_later(HEAD_SECONDS, self._refuse, b"408 Request Timeout")
+        self._head_clock = self.loop.call_later(HEAD_SECONDS, self._refuse, 408, "the request did not come in time")
 
     def _stop_head_clock(self) -> None:
         if self._head_clock:
             self._head_clock.cancel()
             self._head_clock = None
 
-    def _refuse(self, status: bytes) -> None:
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle and self.cycle.more_body and not (self.cycle.response_started or self.pipeline):
+            self.cycle.disconnected = True  # only its head could be read, and what makes the answer need not go on
+            self.cycle.message_event.set()
+            self.cycle.response_complete = True
+        self._refuse(400, "what came is no request of HTTP/1.1")
+
+    def _refuse(self, status: int, message: str) -> None:
         self._stop_head_clock()
         if not self._is_idle():  # an answer is under way, and cannot be followed by another
             self.transport.abort()
         elif not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.write(raw_refusal(status, message))
             self.transport.close()
+
+
+def raw_refusal(status: int, message: str) -> bytes:
+    """Return the whole answer to what is no request yet."""
+    body = error_body(status, CODES.get(status, "bad_request"), message, None).model_dump_json().encode()
+    lines = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def is_ending(request: Request) -> bool:

@@ -1,6 +1,7 @@
 """Clients that send and read as slowly as they can, against a real server on a real port."""
 
 import contextlib
+import json
 import logging
 import socket
 import subprocess
@@ -81,6 +82,33 @@ def sent_until_let_go(connection: socket.socket, piece: bytes, enough: int = 50_
 
 def test_a_client_that_says_nothing_is_let_go(connect: Callable[[], socket.socket]) -> None:
     assert all_of(connect()).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"", 408, "request_timeout"),
+        (b"nonsense\r\n\r\n", 400, "bad_request"),
+        (b"GET /tasks HTTP/1.1\r\nTransfer-Encoding: dneO;\r\n\r\n", 400, "bad_request"),
+        (b"GET /tasks HTTP/1.1\r\nX: " + b"x" * 400_000, 431, "too_many_headers"),
+    ],
+)
+def test_what_is_no_request_yet_is_refused_in_our_words(
+    connect: Callable[[], socket.socket], sent: bytes, status: int, code: str
+) -> None:
+    connection = connect()
+    connection.sendall(sent)
+    head, _, body = all_of(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert f"content-length: {len(body)}".encode() in head.lower()
+    assert json.loads(body)["error"]["code"] == code
+
+
+def test_nonsense_behind_a_request_takes_its_answer_from_nobody(connect: Callable[[], socket.socket]) -> None:
+    """No answer, or that of the first: never one that the first would take for its own."""
+    connection = connect()
+    connection.sendall(b"GET /tasks HTTP/1.1\r\nHost: localhost\r\n\r\nnonsense\r\n\r\n")
+    assert not all_of(connection).startswith(b"HTTP/1.1 400")
 
 
 def test_a_client_whose_headers_trickle_is_let_go(connect: Callable[[], socket.socket]) -> None:

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from core.errors import ImageUnreadable
 from sandbox.pictures import read_picture
 from sandbox.png import FORMS
-from tests.browser.conftest import CHROMIUM
 from tests.sandbox import devices
 from tests.sandbox.files import (
     CHANNELS,
@@ -61,15 +60,11 @@ SRGB_CHUNK = chunk(b"sRGB", b"\0")
 
 
 @pytest.fixture(scope="module")
-def show() -> Iterator[Show]:
+def show(browser: Browser) -> Iterator[Show]:
     """What Chromium shows of a file; None of one that it refuses."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--force-color-profile=srgb", "--no-sandbox"]
-        )
-        page = browser.new_page()
-        yield lambda data: shown(page, data)
-        browser.close()
+    page = browser.new_page()
+    yield lambda data: shown(page, data)
+    page.close()
 
 
 def shown(page: Page, data: bytes) -> Pixels | None:

@@ -16,8 +16,7 @@ from alembic.migration import MigrationContext
 
 from app.intake.accept import accept
 from app.intake.retry import retry_task
-from app.intake.source import Extension
-from app.intake.source import SentPicture
+from app.intake.source import Extension, SentPicture
 from app.intake.submission import Submission
 from app.services import Caller, Services
 from core.config.settings import Settings
@@ -205,8 +204,8 @@ def check_keys(released: Released, ledger: Ledger) -> None:
     assert made.keys() == released.asked.keys()
     for text, asked in released.asked.items():
         callback = Callback(*asked["callback"]) if asked["callback"] else None
-        sent = Submission(SentPicture(b"picture", "file"), ClipRequest(**asked["request"]), callback=callback).fingerprint
-        key = IdempotencyKey(made[text]["owner"], text, sent)
+        sent = Submission(SentPicture(b"picture", "file"), ClipRequest(**asked["request"]), callback=callback)
+        key = IdempotencyKey(made[text]["owner"], text, sent.fingerprint)
         assert ledger.task_made_with(key) == made[text]["task_id"]
         with pytest.raises(TaskExists):
             ledger.create(new_task(), key)

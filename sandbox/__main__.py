@@ -17,7 +17,9 @@ from typing import NoReturn
 
 from core.errors import InvalidRequest
 from sandbox import pictures
+from sandbox.formats import is_heic
 from sandbox.memory import MEMORY_BYTES
+from sandbox.no_processes import forbid_processes
 from sandbox.protocol import CPU_SECONDS, JOB, PID, REPLY, WALL_SECONDS, Kind
 
 REST_SECONDS = 0.05  # before a child is made for what may come: who waits for the upload before has the cores then
@@ -54,6 +56,7 @@ def work_in_child(job: socket.socket) -> NoReturn:
         signal.alarm(WALL_SECONDS)
         with job.makefile("rb") as sent:
             data = sent.read(length)
+        start_no_process(needs_threads=kind == Kind.PICTURE and is_heic(data))
         was_read, body = answer(kind, data, limit)
         job.sendall(REPLY.pack(was_read, len(body)))
         job.sendall(body)
@@ -68,11 +71,18 @@ def limit_this_process() -> None:
         resource.RLIMIT_CPU: CPU_SECONDS,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_NOFILE: 0,
     }
     for limit, value in limits.items():
         resource.setrlimit(limit, (value, value))
+
+
+def start_no_process(needs_threads: bool) -> None:
+    """From now on this process can start no other, nor a thread unless it needs some: those end with it."""
+    if needs_threads:
+        forbid_processes()
+    else:
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # which does not bind root
 
 
 def answer(kind: int, data: bytes, limit: int) -> tuple[bool, bytes | memoryview]:

@@ -1,7 +1,9 @@
 """Pieces of a file, read as one file without a copy of them."""
 
 import io
+from bisect import bisect
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import cast
 
 
@@ -11,7 +13,9 @@ def chained(parts: Sequence[memoryview]) -> io.BufferedReader:
 
 class Chained(io.RawIOBase):
     def __init__(self, parts: Sequence[memoryview]) -> None:
-        self._parts = parts
+        self._parts = [part for part in parts if part]
+        self._starts = list(accumulate(map(len, self._parts), initial=0))
+        """Of each part, and where the last one ends."""
         self._at = 0
 
     def readable(self) -> bool:
@@ -21,16 +25,17 @@ class Chained(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: sum(map(len, self._parts))}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._starts[-1]}[whence]
         self._at = max(0, start + offset)
         return self._at
 
     def readinto(self, buffer: object) -> int:
-        into, skip, filled = cast(memoryview, buffer), self._at, 0
-        for part in self._parts:
-            piece = part[skip : skip + len(into) - filled]
-            skip = max(0, skip - len(part))
-            into[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        self._at += filled
-        return filled
+        """Read to the end of a part at most."""
+        into, index = cast(memoryview, buffer), bisect(self._starts, self._at) - 1
+        if index == len(self._parts):
+            return 0
+        begin = self._at - self._starts[index]
+        piece = self._parts[index][begin : begin + len(into)]
+        into[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)

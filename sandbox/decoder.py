@@ -51,7 +51,7 @@ class Decoder:
         """To a child that waits for the next upload."""
 
     def decode(self, upload: bytes, max_megapixels: int, owner: str = "") -> bytearray:
-        """The picture as a JPEG or PNG with nothing else in it. Raises what core/picture.read_picture does, and
+        """The picture as a JPEG or PNG with nothing else in it. Raises what sandbox/pictures.read_picture does, and
         QueueFull if too many wait, or too many of `owner`'s."""
         with self.decoding(upload, max_megapixels, owner) as picture:
             return picture()

@@ -5,13 +5,16 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from sandbox.memory import PIXEL_BYTES, free_bytes
+from sandbox.memory import PIXEL_BYTES, free_bytes, too_much_memory
 from sandbox.opaque import colours_to_srgb, opaque
 from sandbox.sizes import SHORT_SIDE
 from sandbox.stored import Stored
 
 STRIP_PIXELS = 1 << 18
 """Treated at once, so that only the decoder's own buffer and the result are large; fewer cost more for each strip."""
+
+LEAST_SHORT_SIDE = 1080
+"""Pixels, to which a picture is reduced that would not fit memory otherwise."""
 
 SIDEWAYS = (
     Image.Transpose.TRANSPOSE,
@@ -57,12 +60,14 @@ def flatten(stored: Stored, data: bytes) -> Image.Image:
 
 def scale_for(stored: Stored, data: bytes) -> Scale:
     """Return how large the result may be: the shorter side is SHORT_SIDE at most, and it must fit memory beside the
-    stored picture if it cannot take its place."""
+    stored picture if it cannot take its place. Raises ImageTooLarge if it would have to be very small for that."""
     width, height = stored.picture.size
     factor = min(1, SHORT_SIDE / min(width, height))
     if stored.picture.mode != "RGB" or stored.turn is not None or factor < 1:
         free = free_bytes(data, [each for each in (stored.picture, stored.low) if each])
         factor = min(factor, math.sqrt(max(free, 0) / (PIXEL_BYTES * width * height)))
+        if factor * min(width, height) < min(LEAST_SHORT_SIDE, width, height):
+            raise too_much_memory()
     if factor == 1:
         return Scale(width, height, 1)
     scaled = max(1, int(height * factor + 1e-6))

@@ -68,10 +68,14 @@ def brands_of(data: bytes) -> set[bytes]:
     return {data[at : at + 4] for at in (8, *range(16, end, 4))}
 
 
+def is_heic(data: bytes) -> bool:
+    return bool(BRANDS[Format.HEIC] & brands_of(data))
+
+
 def got(data: bytes, brands: set[bytes]) -> str:
     if not data:
         return "; it is empty"
     if brands:
-        return "; got a video"
+        return "; got a HEIF picture of another kind" if b"mif1" in brands else "; got a video"
     head = data[:16].lower()
     return next((f"; got {name}" for start, name in OTHERS.items() if head.startswith(start.lower())), "")

@@ -1,5 +1,5 @@
-"""AVIF and HEIC: pictures in boxes (ISO/IEC 23008-12). Pillow reads the one, pi-heif the other; both turn them upright
-by the file's own boxes and give 8 bits in RGB."""
+"""AVIF and HEIC: pictures in boxes (ISO/IEC 23008-12). Pillow reads the one, and says how to turn it; pi-heif reads the
+other and has turned it. Both give 8 bits in RGB."""
 
 import io
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from sandbox.sizes import check_size
 from sandbox.stored import Colours, Stored, turn_of
 
 THREADS = 1
-"""A child can start no other."""
+"""To decode with. libde265 starts one even so, for which sandbox/no_processes.py makes room."""
 PIXEL_BYTES = 8
 """At most, with the planes of brightness and colour, RGB, and Pillow's own picture."""
 OUT_OF_MEMORY = ("memory allocation", "out of memory")
@@ -30,7 +30,12 @@ META_HEAD = 4  # bytes of version and flags before the boxes in meta
 def read_avif(data: bytes, max_megapixels: int) -> Stored:
     """Raises InvalidRequest, and nearly anything for a broken file."""
     AvifImagePlugin.DEFAULT_MAX_THREADS = THREADS
-    return read_boxes(AvifImageFile, data, max_megapixels)
+    try:
+        return read_boxes(AvifImageFile, data, max_megapixels)
+    except ValueError as error:
+        if "Exif" not in str(error):
+            raise
+    return read_boxes(AvifImageFile, data.replace(b"Exif", b"skip"), max_megapixels)
 
 
 def read_heic(data: bytes, max_megapixels: int) -> Stored:

@@ -5,6 +5,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterator
+from hashlib import sha512
 from typing import NamedTuple
 
 from PIL import Image
@@ -21,8 +22,7 @@ from sandbox.stored import Stored, turn_of
 MAX_SCANS = 64
 
 START, END, SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
-FRAMES = (0xC0, 0xC1, 0xC2)
-"""Baseline, extended, progressive: what libjpeg reads."""
+BASELINE, EXTENDED, PROGRESSIVE = 0xC0, 0xC1, 0xC2
 TABLES = (0xC4, 0xCC, 0xDB, 0xDC, 0xDD)
 """Huffman and arithmetic tables, quantization, number of lines, restart interval."""
 APP0, APP1, APP2, APP14 = 0xE0, 0xE1, 0xE2, 0xEE
@@ -31,11 +31,9 @@ AFTER_A_SCAN = (*TABLES, SCAN, *range(0xE0, 0xF0), COMMENT)
 ALONE = (0x01, *range(0xD0, 0xD9))
 """Markers without a segment."""
 
+RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 # Within a scan: all but stuffing, fill bytes and restarts.
 MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-
-CUT_OFF = bytes.fromhex("5b2ce46917d835a04e8b61f2")
-"""Read for coefficients that a file lacks, these bytes give others than libjpeg does."""
 
 
 class Segments(NamedTuple):
@@ -44,6 +42,8 @@ class Segments(NamedTuple):
     scans: list[memoryview]
     """All scans, with the tables between them."""
     scan_count: int
+    frame: bytes
+    """Its head, from its marker's second byte."""
     has_end: bool
     exif: bytes
     profile: bytes
@@ -54,9 +54,15 @@ def read_jpeg(data: bytes, max_megapixels: int) -> Stored:
     segments = find_segments(data)
     if segments.scan_count > MAX_SCANS:
         raise ImageUnreadable(f"file must have at most {MAX_SCANS} progressive scans", param="file")
-    if not segments.has_end:
-        check_complete(segments, data, max_megapixels)
+    otherwise = (
+        None
+        if segments.has_end
+        else check_sum(decode(segments, other_bits(segments.scans[-1]) + END, data, max_megapixels))
+    )
     picture = decode(segments, END, data, max_megapixels)
+    if otherwise is not None and (otherwise != check_sum(picture) or not has_all_scans(segments)):
+        # Without an end, what follows the file must not change the picture.
+        raise ImageUnreadable("file is cut off: the picture in it is not complete", param="file")
     return Stored(picture, turn=turn_of(segments.exif), colours=(segments.profile,) if segments.profile else ())
 
 
@@ -69,12 +75,35 @@ def decode(segments: Segments, tail: bytes, data: bytes, max_megapixels: int) ->
         return opened._new(opened.im)  # leaves the file behind
 
 
-def check_complete(segments: Segments, data: bytes, max_megapixels: int) -> None:
-    """Of a file without an end, raises ImageUnreadable if pixels are missing: then what follows the file changes the
-    picture."""
-    sums = {check_sum(decode(segments, tail, data, max_megapixels)) for tail in (END, CUT_OFF + END)}
-    if len(sums) > 1:
-        raise ImageUnreadable("file is cut off: the picture in it is not complete", param="file")
+def other_bits(scan: memoryview) -> bytes:
+    """Return what, read for coefficients that the scan lacks, gives others than libjpeg does if there are none: in
+    whichever interval between two restarts, so that each begins with the number that is awaited."""
+    restarts = [found[0][1] for found in RESTART.finditer(scan)]
+    awaited = restarts[-1] + 1 if restarts else 0
+    return b"".join(
+        sha512(bytes([count])).digest().replace(b"\xff", b"") + bytes([0xFF, 0xD0 + (awaited + count) % 8])
+        for count in range(16)
+    )
+
+
+def has_all_scans(segments: Segments) -> bool:
+    """Return whether the heads of the scans tell of every coefficient of every band, down to its last bit (ITU-T T.81,
+    section B.2.3)."""
+    if segments.scan_count == 1 and segments.frame[0] != PROGRESSIVE:
+        return True
+    missing = {(band, coefficient) for band in bands_of(segments.frame) for coefficient in range(64)}
+    for part in segments.scans:
+        if part[1] == SCAN and part[4] <= 4:
+            first, last, bits = part[5 + 2 * part[4] : 8 + 2 * part[4]]
+            bands = part[5 : 5 + 2 * part[4] : 2]
+            if not bits & 15:
+                missing -= {(band, coefficient) for band in bands for coefficient in range(first, last + 1)}
+    return not missing
+
+
+def bands_of(frame: bytes) -> bytes:
+    """Return the ids of the bands that the head of the frame names."""
+    return frame[9::3]
 
 
 def check_sum(picture: Image.Image) -> int:
@@ -107,7 +136,7 @@ def find_segments(data: bytes) -> Segments:
         body = data[begin + 4 : end]
         if marker == SCAN:
             scans, count, has_end = find_scans(data, begin, is_one_scan(frame, body))
-            return Segments(head, scans, count, has_end, exif, joined(profiles))
+            return Segments(head, scans, count, frame, has_end, exif, joined(profiles))
         if marker == APP1 and body.startswith(b"Exif\0\0"):
             exif = exif or body
         elif marker == APP2 and body.startswith(b"ICC_PROFILE\0"):
@@ -147,7 +176,7 @@ def is_needed(marker: int, body: bytes) -> bool:
 
 def is_one_scan(frame: bytes, scan: bytes) -> bool:
     """Whether a scan with this head holds all of the picture."""
-    return len(frame) > 8 and frame[0] in (0xC0, 0xC1) and bool(scan) and scan[0] == frame[8]
+    return len(frame) > 8 and frame[0] in (BASELINE, EXTENDED) and bool(scan) and scan[0] == frame[8]
 
 
 def find_scans(data: bytes, first: int, is_one: bool) -> tuple[list[memoryview], int, bool]:
@@ -182,7 +211,7 @@ def end_of_last(data: bytes, scan: int) -> int:
 def joined(profiles: list[bytes]) -> bytes:
     """Return the ICC profile whose numbered parts these are, each behind its number and their count (ICC.1:2022, annex
     B.4); nothing if one is missing."""
-    by_number = {part[0]: part[2:] for part in profiles if len(part) > 2}
-    if not by_number or sorted(by_number) != list(range(1, len(by_number) + 1)):
+    by_number = {part[0]: part for part in reversed(profiles) if len(part) > 2}  # the first of those with a number
+    if not by_number or sorted(by_number) != list(range(1, profiles[0][1] + 1)):
         return b""
-    return b"".join(by_number[number] for number in sorted(by_number))
+    return b"".join(by_number[number][2:] for number in sorted(by_number))

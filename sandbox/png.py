@@ -3,27 +3,30 @@ edition). zlib and Pillow do the rest. Text is never read, and no damage to what
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from io import BufferedReader
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image
+from PIL.ImageFile import ImageFile, _Tile
 
-from core.errors import ImageUnreadable
+from sandbox.chained import chained
 from sandbox.coded_colours import CodedColours, coded_colours
-from sandbox.memory import check_memory
+from sandbox.memory import PIXEL_BYTES, check_memory
+from sandbox.mended import Mended
 from sandbox.primaries import SRGB, Primaries, between
 from sandbox.sizes import check_size
 from sandbox.stored import Colours, Stored, turn_of
 from sandbox.transfers import gamma
 
 SIGNATURE = 8  # bytes
-BEFORE_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
+BEFORE_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf")
 """What counts beside the pixels. A damaged one is as good as none, and so is one behind them."""
+SRGB_GAMA = 45455
 RGB_OF_FULL_RANGE = b"\0\1"
 """The end of cICP: no other matrix is allowed, and no browser shows another range."""
 MAX_PROFILE_BYTES = 16_000_000
-PIECE_BYTES = 1 << 20
 
 # By depth and colour type: the bits of a pixel, and how Pillow reads it: the mode, the raw mode, and the raw mode of
 # the low bytes. The two bytes of a 16-bit grey are read as two bands.
@@ -76,14 +79,14 @@ class Header(NamedTuple):
 
 def read_png(data: bytes, max_megapixels: int) -> Stored:
     """Raises InvalidRequest, and nearly anything for a broken file."""
-    chunks, stream = read_chunks(data)
+    chunks, parts = read_chunks(data)
     header = Header(*struct.unpack(">IIBBBBB", chunks[b"IHDR"]))
     check_size((header.width, header.height), max_megapixels)
-    check_memory(len(stream) + header.width * header.height * (8 if header.form[3] else 4), data)
-    picture, low = pixels(header, stream)
+    check_memory(header.width * header.height * PIXEL_BYTES * (2 if header.form[3] else 1), data)
+    picture, low = undamaged(header, parts) or mended(header, parts)
     if header.colour_type == PALETTE:
         picture.putpalette(whole_palette(chunks[b"PLTE"]))
-        if b"tRNS" in chunks:
+        if 0 < len(chunks.get(b"tRNS", b"")) <= 256:
             picture.info["transparency"] = chunks[b"tRNS"]
     return Stored(
         picture,
@@ -95,16 +98,16 @@ def read_png(data: bytes, max_megapixels: int) -> Stored:
     )
 
 
-def read_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
-    """Return the first of each kind of chunk that counts, and the stream of the pixels."""
+def read_chunks(data: bytes) -> tuple[dict[bytes, bytes], list[memoryview]]:
+    """Return the first of each kind of chunk that counts, and the parts of the stream of the pixels."""
     first: dict[bytes, bytes] = {}
-    stream: list[memoryview] = []
+    parts: list[memoryview] = []
     for kind, body, is_whole in all_chunks(data):
         if kind == b"IDAT":
-            stream.append(body)
-        elif is_whole and (kind == b"eXIf" or (kind in BEFORE_PIXELS and not stream)):
+            parts.append(body)
+        elif is_whole and kind in BEFORE_PIXELS and not parts:
             first.setdefault(kind, bytes(body))
-    return first, b"".join(stream)
+    return first, parts
 
 
 def all_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
@@ -119,35 +122,49 @@ def all_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
             return
 
 
-def pixels(header: Header, stream: bytes) -> tuple[Image.Image, Image.Image | None]:
-    """Return the picture, and the low bytes if it has 16 bits that Pillow reads as 8."""
-    _, mode, raw, raw_low = header.form
-    size, interlaced = (header.width, header.height), header.interlaced
+def undamaged(header: Header, parts: Sequence[memoryview]) -> tuple[Image.Image, Image.Image | None] | None:
+    """Return the pixels; None if the stream is no good one."""
     try:
-        picture = Image.frombytes(mode, size, stream, "zip", raw, interlaced)
-    except ValueError:
-        stream = mended(stream, header.stream_bytes)
-        picture = Image.frombytes(mode, size, stream, "zip", raw, interlaced)
-    return picture, Image.frombytes(mode, size, stream, "zip", raw_low, interlaced) if raw_low else None
+        return pixels(header, lambda: chained(parts))
+    except OSError:
+        return None
+
+
+def mended(header: Header, parts: Sequence[memoryview]) -> tuple[Image.Image, Image.Image | None]:
+    """Return the pixels of a stream with a wrong check sum or header, say. Raises ImageUnreadable if it is cut off."""
+    return pixels(header, lambda: BufferedReader(Mended(chained(parts), header.stream_bytes)))
+
+
+class Rows(ImageFile):
+    """The stream of a PNG's pixels, for the decoder of rows that Pillow has."""
+
+    format = "PNG"
+
+    def __init__(self, stream: BinaryIO, header: Header, mode: str, raw: str) -> None:
+        self._header, self._how = header, (mode, raw)
+        super().__init__(stream)
+
+    def _open(self) -> None:
+        header, (self._mode, raw) = self._header, self._how
+        self._size = (header.width, header.height)
+        self.tile = [_Tile("zip", (0, 0, *self._size), 0, (raw, header.interlaced))]
+
+
+def pixels(header: Header, open_stream: Callable[[], BinaryIO]) -> tuple[Image.Image, Image.Image | None]:
+    """Return the picture, and the low bytes if it has 16 bits that Pillow reads as 8. Raises OSError."""
+    _, mode, raw, raw_low = header.form
+    return decoded(header, open_stream(), mode, raw), decoded(header, open_stream(), mode, raw_low) if raw_low else None
+
+
+def decoded(header: Header, stream: BinaryIO, mode: str, raw: str) -> Image.Image:
+    with Rows(stream, header, mode, raw) as rows:
+        rows.load()
+        return rows._new(rows.im)
 
 
 def whole_palette(palette: bytes) -> bytes:
     """Return 256 colours. A pixel that names none has the last one, as in Chromium."""
     return (palette[: len(palette) // 3 * 3] + palette[-3:] * 256)[: 3 * 256]
-
-
-def mended(stream: bytes, length: int) -> bytes:
-    """Return the stream encoded anew: its header, its check sum and what is behind the pixels are of no account. Raises
-    ImageUnreadable if it has not so many bytes of pixels."""
-    decompress, compress = zlib.decompressobj(-zlib.MAX_WBITS), zlib.compressobj(1)
-    left, made = stream[2:], []
-    while length:
-        piece = decompress.decompress(left, min(length, PIECE_BYTES))
-        if not piece:
-            raise ImageUnreadable("file is cut off: the picture in it is not complete", param="file")
-        left, length = decompress.unconsumed_tail, length - len(piece)
-        made.append(compress.compress(piece))
-    return b"".join([*made, compress.flush()])
 
 
 def clear(header: Header, value: bytes) -> tuple[int, ...] | None:
@@ -185,10 +202,10 @@ def inflated_profile(chunk: bytes) -> bytes | None:
 
 
 def colours_in_numbers(gama: bytes, chrm: bytes) -> CodedColours | None:
-    """Return what gAMA and cHRM mean, as browsers take them: cHRM counts only beside gAMA, and the usual value of gAMA
-    alone is sRGB's."""
+    """Return what gAMA and cHRM mean, as Chromium takes them: cHRM counts only beside gAMA, and a gAMA alone that is
+    about the usual one means sRGB."""
     exponent = int.from_bytes(gama, "big") if len(gama) == 4 else 0
-    if not exponent or (exponent == 45455 and len(chrm) != 32):
+    if not exponent or (abs(exponent / SRGB_GAMA - 1) < 0.05 and len(chrm) != 32):
         return None
     primaries = SRGB
     if len(chrm) == 32:

@@ -10,10 +10,11 @@ PERIOD_SECONDS = 0.005
 
 
 def memory(pid: int) -> int:
-    """Resident bytes. Pages that a process shares with its children count for each, so it is never too little."""
+    """Bytes in memory, of the process and all below it. A page that several of them share counts once in all."""
     total = 0
     with suppress(OSError):  # it ended meanwhile
-        total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        total += 1024 * int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
         for thread in os.listdir(f"/proc/{pid}/task"):
             for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
                 total += memory(int(child))

@@ -161,9 +161,43 @@ import os, socket, signal, sys
 from sandbox import __main__ as sandbox
 sandbox.pictures.load_all_code()
 sandbox.limit_this_process()
+sandbox.start_no_process(False)
 {textwrap.dedent(code)}
 """
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+AS_NOBODY = """
+import os, sys
+from sandbox import __main__ as sandbox, pictures
+pictures.load_all_code()
+upload = open(sys.argv[1], 'rb').read()
+if os.geteuid() == 0:  # whom no limit on processes binds
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+sandbox.limit_this_process()
+sandbox.start_no_process(sandbox.is_heic(upload))
+print(len(pictures.read(upload, 50)), flush=True)
+try:
+    os.fork()
+except OSError:
+    print('alone')
+"""
+
+
+@pytest.mark.parametrize(
+    "path", ["heic/plain.heic", "heic/ten_bits.heic", "large/of_24_megapixels.heic", "cases/01_adler.png"]
+)
+def test_a_child_that_may_not_do_more_than_the_services_user_reads_it_and_starts_no_process(path: str) -> None:
+    """libde265 starts a thread, which a limit on processes would forbid too, for all but root."""
+    upload = HEIC.parent / path
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, str(upload)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    size, _, rest = done.stdout.partition("\n")
+    assert int(size) > 100, done.stderr
+    assert rest.strip() == "alone"
 
 
 @pytest.mark.parametrize("attempt", ["open('/etc/hostname')", "socket.socket()", "os.pipe()", "os.listdir('/')"])

@@ -75,6 +75,9 @@ def jpegs() -> Named:
     parts = [(1, WIDE[:half]), (2, WIDE[half:])]
     icc = [segment(0xE2, b"ICC_PROFILE\0" + bytes([number, 2]) + part) for number, part in parts]
     yield "profile-in-two-parts", after_start(jpeg, *icc)
+    alone = segment(0xE2, b"ICC_PROFILE\0\1\2" + WIDE)
+    yield "profile-whose-second-part-is-lost", after_start(jpeg, alone)
+    yield "profile-with-a-number-twice", after_start(jpeg, *icc, segment(0xE2, b"ICC_PROFILE\0\1\2junk"))
     yield "profile-in-the-wrong-order", after_start(jpeg, *reversed(icc))
     yield "profile-of-which-a-part-is-lost", after_start(jpeg, icc[1])
     yield "profile-numbered-from-nothing", after_start(jpeg, segment(0xE2, b"ICC_PROFILE\0\0\0" + WIDE))
@@ -145,12 +148,17 @@ def pngs() -> Named:
     yield "palette-too-short", png(PALETTE, 8, (32, 16), row, chunk(b"PLTE", bytes([200, 0, 0, 0, 200, 0])))
     few = chunk(b"PLTE", bytes([200, 0, 0, 0, 200, 0, 0, 0, 200, 90, 90, 90]))
     yield "more-clear-than-colours", png(PALETTE, 8, (32, 16), row, few, chunk(b"tRNS", bytes([255, 128, 0, 60, 1, 2])))
+    long = chunk(b"tRNS", bytes(range(256)) + bytes(40))
+    colours = chunk(b"PLTE", bytes(range(256)) * 3)
+    yield "more-clear-than-there-can-be", png(PALETTE, 8, (32, 16), bytes(range(0, 256, 8)), colours, long)
     yield "clear-in-rgba", png(RGBA, 8, (16, 16), bytes([9, 99, 199, 200]) * 16, chunk(b"tRNS", bytes(6)))
     yield "clear-grey-of-4-bits", png(GREY, 4, (32, 16), bytes([0x5A] * 16), chunk(b"tRNS", b"\0\x05"))
     yield (
         "clear-beyond-its-bits",
         png(RGB, 8, (16, 16), bytes([1, 2, 3]) * 16, chunk(b"tRNS", bytes([9, 1, 9, 2, 9, 3]))),
     )
+    yield "exif-behind-the-pixels", head + chunk(b"IDAT", stream) + chunk(b"eXIf", exif(6)[6:]) + end
+    yield "gamma-a-little-off", head + gama(0.45) + rest
     yield "gamma-behind-the-pixels", head + chunk(b"IDAT", stream) + gama(1) + end
     frame = struct.pack(">IIIIIHHBB", 0, 48, 32, 0, 0, 1, 10, 0, 0)
     moves = chunk(b"acTL", struct.pack(">II", 9, 0)) + chunk(b"fcTL", frame)
@@ -180,6 +188,9 @@ def gifs() -> Named:
     yield "interlaced", saved(few, "GIF", interlace=True)
     yield "animated", saved(few, "GIF", save_all=True, append_images=[plain("blue", size=(48, 32))], duration=100)
     yield "with-a-clear-colour", saved(few, "GIF", transparency=5)
+    wide = bytearray(gif)
+    wide[6:10] = struct.pack("<HH", 80, 60)
+    yield "smaller-than-its-canvas", bytes(wide)
     yield "with-a-broken-comment", gif.replace(b",\0\0\0\0", b"!\xfe\x02ab\0,\0\0\0\0", 1)
 
 
@@ -191,12 +202,21 @@ def bmps() -> Named:
     rows = bytearray(saved(photo(), "BMP"))
     rows[22:26] = struct.pack("<i", -32)
     yield "from-the-top", bytes(rows)
+    yield "with-a-profile", with_profile(rows)
     pixels = (np.asarray(photo()).astype("<u2") >> 3) @ np.array([1 << 10, 1 << 5, 1], "<u2")
     body = np.ascontiguousarray(pixels[::-1].astype("<u2")).tobytes()
     yield (
         "of-16-bits",
         struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 54 + len(body), 0, 0, 54, 40, 48, 32, 1, 16, 0, 0, 0, 0, 0, 0) + body,
     )
+
+
+def with_profile(bmp: bytes) -> bytes:
+    """With a header of the longest kind, and a profile at the end of the file."""
+    size, pixels = bmp[18:26], bmp[54:]
+    masks = struct.pack("<IIII4s36xIIIIIII", 0, 0, 0, 0, b"DEBM", 0, 0, 0, 4, 124 + len(pixels), len(WIDE), 0)
+    header = struct.pack("<I8sHHIIiiII", 124, size, 1, 24, 0, len(pixels), 0, 0, 0, 0) + masks
+    return struct.pack("<2sIHHI", b"BM", 138 + len(pixels) + len(WIDE), 0, 0, 138) + header + pixels + WIDE
 
 
 def main() -> None:

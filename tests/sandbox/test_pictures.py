@@ -226,6 +226,14 @@ def test_a_picture_of_many_strips_follows_its_profile_everywhere() -> None:
     assert (large == small[0, 0]).all()
 
 
+def test_a_picture_is_not_made_tiny_to_fit_memory() -> None:
+    """16 bits in two pictures: what is left is enough for a sixth of its sides."""
+    row = bytes(8 * 5000)
+    with pytest.raises(ImageTooLarge, match="more memory than is allowed"):
+        read(png(6, 16, (5000, 5735), row))
+    assert min(read(png(6, 16, (4000, 4000), row[: 8 * 4000])).shape[:2]) == 2160
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -426,11 +434,22 @@ def test_nothing_but_pixels_comes_through(format: str) -> None:
         assert "icc_profile" not in again.info
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("progressive", [False, True])
-def test_damaged_files_give_a_picture_or_kinoras_own_error(format: str, progressive: bool) -> None:
-    options: dict[str, Any] = {"progressive": True} if format == "JPEG" else {"lossless": True}
-    good = saved(photo(), format, exif=exif(6), icc_profile=WIDE, **(options if progressive else {}))
+DAMAGED = {
+    "baseline JPEG": saved(photo(), "JPEG", exif=exif(6), icc_profile=WIDE),
+    "progressive JPEG": saved(photo(), "JPEG", exif=exif(6), icc_profile=WIDE, progressive=True),
+    "PNG": saved(photo(), "PNG", exif=exif(6), icc_profile=WIDE),
+    "WebP": saved(photo(), "WEBP", exif=exif(6), icc_profile=WIDE),
+    "lossless WebP": saved(photo(), "WEBP", exif=exif(6), icc_profile=WIDE, lossless=True),
+    "AVIF": saved(photo(), "AVIF", exif=exif(6), icc_profile=WIDE),
+    "HEIC": (HEIC / "with_another.heic").read_bytes(),
+    "GIF": saved(photo().quantize(64), "GIF"),
+    "BMP": saved(photo(), "BMP"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_files_give_a_picture_or_kinoras_own_error(kind: str) -> None:
+    good = DAMAGED[kind]
     chance = random.Random(1)
     for _ in range(300):
         bad = bytearray(good)
@@ -486,6 +505,12 @@ def test_text_is_skipped_however_long_it_is(name: str) -> None:
     assert read((CASES / name).read_bytes())[48, 20].tolist() == [15, 64, 128]
 
 
+def test_damaged_exif_of_an_avif_costs_nothing() -> None:
+    data = saved(photo(), "AVIF", exif=exif(6))
+    assert read(data).shape == (48, 32, 3)
+    assert read(data.replace(b"MM\0*", b"junk")).shape == (48, 32, 3)  # a box of its own turns it
+
+
 def test_a_long_profile_is_followed() -> None:
     assert np.abs(read((CASES / "02_icc.png").read_bytes())[144, 300].astype(int) - [233, 221, 0]).max() <= 1
 
@@ -533,6 +558,35 @@ def test_a_jpeg_without_all_its_pixels_is_cut_off(progressive: bool, part: float
     data = saved(noise, "JPEG", progressive=progressive)
     with pytest.raises(ImageUnreadable, match=r"cut off|cannot be decoded"):
         read(data[: int(len(data) * part)] + filled_up)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"restart_marker_blocks": 1},
+        {"restart_marker_rows": 1},
+        {"restart_marker_blocks": 2, "subsampling": 0},
+        {"progressive": True},
+        {"progressive": True, "restart_marker_rows": 1},
+    ],
+    ids=str,
+)
+def test_a_jpeg_cut_off_anywhere_is_refused_or_whole(options: dict[str, Any]) -> None:
+    """Also where an interval between restarts ends, or a scan."""
+    data = saved(photo(96, 64), "JPEG", quality=90, **options)
+    whole = read(data).astype(int)
+    start = data.index(b"\xff\xda")
+    for end in range(start, len(data) - 2, 3):
+        if outcome(data[:end]) == "RGB":
+            assert np.abs(read(data[:end]) - whole).max() <= 8, end
+
+
+def test_a_jpeg_cut_off_between_two_scans_is_refused() -> None:
+    data = saved(photo(96, 64), "JPEG", quality=90, progressive=True)
+    scans = [at for at in range(len(data)) if data[at : at + 2] in (b"\xff\xda", b"\xff\xc4")]
+    for end in scans[1:]:
+        with pytest.raises(ImageUnreadable):
+            read(data[:end])
 
 
 def test_a_png_without_all_its_pixels_is_cut_off() -> None:

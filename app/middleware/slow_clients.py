@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from app.errors import CODES, error_body, refusal
 from app.middleware.base import Middleware
+from app.middleware.upgrade import OneProtocolParser
 
 KEEP_ALIVE_SECONDS = 75  # longer than the pools of clients and proxies keep one that they may send on at any moment
 HEAD_SECONDS = 15.0
@@ -39,6 +40,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower
         super().connection_made(transport)
+        self.parser = OneProtocolParser(self)
         transport.set_write_buffer_limits(high=0)  # writing is paused whenever something is left to read
         self._await_head()
         if self._are_full():
@@ -57,12 +59,21 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) <= MAX_HEADERS:  # one more than allowed, for SlowClients to refuse
+        if not self.has_too_many_headers():  # one more than allowed, for SlowClients to refuse
             super().on_header(name, value)
 
+    def has_too_many_headers(self) -> bool:
+        return len(self.headers) > MAX_HEADERS
+
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():  # the parser reads it once more
+            return
         self._stop_head_clock()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0

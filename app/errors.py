@@ -67,7 +67,7 @@ def answer(
 def vendor_error_fields(request: Request, status: int, code: str, message: str) -> dict[str, Any]:
     """Return what the clients of another API read an error by, on the paths that are that API's."""
     for dialect in request.app.state.dialects:
-        if dialect.error_fields and route_path(request.scope).startswith(dialect.paths):
+        if dialect.error_fields and any(path in route_path(request.scope) for path in dialect.paths):
             return dict(dialect.error_fields(status, code, message))
     return {}
 

@@ -16,7 +16,7 @@ class HttpDialect:
     uploads: str
     """A regular expression of the paths whose requests may hold a picture."""
     paths: tuple[str, ...] = ()
-    """How the paths begin whose errors have `error_fields`, beside our own shape."""
+    """What is in the paths whose errors have `error_fields`, beside our own shape: behind a wrong beginning too."""
     error_fields: ErrorFields | None = None
     headers: tuple[str, ...] = ()
     """Of its answers, which scripts of other origins may read."""

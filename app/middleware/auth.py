@@ -109,7 +109,8 @@ def without_key(request: Request, settings: Settings) -> Caller:
 
 def key_in(request: Request) -> str | None:
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    return text.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
+    # Replicate's documentation had `Token` for years.
+    return text.strip() if scheme.lower() in ("bearer", "token") else request.headers.get("x-api-key")
 
 
 def is_open(services: Services, request: Request) -> bool:

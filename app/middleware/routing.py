@@ -52,12 +52,20 @@ def misspelled(request: Request) -> ASGIApp | None:
 def unanswered(request: Request, methods: list[str]) -> ASGIApp:
     path = route_path(request.scope)
     if not methods:
-        hint = f"; there is /v1{path}" if matching(request, f"/v1{path}") else ""
+        route = meant(request, path)
+        hint = f"; there is {route}" if route else ""
         return refusal(request, HTTPException(404, f"there is no {path} here{hint}"))
     headers = {"Allow": ", ".join(methods)}
     if request.method == "OPTIONS":
         return closing(request, Response(status_code=204, headers=headers))
     return refusal(request, HTTPException(405, f"{request.method} is none of {headers['Allow']}", headers))
+
+
+def meant(request: Request, path: str) -> str | None:
+    """Return the path of a route that a base URL without /v1, or with something before it, does not lead to."""
+    parts = path.split("/")
+    shorter = ["/".join(["", *parts[start:]]) for start in (2, 3, 4) if any(parts[start:])]
+    return next((each for each in (f"/v1{path}", *shorter) if matching(request, each)), None)
 
 
 def matching(request: Request, path: str | None = None) -> list[BaseRoute]:

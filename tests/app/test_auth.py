@@ -57,6 +57,7 @@ def test_a_client_that_always_sends_a_key_works_where_none_is_asked_for(client: 
 def test_a_key_is_taken_from_either_header(client: TestClient, ann: str) -> None:
     for headers in (
         {"Authorization": f"bearer {ann}"},
+        {"Authorization": f"Token {ann}"},
         {"X-API-Key": ann},
         {"x-api-key": ann, "Authorization": "Basic x"},
     ):

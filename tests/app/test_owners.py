@@ -40,6 +40,8 @@ SHARED = {
     ("POST", "/v1/predictions"): 422,
     ("GET", "/v1/predictions"): 200,
     ("POST", "/v1/models/{owner}/{name}/predictions"): 422,
+    ("GET", "/v1/models/{owner}/{name}"): 200,
+    ("GET", "/v1/models/{owner}/{name}/versions"): 200,
     ("GET", "/v1/models/{owner}/{name}/versions/{version}"): 200,
     ("POST", "/v1/files"): 422,
     ("GET", "/v1/webhooks/default/secret"): 200,

@@ -49,8 +49,17 @@ def test_a_picture_to_a_wrong_path_is_told_that_there_is_none(direct: TestClient
 
 
 @pytest.mark.parametrize("path", ["/videos", "/files", "/predictions"])
-def test_a_base_url_without_v1_is_told_where_the_route_is(direct: TestClient, path: str) -> None:
-    assert f"there is /v1{path}" in direct.post(path, files={"file": PICTURE}).json()["error"]["message"]
+@pytest.mark.parametrize("base", ["", "/v1/v1", "/api/v1", "/a/b/v1"])
+def test_a_base_url_that_is_too_short_or_too_long_is_told_where_the_route_is(
+    direct: TestClient, path: str, base: str
+) -> None:
+    answer = direct.post(base + path, files={"file": PICTURE}).json()
+    assert answer["error"]["message"] == f"there is no {base}{path} here; there is /v1{path}"
+
+
+@pytest.mark.parametrize("path", ["/x", "/x//", "//", "/v1/v1/v1/v1/v1/videos", "/" + "a/" * 10_000])
+def test_a_path_that_leads_nowhere_is_told_of_no_other(direct: TestClient, path: str) -> None:
+    assert "; there is" not in direct.post(path).json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", [*UPLOADS, *JSON_ONLY])
@@ -93,6 +102,8 @@ def test_a_route_that_reads_nothing_takes_any_media_type(direct: TestClient) -> 
 def test_an_error_of_these_has_the_fields_that_a_vendors_client_reads(direct: TestClient) -> None:
     assert direct.post("/v1/predictions", content=PICTURE, headers=JPEG).json()["title"] == "content_type_unsupported"
     assert direct.post("/v2beta/nothing", content=PICTURE).json()["name"] == "not_found"
+    for path in ("/v1/v1/files", "/api/v1/predictions", "/v1/account", "/v1/deployments/a/b/predictions"):
+        assert direct.post(path, content=PICTURE).json()["detail"].startswith(f"there is no {path} here")
 
 
 @pytest.fixture(scope="module")

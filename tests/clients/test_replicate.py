@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from queue import Queue
 from typing import Any
 
@@ -77,6 +78,40 @@ def test_run_waits_for_as_long_as_it_takes_where_the_service_does_not(
     output = client.run(f"{SVD}:{VERSION}", input=SMALL | {"input_image": CAT}, wait=1)
     goes_on.join()
     assert frames_of(download(output)) == (2, 64, 64)
+
+
+@pytest.mark.parametrize("model", [SVD, "kinora/preview"])
+def test_a_model_is_looked_up_before_it_is_run(client: replicate.Client, model: str) -> None:
+    found = client.models.get(model)
+    assert (found.id, found.visibility) == (model, "public")
+    (version,) = found.versions.list()
+    assert version == found.latest_version == found.versions.get(version.id)
+    for ref in (found, version):
+        output = client.run(ref, input=SMALL | {"image": CAT})
+        assert frames_of(download(output)) == (2, 64, 64)
+
+
+def test_a_model_that_is_not_there_is_told_from_those_that_are(client: replicate.Client) -> None:
+    for name in ("stability-ai/sdxl", "kinora/none"):
+        with pytest.raises(ReplicateError, match="version or model must be one of auto, svd-xt"):
+            client.models.get(name)
+
+
+def test_no_output_comes_piece_by_piece(client: replicate.Client) -> None:
+    picture = {"image": client.files.create(CAT).urls["get"]}
+    with pytest.raises(ReplicateError, match="stream must be false"):
+        list(client.stream("kinora/preview", input=SMALL | picture))
+    assert client.predictions.create(version="preview", input=SMALL | picture, stream=False).id
+
+
+def test_a_file_is_told_as_it_was_handed_over(client: replicate.Client) -> None:
+    given = {"filename": "a.jpg", "content_type": "image/jpeg", "metadata": {"of": ["a", {"cat": 1.5}]}}
+    file = client.files.create(BytesIO(CAT.read_bytes()), **given)
+    assert {"filename": file.name, "content_type": file.content_type, "metadata": file.metadata} == given
+    assert file.size == CAT.stat().st_size
+    for wrong in ("[]", "{", '{"a": NaN}', '{"a": 1e999}', '{"a": 1, "a": 2}', '{"a":' + "[" * 200 + "]" * 200 + "}"):
+        with pytest.raises(ReplicateError, match="invalid_parameter"):
+            client._request("POST", "/v1/files", files={"content": b"x"}, data={"metadata": wrong})
 
 
 @pytest.mark.parametrize("strategy", ["base64", "url"])
@@ -204,6 +239,18 @@ def test_a_webhook_tells_the_prediction(client: replicate.Client, service: Servi
     assert told.urls == {"get": f"/v1/predictions/{made.id}", "cancel": f"/v1/predictions/{made.id}/cancel"}
 
 
+def test_a_webhook_is_told_the_end_only_where_that_is_asked_for(client: replicate.Client, service: Service) -> None:
+    picture = {"image": client.files.create(CAT).urls["get"]}
+    hook = {"webhook_completed": f"http://127.0.0.1:{service.hooks}/"}
+    with listening(service, client.webhooks.default.secret()) as came:
+        client.predictions.create(version="preview", input=SMALL | picture, **hook)
+        assert came.get(timeout=30)["status"] == "succeeded"
+        assert came.empty()
+    for more in ({"webhook": hook["webhook_completed"]}, {"webhook_events_filter": ["start"]}):
+        with pytest.raises(ReplicateError, match="webhook"):
+            client.predictions.create(version="preview", input=SMALL | picture, **hook, **more)
+
+
 def test_a_webhook_must_lead_somewhere_public(client: replicate.Client) -> None:
     with pytest.raises(ReplicateError, match="destination_forbidden"):
         client.predictions.create(version="preview", input={"image": "x"}, webhook="http://127.0.0.1/")
@@ -282,4 +329,24 @@ def test_a_wrong_base_url_is_told_apart_from_a_picture_too_large(service: Servic
     with (SAMPLES / "coffee.jpg").open("rb") as file, pytest.raises(ReplicateError) as refused:
         client.run("kinora/auto", input={"image": file})
     client._client.close()
-    assert refused.value.status == 404
+    assert (refused.value.status, refused.value.title) == (404, "not_found")
+    assert refused.value.detail == f"there is no {base}/v1/files here; there is /v1/files"
+
+
+def test_the_address_may_end_with_a_slash_and_come_from_the_environment(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPLICATE_BASE_URL", f"{service.url}/")
+    monkeypatch.setenv("REPLICATE_API_TOKEN", service.ann)
+    client = replicate.Client()
+    with (SAMPLES / "coffee.jpg").open("rb") as file:
+        output = client.run("kinora/preview", input=SMALL | {"image": file})
+    client._client.close()
+    assert frames_of(download(output)) == (2, 64, 64)
+
+
+def test_what_is_not_here_is_told_so(client: replicate.Client) -> None:
+    asks = (client.accounts.current, client.collections.list, client.deployments.list, client.hardware.list)
+    for ask in (*asks, client.trainings.list):
+        with pytest.raises(ReplicateError, match=r"detail: there is no /v1/\w+ here"):
+            ask()

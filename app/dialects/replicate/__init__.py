@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.dialects.base import HttpDialect
-from app.dialects.replicate import files, predictions
+from app.dialects.replicate import files, models, predictions
 
 
 def error_fields(status: int, code: str, message: str) -> dict[str, Any]:
@@ -11,8 +11,22 @@ def error_fields(status: int, code: str, message: str) -> dict[str, Any]:
 
 
 DIALECT = HttpDialect(
-    routers=(predictions.router, files.router),
+    routers=(predictions.router, models.router, files.router),
     uploads="/v1/files|/v1/predictions|/v1/models/[^/]+/[^/]+/predictions",
-    paths=("/v1/predictions", "/v1/models/", "/v1/files", "/v1/webhooks/"),
+    paths=tuple(
+        f"/v1/{name}"
+        for name in (
+            "predictions",
+            "models/",
+            "files",
+            "webhooks/",
+            # What is not here, so that a client can say so.
+            "account",
+            "collections",
+            "deployments",
+            "hardware",
+            "trainings",
+        )
+    ),
     error_fields=error_fields,
 )

@@ -69,6 +69,10 @@ class NewPrediction(BaseModel):
         list[Literal["start", "output", "logs", "completed"]] | None,
         Field(min_length=1, max_length=4, description="When; without it, at all of them"),
     ] = None
+    webhook_completed: Annotated[
+        str | None, Field(description="In the place of `webhook`: where it is posted when it is completed")
+    ] = None
+    stream: Annotated[bool | None, Field(description="Not made here: `false` is accepted")] = None
 
 
 class Urls(BaseModel):
@@ -102,13 +106,6 @@ class PredictionPage(BaseModel):
 
 class SigningSecret(BaseModel):
     key: str
-
-
-class Version(BaseModel):
-    id: str
-    created_at: datetime
-    cog_version: str
-    openapi_schema: dict[str, Any]
 
 
 ERRORS = documented(errors.TaskNotFound, errors.InvalidParameter, errors.LedgerUnavailable)
@@ -190,23 +187,6 @@ def cancel_prediction(task_id: str, services: ServicesDep, caller: CallerDep, li
 
 
 @router.get(
-    "/v1/models/{owner}/{name}/versions/{version}",
-    summary="A version of a model",
-    responses=documented(errors.InvalidParameter),
-)
-def model_version(owner: str, name: str, version: str, services: ServicesDep) -> Version:
-    """What a client asks for before it reads the output: that this is one URL, and no list."""
-    engine_of(version, services)
-    output = {"type": "string", "format": "uri", "title": "Output"}
-    return Version(
-        id=version,
-        created_at=datetime(2023, 11, 21, tzinfo=UTC),
-        cog_version="0.8.6",
-        openapi_schema={"components": {"schemas": {"Output": output}}},
-    )
-
-
-@router.get(
     "/v1/webhooks/default/secret",
     summary="What webhooks are signed with",
     responses=documented(errors.LedgerUnavailable),
@@ -226,6 +206,8 @@ def create(
     prefer: str,
     idempotency_key: str | None,
 ) -> StreamingResponse:
+    if asked.stream:
+        raise InvalidParameter("stream must be false: no model here gives its output piece by piece", param="stream")
     engine, given, seconds = engine_of(ref, services), dict(asked.input), seconds_to_wait(prefer)
     picture = picture_in(given, services.settings)
     names = {ours: theirs for theirs, ours in NAMES.items() if theirs in given}
@@ -275,14 +257,22 @@ def seconds_to_wait(prefer: str) -> float:
 
 def callback_of(asked: NewPrediction, settings: Settings) -> Callback | None:
     """Raises InvalidParameter, DestinationForbidden."""
-    if asked.webhook is None:
-        if asked.webhook_events_filter:
-            message = "webhook_events_filter says nothing without webhook"
-            raise InvalidParameter(message, param="webhook_events_filter")
-        return None
-    check_outbound_url(asked.webhook, settings.fetch_allow, "webhook", https_only=True)
-    wanted = [event for name in asked.webhook_events_filter or EVENTS for event in EVENTS[name]]
-    return Callback(asked.webhook, list(dict.fromkeys(wanted)))
+    urls = {"webhook": asked.webhook, "webhook_completed": asked.webhook_completed}
+    given = [(name, url) for name, url in urls.items() if url is not None]
+    if len(given) > 1:
+        raise InvalidParameter("give webhook or webhook_completed, not both", param="webhook_completed")
+    if asked.webhook_events_filter and asked.webhook is None:
+        message = "webhook_events_filter says nothing without webhook"
+        raise InvalidParameter(message, param="webhook_events_filter")
+    for name, url in given:
+        check_outbound_url(url, settings.fetch_allow, name, https_only=True)
+        return Callback(url, events_of(asked))
+    return None
+
+
+def events_of(asked: NewPrediction) -> list[str]:
+    names = ["completed"] if asked.webhook_completed else asked.webhook_events_filter or EVENTS
+    return list(dict.fromkeys(event for name in names for event in EVENTS[name]))
 
 
 def engine_of(ref: str | None, services: Services) -> str | None:

@@ -1,5 +1,7 @@
 """What the SDK's client cannot bring about in tests/clients/test_mcp.py."""
 
+import json
+
 import pytest
 from fastapi.testclient import TestClient
 
@@ -42,6 +44,24 @@ def test_a_client_that_does_not_ask_for_events_is_answered_in_json(
     assert told.status_code == 202
 
 
+@pytest.mark.parametrize("accept", ["application/json", ACCEPT["Accept"]])
+@pytest.mark.parametrize(
+    "body", [[], [LIST], {}, 5, None, LIST | {"jsonrpc": "1.0"}, LIST | {"method": 5}, LIST | {"params": []}]
+)
+def test_what_is_no_message_is_told_what_one_is(client: TestClient, body: object, accept: str) -> None:
+    answer = client.post(
+        "/mcp", content=json.dumps(body), headers={"Accept": accept, "Content-Type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32600)
+    assert answer.json()["error"]["message"].startswith("the body must be one JSON-RPC message")
+    assert "pydantic" not in answer.text
+
+
+def test_what_is_no_json_is_told_so(client: TestClient) -> None:
+    answer = client.post("/mcp", content="{", headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32700)
+
+
 def test_waiting_for_a_task_is_one_answer_in_json(client: TestClient, finished: str) -> None:
     arguments = {"name": "wait_for_task", "arguments": {"task_id": finished}, "_meta": {"progressToken": 1}}
     asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": arguments}
@@ -49,8 +69,9 @@ def test_waiting_for_a_task_is_one_answer_in_json(client: TestClient, finished: 
     assert answer.json()["result"]["structuredContent"]["status"] == "finished"
 
 
-def test_a_client_that_asks_for_events_is_answered_with_them(client: TestClient) -> None:
-    answer = client.post("/mcp", json=CALL, headers=ACCEPT)
+@pytest.mark.parametrize("accept", [ACCEPT["Accept"], "text/event-stream", "Text/Event-Stream;q=0.9, */*;q=0.1"])
+def test_a_client_that_asks_for_events_is_answered_with_them(client: TestClient, accept: str) -> None:
+    answer = client.post("/mcp", json=CALL, headers={"Accept": accept})
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
 
 

@@ -92,6 +92,22 @@ def test_a_task_is_canceled(service: Service, mode: str) -> None:
     assert asyncio.run(journey()) == ["canceled"] * 3
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_who_gives_up_waiting_goes_on(service: Service, mode: str) -> None:
+    async def journey() -> str:
+        async with connected(service, service.ann, mode) as client:
+            task_id = await make(client, engine="svd-xt")  # which nobody takes
+            waiting = {"task_id": task_id, "seconds": 60}
+            with pytest.raises(MCPError, match="timed out"):
+                await client.call_tool("wait_for_task", waiting, read_timeout_seconds=0.3)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await client.call_tool("wait_for_task", waiting)
+            return str((await call(client, "cancel_task", task_id=task_id))["status"])
+
+    assert asyncio.run(journey()) == "canceled"
+
+
 def test_a_picture_reaches_the_server_by_its_path_with_a_slash(service: Service) -> None:
     """The SDK follows redirects by itself, where it makes its own HTTP client."""
     large = base64.b64encode((SAMPLES / "coffee.jpg").read_bytes()).decode()

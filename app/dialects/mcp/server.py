@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from app.router import create_router
 from core.concurrency import ConcurrencyLimit
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from app.dialects.mcp.tools import SessionManagers
 
 EXCHANGES = 100  # at once
+JSON, EVENTS = b"application/json", b"application/json, text/event-stream"
+NO_MESSAGE = {
+    "code": -32600,
+    "message": "the body must be one JSON-RPC message, no list: an object with jsonrpc, which is 2.0, with method as "
+    "text, params as an object, and an id if it asks for an answer",
+}
 
 
 class ExchangeRoute(APIRoute):
@@ -54,13 +60,13 @@ class McpServer:
     async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._wanted.set()
         managers = await asyncio.shield(self._managers)  # a client that leaves takes them from nobody else
-        if b"text/event-stream" in b",".join(value for name, value in scope["headers"] if name == b"accept"):
-            await managers.streaming.handle_request(scope, receive, send)
-            return
-        # The library refuses whoever does not name JSON; one answer in JSON is what every client can read.
+        named = b",".join(value for name, value in scope["headers"] if name == b"accept").lower()
+        # One answer in JSON is what every client can read.
+        manager, read = (managers.streaming, EVENTS) if b"text/event-stream" in named else (managers.json, JSON)
+        # The library refuses whoever does not name all that it might answer with.
         headers = [(name, value) for name, value in scope["headers"] if name != b"accept"]
-        scope = {**scope, "headers": [*headers, (b"accept", b"application/json")]}
-        await managers.json.handle_request(scope, receive, send)
+        scope = {**scope, "headers": [*headers, (b"accept", read)]}
+        await manager.handle_request(scope, receive, in_our_words(send))
 
     async def _serve(self) -> None:
         """Enter and leave the library's task group in one task, as it demands."""
@@ -79,6 +85,25 @@ class McpServer:
         from app.dialects.mcp.tools import create_session_managers
 
         return create_session_managers(self.settings)
+
+
+def in_our_words(send: Send) -> Send:
+    """Send what the library answers, but for what pydantic says of a body that is no message."""
+    held: list[Message] = []
+
+    async def send_on(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 400:
+            held.append(message)
+        elif held and b"Validation error" in message["body"]:
+            answer = JSONResponse({"jsonrpc": "2.0", "id": None, "error": NO_MESSAGE}, 400)
+            await send({**held.pop(), "headers": answer.raw_headers})
+            await send({**message, "body": answer.body})
+        else:
+            for each in [*held, message]:
+                await send(each)
+            held.clear()
+
+    return send_on
 
 
 class Exchange(Response):

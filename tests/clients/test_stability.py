@@ -62,7 +62,8 @@ def test_a_picture_of_each_size_becomes_a_clip_of_that_size(service: Service, si
 def test_the_video_comes_as_json_too(service: Service) -> None:
     generation_id = generate(service, photo(768, 768), seed=42).json()["id"]
     found = result(service, generation_id, "application/json")
-    assert found.headers["content-type"] == "application/json"
+    assert (found.headers["content-type"], found.headers["vary"]) == ("application/json", "Accept")
+    assert result(service, generation_id, "Application/JSON").content == found.content
     body = found.json()
     assert (body["finish_reason"], body["seed"]) == ("SUCCESS", 42)
     assert base64.b64decode(body["video"]) == result(service, generation_id, "video/*").content

@@ -104,10 +104,13 @@ def image_to_video_result(
     task = services.ledger.task(task_id, caller.sees)
     if not task.status.is_final:
         return JSONResponse(InProgress(id=task_id).model_dump(), 202)
+    accept = accept.lower()
     if "application/json" in accept and "video/" not in accept:
-        return as_json(services, task)
-    answer = artifact_response(services, caller, request, task_id, "video", "mp4", "video/mp4")
-    answer.headers.update({"finish-reason": "SUCCESS", "seed": str(task.params["seed"]), "Vary": "Accept"})
+        answer = as_json(services, task)
+    else:
+        answer = artifact_response(services, caller, request, task_id, "video", "mp4", "video/mp4")
+        answer.headers.update({"finish-reason": "SUCCESS", "seed": str(task.params["seed"])})
+    answer.headers["Vary"] = "Accept"
     return answer
 
 

@@ -32,8 +32,14 @@ def answer_to(request: Request) -> ASGIApp | None:
 
 
 def unreadable(request: Request, read: Sequence[str]) -> ASGIApp | None:
+    if request.method != "POST" or not read or not has_body(request):
+        return None
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", ""):
+        message = f"the body must come as it is, without Content-Encoding; got {coding[:80]!r}"
+        return refusal(request, HTTPException(415, message, {"Accept-Encoding": "identity"}))
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if request.method != "POST" or not read or sent in read or not has_body(request):
+    if sent in read:
         return None
     message = f"the body must be {' or '.join(read)}, and Content-Type say so; got {sent[:80]!r}"
     return refusal(request, HTTPException(415, message))

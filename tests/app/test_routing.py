@@ -1,5 +1,6 @@
 """What is said of a request's path, method and media type, before anything is said of its body."""
 
+import gzip
 import threading
 from collections.abc import Iterator
 
@@ -84,6 +85,17 @@ def test_a_picture_as_the_body_itself_is_told_what_the_body_must_be(direct: Test
         answer = direct.post(path, content=PICTURE, headers=headers)
         assert of(answer) == (415, "content_type_unsupported")
         assert "multipart/form-data" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", [*UPLOADS, *JSON_ONLY])
+def test_a_body_that_comes_compressed_is_told_so(direct: TestClient, path: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    answer = direct.post(path, content=gzip.compress(b"{}"), headers=headers)
+    assert of(answer) == (415, "content_type_unsupported")
+    assert "without Content-Encoding; got 'gzip'" in answer.json()["error"]["message"]
+    assert answer.headers["accept-encoding"] == "identity"
+    plain = direct.post(path, content=b"{}", headers=headers | {"Content-Encoding": "identity"})
+    assert plain.status_code in (400, 422), "which is for what it lacks"
 
 
 @pytest.mark.parametrize("path", JSON_ONLY)

@@ -201,7 +201,9 @@ def from_base64(text: bytes, param: str) -> bytes | None:
     """None: it is no base64. Raises InvalidParameter for a `data:` URL without base64 that can be read."""
     head = DATA_URL.match(text[:300])
     if head and not head[1]:
-        raise InvalidParameter(f"{param} holds a data: URL that is not in base64", param=param)
+        cut = " and has no data: curl cuts a value of -F at its semicolon, give it by --form-string"
+        message = f"{param} holds a data: URL that is not in base64" + ("" if b"," in text else cut)
+        raise InvalidParameter(message, param=param)
     packed = without_quotes(text[head.end() :]) if head else text
     for escaped, plain in ESCAPED.items() if b"%" in packed else ():
         packed = packed.replace(escaped, plain).replace(escaped.lower(), plain)

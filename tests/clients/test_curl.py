@@ -69,6 +69,11 @@ def test_a_picture_that_is_sent_in_a_wrong_way_is_told_so(service: Service, opti
     assert json.loads(curl(service, *options, f"{service.url}/generate"))["error"]["code"] == code
 
 
+def test_a_data_url_that_curl_cut_is_told_how_to_send_it(service: Service) -> None:
+    said = curl(service, "-F", "image_url=data:image/jpeg;base64,/9j/4AAQ", f"{service.url}/generate")
+    assert "give it by --form-string" in json.loads(said)["error"]["message"]
+
+
 def test_a_video_is_got_in_each_way(service: Service, tmp_path: Path) -> None:
     made = json.loads(curl(service, "-F", f"file=@{CAT}", "-F", "num_frames=20", f"{service.url}/generate"))
     curl(service, "-N", f"{made['status_url']}/events")  # which ends with the task

@@ -93,8 +93,9 @@ def test_a_model_is_looked_up_before_it_is_run(client: replicate.Client, model: 
 
 def test_a_model_that_is_not_there_is_told_from_those_that_are(client: replicate.Client) -> None:
     for name in ("stability-ai/sdxl", "kinora/none"):
-        with pytest.raises(ReplicateError, match="version or model must be one of auto, svd-xt"):
+        with pytest.raises(ReplicateError, match="version or model must be one of auto, svd-xt") as refused:
             client.models.get(name)
+        assert (refused.value.status, refused.value.title) == (404, "model_not_found")
 
 
 def test_no_output_comes_piece_by_piece(client: replicate.Client) -> None:

@@ -10,6 +10,7 @@ from app.errors import documented
 from app.router import create_router
 from app.services import LinksDep, ServicesDep
 from core import errors
+from core.errors import InvalidParameter, ModelNotFound
 
 BEGAN = datetime(2023, 11, 21, tzinfo=UTC)
 OUTPUT = {"type": "string", "format": "uri", "title": "Output"}  # one URL, and no list
@@ -39,7 +40,7 @@ class Model(BaseModel):
     latest_version: Version
 
 
-ERRORS = documented(errors.InvalidParameter)
+ERRORS = documented(errors.ModelNotFound)
 
 
 @router.get("/v1/models/{owner}/{name}", summary="A model", responses=ERRORS)
@@ -57,11 +58,19 @@ def model_versions(owner: str, name: str, services: ServicesDep) -> VersionPage:
 @router.get("/v1/models/{owner}/{name}/versions/{version}", summary="A version of a model", responses=ERRORS)
 def model_version(owner: str, name: str, version: str, services: ServicesDep) -> Version:
     """What a client asks for before it reads the output: that this is one URL, and no list."""
-    engine_of(version, services)
+    engine_meant_by(version, services)
     return Version(id=version)
 
 
 def versions_of(owner: str, name: str, services: ServicesDep) -> list[Version]:
-    """Raises InvalidParameter."""
+    """Raises ModelNotFound."""
     ref = f"{owner}/{name}"
-    return [Version(id=engine_of(ref, services) or PUBLIC_MODELS.get(ref, name))]
+    return [Version(id=engine_meant_by(ref, services) or PUBLIC_MODELS.get(ref, name))]
+
+
+def engine_meant_by(ref: str, services: ServicesDep) -> str | None:
+    """As `engine_of`. Raises ModelNotFound: what a path names is there, or is not."""
+    try:
+        return engine_of(ref, services)
+    except InvalidParameter as error:
+        raise ModelNotFound(error.message, param=error.param) from error

@@ -282,6 +282,7 @@ def test_the_connection_that_is_idle_for_longest_makes_place_for_a_new_one(of_fo
         kept = [opened.enter_context(socket.create_connection(of_four, timeout=20)) for _ in range(3)]
         for connection in (kept[1], kept[0], kept[2]):
             assert lives(connection)
+            time.sleep(0.3)  # an answer ends a moment after its last byte has come
         for _ in range(2):
             newcomer = opened.enter_context(socket.create_connection(of_four, timeout=20))
             assert lives(newcomer)

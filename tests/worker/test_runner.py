@@ -125,7 +125,7 @@ def test_a_bell_for_a_step_that_is_done_or_unknown_does_nothing(context: WorkerC
 def test_a_picture_that_cannot_be_read_fails_the_task_with_its_code(context: WorkerContext) -> None:
     task = run(context, b"no picture at all")
     assert task.error is not None
-    assert (task.status, task.error.code) == (Status.FAILED, "image_unsupported")
+    assert (task.status, task.error.code) == (Status.FAILED, "image_unreadable")
 
 
 def test_an_input_that_is_gone_fails_the_task(context: WorkerContext) -> None:
@@ -685,7 +685,7 @@ def test_a_picture_that_cannot_be_read_ahead_costs_only_its_own_task(
     assert context.ledger.task(first).status == Status.FINISHED
     error = context.ledger.task(second).error
     assert error is not None
-    assert error.code == ("image_unsupported" if data else "input_missing")
+    assert error.code == ("image_unreadable" if data else "input_missing")
 
 
 def test_a_picture_read_ahead_for_another_worker_is_not_used(

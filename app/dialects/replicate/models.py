@@ -40,7 +40,7 @@ class Model(BaseModel):
     latest_version: Version
 
 
-ERRORS = documented(errors.ModelNotFound)
+ERRORS = documented(errors.ModelNotFound, errors.InvalidParameter)
 
 
 @router.get("/v1/models/{owner}/{name}", summary="A model", responses=ERRORS)

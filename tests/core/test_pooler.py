@@ -23,7 +23,14 @@ from harness.servers import free_port, wait_until
 from harness.stack import running_stack
 from tests.conftest import create_database, new_task
 
-needs_pgbouncer = pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="no pgbouncer here")
+needs_pgbouncer = pytest.mark.usefixtures("has_pgbouncer")
+
+
+@pytest.fixture(scope="module")
+def has_pgbouncer() -> None:
+    if shutil.which("pgbouncer") is None:
+        assert not os.environ.get("CI"), "pgbouncer is missing: apt-get install pgbouncer"
+        pytest.skip("needs Debian's pgbouncer")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 other and has turned it. Both give 8 bits in RGB."""
 
 import io
+import struct
 from collections.abc import Iterator
 
 import pi_heif
@@ -10,7 +11,7 @@ from PIL import AvifImagePlugin, Image
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.ImageFile import ImageFile
 
-from sandbox.coded_colours import coded_colours
+from sandbox.coded_colours import CodedColours, coded_colours
 from sandbox.memory import check_memory, too_much_memory
 from sandbox.sizes import check_size
 from sandbox.stored import Colours, Stored, turn_of
@@ -24,6 +25,7 @@ OUT_OF_MEMORY = ("memory allocation", "out of memory")
 TO_COLOURS = (b"meta", b"iprp", b"ipco", b"colr")
 SRGB, LIKE_SRGB = 13, (1, 6, 14, 15)
 """Transfer functions: in these files BT.709's is written for sRGB's, and browsers take it for that."""
+NCLX_BYTES = 8  # of a colr box: nclx, and two codes of two bytes
 META_HEAD = 4  # bytes of version and flags before the boxes in meta
 
 
@@ -63,9 +65,13 @@ def colours(opened: Image.Image, data: bytes) -> Iterator[Colours]:
     if profile := opened.info.get("icc_profile"):
         yield profile
     for box in boxes(memoryview(data), TO_COLOURS):
-        transfer = SRGB if box[7] in LIKE_SRGB else box[7]
-        if bytes(box[:4]) == b"nclx" and (coded := coded_colours(box[5], transfer)):
+        if bytes(box[:4]) == b"nclx" and len(box) >= NCLX_BYTES and (coded := codes_in(box)):
             yield coded
+
+
+def codes_in(box: memoryview) -> CodedColours | None:
+    primaries, transfer = struct.unpack_from(">HH", box, 4)
+    return coded_colours(primaries, SRGB if transfer in LIKE_SRGB else transfer)
 
 
 def boxes(data: memoryview, path: tuple[bytes, ...]) -> Iterator[memoryview]:

@@ -54,15 +54,7 @@ def read_jpeg(data: bytes, max_megapixels: int) -> Stored:
     segments = find_segments(data)
     if segments.scan_count > MAX_SCANS:
         raise ImageUnreadable(f"file must have at most {MAX_SCANS} progressive scans", param="file")
-    otherwise = (
-        None
-        if segments.has_end
-        else check_sum(decode(segments, other_bits(segments.scans[-1]) + END, data, max_megapixels))
-    )
-    picture = decode(segments, END, data, max_megapixels)
-    if otherwise is not None and (otherwise != check_sum(picture) or not has_all_scans(segments)):
-        # Without an end, what follows the file must not change the picture.
-        raise ImageUnreadable("file is cut off: the picture in it is not complete", param="file")
+    picture = (decode if segments.has_end else decode_without_end)(segments, END, data, max_megapixels)
     return Stored(picture, turn=turn_of(segments.exif), colours=(segments.profile,) if segments.profile else ())
 
 
@@ -73,6 +65,16 @@ def decode(segments: Segments, tail: bytes, data: bytes, max_megapixels: int) ->
         reduce_in_libjpeg(opened, data, segments.scan_count)
         opened.load()
         return opened._new(opened.im)  # leaves the file behind
+
+
+def decode_without_end(segments: Segments, tail: bytes, data: bytes, max_megapixels: int) -> Image.Image:
+    """Return what `decode` does. Raises ImageUnreadable if pixels are missing: then what follows the file changes the
+    picture, or a scan is not there."""
+    otherwise = check_sum(decode(segments, other_bits(segments.scans[-1]) + tail, data, max_megapixels))
+    picture = decode(segments, tail, data, max_megapixels)
+    if otherwise != check_sum(picture) or not has_all_scans(segments):
+        raise ImageUnreadable("file is cut off: the picture in it is not complete", param="file")
+    return picture
 
 
 def other_bits(scan: memoryview) -> bytes:

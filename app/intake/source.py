@@ -173,7 +173,10 @@ def uploaded(given: UploadFile | None, settings: Settings, param: str) -> SentPi
     if given is None:
         raise FileMissing(f"no picture was sent: give one as {param}", param=param)
     most = int(settings.max_upload_mb * 1_000_000 * BASE64_GROWTH)
-    return read_picture(given.file.read(most + 1), settings, param)
+    content = given.file.read(most + 1)
+    if len(content) > most:
+        raise UploadTooLarge(f"the picture may have at most {settings.max_upload_mb} MB", param=param)
+    return read_picture(content, settings, param)
 
 
 def read_picture(given: bytes, settings: Settings, param: str) -> SentPicture | PictureUrl:
@@ -183,18 +186,26 @@ def read_picture(given: bytes, settings: Settings, param: str) -> SentPicture | 
     Told apart by what they are, since clients send any of them under any name and media type. What is no base64 is
     given back as it is: whether it is a picture is judged where it is decoded. Raises FileMissing, UploadTooLarge,
     InvalidParameter."""
+    is_text = not NO_TEXT.search(given[:1000])  # looked at first: most are files of many MB
+    picture = from_text(given, param) if is_text else given
+    if isinstance(picture, PictureUrl):
+        return picture
+    if len(picture) > settings.max_upload_mb * 1_000_000:
+        raise UploadTooLarge(f"the picture may have at most {settings.max_upload_mb} MB", param=param)
+    if not picture:
+        raise FileMissing(f"the picture in {param} is empty", param=param)
+    return SentPicture(picture, param, is_text)
+
+
+def from_text(given: bytes, param: str) -> PictureUrl | bytes:
+    """Return the URL in a text, or the bytes that it is base64 of, or the text itself."""
     text = without_quotes(given)
     if found := OBJECT.fullmatch(text):
         text = without_quotes(found[1].replace(b"\\/", b"/"))
     if WEB_URL.match(text):
         return PictureUrl(text.decode(errors="replace"), param)
     decoded = from_base64(text, param)
-    picture = given if decoded is None else decoded
-    if len(picture) > settings.max_upload_mb * 1_000_000:
-        raise UploadTooLarge(f"the picture may have at most {settings.max_upload_mb} MB", param=param)
-    if not picture:
-        raise FileMissing(f"the picture in {param} is empty", param=param)
-    return SentPicture(picture, param, is_text=decoded is not None or not NO_TEXT.search(given[:1000]))
+    return given if decoded is None else decoded
 
 
 def from_base64(text: bytes, param: str) -> bytes | None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import random
 import textwrap
 import threading
 from collections.abc import Callable
@@ -234,6 +235,8 @@ def test_json_that_asks_for_nothing_sensible_is_refused(
         '["a",' + "1," * 100_000 + '"a"]',
         '{"a":"' + "x y" * 100_000 + '"}',
         '["' + '","'.join(["A" * 400] * 1000) + '"]',
+        '"' * 200_000,
+        '" ' * 200_000,
     ],
 )
 def test_json_is_small_but_for_its_pictures(client: TestClient, body: str) -> None:
@@ -291,6 +294,20 @@ def test_an_upload_in_base64_may_be_as_large_as_any(client: TestClient, services
     for size, status in ((largest, 415), (largest + 1, 413)):  # neither is a picture
         answer = client.post("/generate", json={"image": base64.b64encode(bytes(size)).decode()})
         assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("as_form", [False, True])
+@pytest.mark.parametrize(("beyond", "status"), [(0, 415), (1, 413), (200_000, 413)])
+def test_the_text_of_an_upload_may_be_in_lines_and_escaped(
+    client: TestClient, services: Services, as_form: bool, beyond: int, status: int
+) -> None:
+    """What comes of it is counted, and nothing of it is cut."""
+    content = random.Random(0).randbytes(services.settings.max_upload_mb * 1_000_000 + beyond)
+    text = base64.encodebytes(content).decode().replace("\n", "%0A")
+    for plain, escaped in (("+", "%2B"), ("/", "%2F"), ("=", "%3D")):
+        text = text.replace(plain, escaped)
+    sent = {"files": {"file": ("a.txt", text)}} if as_form else {"json": {"image": text}}
+    assert client.post("/generate", **sent).status_code == status
 
 
 # --- what an earlier task had or made ---

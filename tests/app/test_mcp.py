@@ -58,8 +58,8 @@ def test_what_is_no_message_is_told_what_one_is(client: TestClient, body: object
 
 
 def test_what_is_no_json_is_told_so(client: TestClient) -> None:
-    answer = client.post("/mcp", content="{", headers={"Content-Type": "application/json"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32700)
+    answer = client.post("/mcp", content='{"jsonrpc":', headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]) == (400, {"code": -32700, "message": "the body is no JSON"})
 
 
 def test_waiting_for_a_task_is_one_answer_in_json(client: TestClient, finished: str) -> None:

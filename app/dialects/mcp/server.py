@@ -5,9 +5,10 @@ layers around, as everywhere.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 EXCHANGES = 100  # at once
 JSON, EVENTS = b"application/json", b"application/json, text/event-stream"
-NO_MESSAGE = {
-    "code": -32600,
-    "message": "the body must be one JSON-RPC message, no list: an object with jsonrpc, which is 2.0, with method as "
+# Of JSON-RPC's codes those of a body that is no message, which the library tells in pydantic's words.
+NO_JSON, NO_MESSAGE = -32700, -32600
+WORDS = {
+    NO_JSON: "the body is no JSON",
+    NO_MESSAGE: "the body must be one JSON-RPC message, no list: an object with jsonrpc, which is 2.0, with method as "
     "text, params as an object, and an id if it asks for an answer",
 }
 
@@ -87,6 +90,13 @@ class McpServer:
         return create_session_managers(self.settings)
 
 
+def no_message(said: bytes) -> dict[str, Any] | None:
+    """Return our error for one of the library's that quotes pydantic; None for another."""
+    if json.loads(said)["error"]["code"] == NO_JSON:
+        return {"code": NO_JSON, "message": WORDS[NO_JSON]}
+    return {"code": NO_MESSAGE, "message": WORDS[NO_MESSAGE]} if b"Validation error" in said else None
+
+
 def in_our_words(send: Send) -> Send:
     """Send what the library answers, but for what pydantic says of a body that is no message."""
     held: list[Message] = []
@@ -94,8 +104,8 @@ def in_our_words(send: Send) -> Send:
     async def send_on(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] == 400:
             held.append(message)
-        elif held and b"Validation error" in message["body"]:
-            answer = JSONResponse({"jsonrpc": "2.0", "id": None, "error": NO_MESSAGE}, 400)
+        elif held and (error := no_message(message["body"])):
+            answer = JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, 400)
             await send({**held.pop(), "headers": answer.raw_headers})
             await send({**message, "body": answer.body})
         else:

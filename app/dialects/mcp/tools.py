@@ -91,7 +91,7 @@ class Tools(MCPServer):
 
     async def _check(self, name: str, arguments: dict[str, Any], request: Request) -> None:
         """Raises InvalidParameter for an argument that is there twice, or that the tool does not know."""
-        read_json(await request.body())
+        await run_in_threadpool(read_json, await request.body())  # with a picture it is long
         known = next((tool.input_schema["properties"] for tool in await self.list_tools() if tool.name == name), None)
         for argument in arguments:
             if known is not None and argument not in known:

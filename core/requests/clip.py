@@ -1,6 +1,6 @@
 """A clip as it is asked for, and with every parameter filled in (resolve.py fills them in)."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
@@ -9,15 +9,19 @@ from pydantic_core import PydanticKnownError
 FAST_WORK = 0.42
 
 
-def no_boolean(value: Any) -> Any:
-    """Python takes `true` for 1."""
-    if isinstance(value, bool):
-        raise PydanticKnownError("float_type")
-    return value
+def no_boolean(kind: Literal["int_type", "float_type"]) -> BeforeValidator:
+    """Return what refuses `true`, which Python takes for 1, as pydantic refuses what is not of this kind."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, bool):
+            raise PydanticKnownError(kind)
+        return value
+
+    return BeforeValidator(check)
 
 
-Whole = Annotated[int, BeforeValidator(no_boolean)]
-Number = Annotated[float, BeforeValidator(no_boolean)]
+Whole = Annotated[int, no_boolean("int_type")]
+Number = Annotated[float, no_boolean("float_type")]
 
 
 class ClipRequest(BaseModel):

@@ -127,7 +127,7 @@ def queries(operation: dict[str, Any]) -> list[dict[str, Any]]:
         ("/v2beta/image-to-video", {"cfg_scale": 0.5}, "cfg_scale", "cfg_scale must be at least 1; got 0.5"),
         ("/v1/predictions", {"input": {"image": SMALL, "frames_per_second": "x"}}, "frames_per_second",
          "frames_per_second must be a whole number; got x"),
-        ("/v1/predictions", {"input": {"image": SMALL, "fps": True}}, "fps", "fps must be a number; got true"),
+        ("/v1/predictions", {"input": {"image": SMALL, "fps": True}}, "fps", "fps must be a whole number; got true"),
         ("/v1/predictions", {"input": []}, "input", "input must be an object; got []"),
         ("/v1/predictions", {"webhook_events_filter": []}, "webhook_events_filter",
          "webhook_events_filter must have 1 or more values; got 0"),

@@ -168,7 +168,7 @@ def test_the_tools_say_what_they_take(service: Service) -> None:
         ({"picture": CAT, "clip": {"width": 7}}, "invalid_parameter: width must be from 64 to 1920, a multiple of 2"),
         ({"picture": CAT, "clip": {"wide": 7}}, "invalid_parameter: clip.wide is not a known field"),
         ({"picture": CAT, "clip": {"fps": "x"}}, "invalid_parameter: clip.fps must be a whole number; got x"),
-        ({"picture": CAT, "clip": {"fps": True}}, "invalid_parameter: clip.fps must be a number; got true"),
+        ({"picture": CAT, "clip": {"fps": True}}, "invalid_parameter: clip.fps must be a whole number; got true"),
         ({"picture": CAT, "clip": {"fps": [4, 6]}}, "invalid_parameter: clip.fps must be a whole number; got [4, 6]"),
         ({"picture": CAT, "clip": {"fps": []}}, "invalid_parameter: clip.fps must be a whole number; got []"),
         ({"picture": CAT, "clip": {"seconds": 5e-324}}, "invalid_parameter: seconds must be from 0.29 to 600; got"),
@@ -202,7 +202,7 @@ def test_a_refusal_says_what_to_mend(service: Service, given: dict[str, Any], sa
     [
         ("get_task", {"task_id": "7"}, "task_id must be an id, 32 of the characters 0-9 and a-f; got 7"),
         ("wait_for_task", {"task_id": "0" * 32, "seconds": 61}, "seconds must be at most 60; got 61"),
-        ("wait_for_task", {"task_id": "0" * 32, "seconds": True}, "seconds must be a number; got true"),
+        ("wait_for_task", {"task_id": "0" * 32, "seconds": True}, "seconds must be a whole number; got true"),
         ("list_tasks", {"limit": 0}, "limit must be at least 1; got 0"),
         ("list_tasks", {"limit": [1, 2]}, "limit must be a whole number; got [1, 2]"),
         ("list_tasks", {"in_state": "done"}, "in_state must be one of queued, started, finished, failed, canceled"),

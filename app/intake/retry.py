@@ -11,6 +11,7 @@ from app.services import Caller, Services
 from core.engines.known import find_engine
 from core.errors import ArtifactNotFound, InvalidParameter, NotReady, TaskGone, TaskNotFound
 from core.ids import new_id
+from core.ledger.workers import Worker
 from core.plan.clip import clip_graph
 from core.plan.graph import Graph, PlannedStep
 from core.plan.steps import SmoothClip
@@ -32,9 +33,10 @@ def retry_task(services: Services, caller: Caller, task_id: str) -> str:
     if not task.status.is_final:
         raise NotReady(f"the task is {task.status}: it can be made again once it has ended", retry_after=5)
     require_disk_space(services.settings)
-    graph = graph_of(services, task, steps)
+    workers = services.ledger.workers()
+    graph = graph_of(services, task, steps, workers)
     finished = {step.name for step in steps if step.status == Status.FINISHED}
-    check_can_wait(services, task.owner, [step for step in graph.steps if step.name not in finished])
+    check_can_wait(services, task.owner, [step for step in graph.steps if step.name not in finished], workers)
     again = new_id()
     inputs, input_bytes = copy_inputs(services, task_id, again)
     planned, copied_bytes = new_steps(services, task.owner, again, graph, inputs, reuse=True)
@@ -57,20 +59,20 @@ def retry_task(services: Services, caller: Caller, task_id: str) -> str:
     return record(services, new, None)
 
 
-def check_can_wait(services: Services, owner: str, left: list[PlannedStep]) -> None:
+def check_can_wait(services: Services, owner: str, left: list[PlannedStep], workers: list[Worker]) -> None:
     """Judge, before anything is copied, what is left to do if what had finished is still there. Raises LimitExceeded,
     EngineUnavailable."""
     for name in {step.engine for step in left if step.engine}:
-        choose_engine(services, name, services.ledger.workers())
+        choose_engine(services, name, workers)
     if left:
         services.ledger.check_room(owner, left[0].queue, *limits(services.settings))
 
 
-def graph_of(services: Services, task: Task, steps: list[Step]) -> Graph:
+def graph_of(services: Services, task: Task, steps: list[Step], workers: list[Worker]) -> Graph:
     """Return the steps as the task had them, but that motion is smoothed where it would be now. A clip of a version
     whose steps did not say their kind is planned anew. Raises InvalidParameter for a step of another version."""
     engine = find_engine(task.engine, services.settings)
-    smoothing = smoothing_queue(engine, services.ledger.workers(), services.settings)
+    smoothing = smoothing_queue(engine, workers, services.settings)
     if not all("kind" in step.params for step in steps):
         return clip_graph(Clip.model_validate(task.params), engine, smoothing, services.settings)
     try:

@@ -28,7 +28,7 @@ class Validators:
 
     def check(self, asked: Headers) -> None:
         """Raises PreconditionFailed."""
-        tags, since = listed(asked, "if-match"), seconds_in(asked.get("if-unmodified-since"))
+        tags, since = whole_header(asked, "if-match"), seconds_in(asked.get("if-unmodified-since"))
         if tags:
             if not self._is_in(tags, weakly=False):
                 raise PreconditionFailed("If-Match does not name what is there", param="If-Match")
@@ -37,7 +37,7 @@ class Validators:
 
     def is_known(self, asked: Headers) -> bool:
         """Return whether the caller has this version already."""
-        tags, since = listed(asked, "if-none-match"), seconds_in(asked.get("if-modified-since"))
+        tags, since = whole_header(asked, "if-none-match"), seconds_in(asked.get("if-modified-since"))
         if tags:
             return self._is_in(tags, weakly=True)
         return since is not None and self.modified_at is not None and not self._is_newer(since)
@@ -56,7 +56,7 @@ class Validators:
         return self.modified_at is not None and int(self.modified_at) > since
 
 
-def listed(asked: Headers, name: str) -> str:
+def whole_header(asked: Headers, name: str) -> str:
     """Return all that stands in a header, which may come in several lines."""
     return ", ".join(asked.getlist(name)).strip()
 

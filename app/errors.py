@@ -56,7 +56,7 @@ def error_body(status: int, code: str, message: str, param: str | None) -> Error
     return ErrorBody(error=Error(code=code, message=message, type=kind, param=param))
 
 
-def answer(
+def error_response(
     request: Request, status: int, code: str, message: str, param: str | None = None, **headers: str
 ) -> JSONResponse:
     message, param = message[:MOST_SAID], param and param[:MOST_SAID]
@@ -123,12 +123,12 @@ def install(app: FastAPI) -> None:
 
 
 async def _kinora(request: Request, error: Exception) -> JSONResponse:
-    return answer_to(request, cast(KinoraError, error))
+    return kinora_response(request, cast(KinoraError, error))
 
 
 def refusal(request: Request, error: KinoraError | HTTPException) -> ASGIApp:
     """The answer to a request whose body nobody wants: the connection ends with it."""
-    response = answer_to(request, error) if isinstance(error, KinoraError) else answer_http(request, error)
+    response = kinora_response(request, error) if isinstance(error, KinoraError) else http_response(request, error)
     return closing(request, response)
 
 
@@ -149,7 +149,7 @@ class ClosingResponse:
         self.response = response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def answer(message: Message) -> None:
+        async def send_and_close(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["Connection"] = "close"
                 await send(message)
@@ -158,7 +158,7 @@ class ClosingResponse:
             await discard(receive)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-        await self.response(scope, receive, answer)
+        await self.response(scope, receive, send_and_close)
 
 
 async def discard(receive: Receive) -> None:
@@ -168,7 +168,7 @@ async def discard(receive: Receive) -> None:
                 pass
 
 
-def answer_to(request: Request, error: KinoraError) -> JSONResponse:
+def kinora_response(request: Request, error: KinoraError) -> JSONResponse:
     headers = {}
     if error.retry is Retry.LATER:
         headers = {"Retry_After": str(error.retry_after or RETRY_AFTER_SECONDS)}
@@ -178,7 +178,7 @@ def answer_to(request: Request, error: KinoraError) -> JSONResponse:
         headers = {"Content_Range": f"bytes */{error.size}"}
     if isinstance(error, errors.Unavailable):
         log.warning("request_refused", code=error.code, reason=error.message)
-    return answer(request, error.status, *code_and_message(error), error.param, **headers)
+    return error_response(request, error.status, *code_and_message(error), error.param, **headers)
 
 
 def code_and_message(error: KinoraError) -> tuple[str, str]:
@@ -189,15 +189,15 @@ def code_and_message(error: KinoraError) -> tuple[str, str]:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     found = cast(RequestValidationError, error).errors()
-    return answer_to(request, invalid_parameter(found, skip=1))  # where it stands: body, query, header
+    return kinora_response(request, invalid_parameter(found, skip=1))  # where it stands: body, query, header
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
-    return answer_http(request, cast(HTTPException, error))
+    return http_response(request, cast(HTTPException, error))
 
 
-def answer_http(request: Request, error: HTTPException) -> JSONResponse:
-    response = answer(request, error.status_code, CODES.get(error.status_code, "bad_request"), error.detail)
+def http_response(request: Request, error: HTTPException) -> JSONResponse:
+    response = error_response(request, error.status_code, CODES.get(error.status_code, "bad_request"), error.detail)
     response.headers.update(error.headers or {})
     return response
 
@@ -205,4 +205,4 @@ def answer_http(request: Request, error: HTTPException) -> JSONResponse:
 def unexpected(request: Request) -> JSONResponse:
     """The log has the trace; the caller learns nothing of our insides."""
     message = "an unexpected error; the server's log has it under this answer's X-Request-ID"
-    return answer(request, 500, errors.InternalError.code, message)
+    return error_response(request, 500, errors.InternalError.code, message)

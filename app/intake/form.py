@@ -1,9 +1,8 @@
 """What is special about forms: bounds on their parts, which Starlette would allow a thousand of, one kind and one
-character set, since reading others can take far longer than receiving them, no null, and one value for each field but
-LISTS.
+character set, since reading others can take far longer than receiving them, and one value for each field but LISTS.
 
 A JSON object is read as the form it stands for, so that each route knows one way of being asked: `{"a": {"b": 1}}` is
-the field `a[b]`, as clients write it who turn objects into forms.
+the field `a[b]`, as clients write it who turn objects into forms. A form has no null: null in JSON means left out.
 """
 
 import json

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from core.config.http import listed
+from core.config.http import comma_separated
 from core.config.settings import Settings
 from core.errors import OriginForbidden, UntrustedHost
 
@@ -51,8 +51,8 @@ def is_ours(host: str | None, settings: Settings) -> bool:
 
 
 def own_names(settings: Settings) -> set[str | None]:
-    return {host_in(settings.public_url), *map(str.lower, listed(settings.allowed_hosts))}
+    return {host_in(settings.public_url), *map(str.lower, comma_separated(settings.allowed_hosts))}
 
 
 def allowed_origins(settings: Settings) -> list[str]:
-    return [origin.rstrip("/") for origin in listed(settings.cors_origins)]
+    return [origin.rstrip("/") for origin in comma_separated(settings.cors_origins)]

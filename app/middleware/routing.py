@@ -19,10 +19,10 @@ OF_FILES = {"GET", "HEAD"}
 
 class Routing(Middleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (answer_to(Request(scope)) or self.app)(scope, receive, send)
+        await (early_answer(Request(scope)) or self.app)(scope, receive, send)
 
 
-def answer_to(request: Request) -> ASGIApp | None:
+def early_answer(request: Request) -> ASGIApp | None:
     """Return the answer to a request that is for no route; None: a route takes it."""
     found = matching(request)
     route = next((route for route in found if request.method in methods_of(route)), None)

@@ -25,7 +25,7 @@ class HttpSettings(BaseModel):
     @field_validator("allowed_hosts")
     @classmethod
     def _are_names(cls, allowed_hosts: str) -> str:
-        for name in listed(allowed_hosts):
+        for name in comma_separated(allowed_hosts):
             if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", name, re.IGNORECASE):
                 raise ValueError(f"must be like kinora.example.com, separated by commas, without a port; got {name}")
         return allowed_hosts
@@ -33,12 +33,12 @@ class HttpSettings(BaseModel):
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, cors_origins: str) -> str:
-        for origin in listed(cors_origins):
+        for origin in comma_separated(cors_origins):
             if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+/?", origin):
                 raise ValueError(f"must be like https://app.example.com, separated by commas, or *; got {origin}")
         return cors_origins
 
 
-def listed(text: str) -> list[str]:
+def comma_separated(text: str) -> list[str]:
     """Return what commas part in `text`, without spaces around and without empty ones."""
     return [entry.strip() for entry in text.split(",") if entry.strip()]

@@ -6,9 +6,9 @@ import sys
 
 import uvicorn
 
+from app.main import create_app
 from app.middleware.auth import lets_everyone_in
 from app.middleware.http_metrics import MULTIPROCESS_FOLDER
-from app.middleware.limiter import Limiter
 from app.middleware.slow_clients import KEEP_ALIVE_SECONDS, BoundedHttp
 from core.config.settings import Settings, read_settings
 from core.errors import InvalidParameter, LedgerUnavailable
@@ -28,7 +28,7 @@ def main() -> None:
     reach_loopback_directly()
     try:
         check_defaults(settings)
-        Limiter(settings)
+        create_app(settings)  # each process makes its own, where what does not fit would be a traceback
     except InvalidParameter as error:
         sys.exit(f"kinora: the settings do not fit: {error.message}")
     check_ledger(settings)

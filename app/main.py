@@ -22,7 +22,7 @@ from app.middleware.browser_guard import allowed_origins
 from app.middleware.http_metrics import HttpMetrics
 from app.middleware.json_bodies import JsonBodies
 from app.middleware.limiter import Limiter
-from app.middleware.prefix import Prefix
+from app.middleware.prefix import Prefix, check_prefix
 from app.middleware.request_log import RequestLog
 from app.middleware.routing import Routing
 from app.middleware.security_headers import SecurityHeaders
@@ -59,7 +59,8 @@ then get the MP4 from `GET /results/{task_id}`. Every error has the same shape, 
 
 
 def create_app(settings: Settings | None = None, decoder: Decoder | None = None) -> FastAPI:
-    """Return the API server; `decoder` is one that several share, and close."""
+    """Return the API server; `decoder` is one that several share, and close. Raises InvalidParameter if the settings do
+    not fit."""
     settings = settings or read_settings()
     # FastAPIOffline is FastAPI whose /docs loads nothing from other hosts.
     app: FastAPI = FastAPIOffline(
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None, decoder: Decoder | None = None)
     router.install(app, *(module.router for module in SERVICE_ROUTES))
     studio.install(app)
     router.answer_head(app)
+    check_prefix(settings.public_url, app.routes)
     return app
 
 

@@ -1,8 +1,12 @@
 """Settings: where the service listens, and who may call it from a browser."""
 
 import re
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, Field, PositiveInt, field_validator
+
+# With these the pages, which have the path without escapes, would lead elsewhere.
+NOT_IN_PATH = frozenset("?#%\"'<>\\")
 
 
 class HttpSettings(BaseModel):
@@ -20,13 +24,15 @@ class HttpSettings(BaseModel):
     def _is_a_web_address(cls, public_url: str) -> str:
         if public_url and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", public_url):
             raise ValueError("must be like https://video.example.com, with or without a path")
+        if not NOT_IN_PATH.isdisjoint(unquote(urlsplit(public_url).path)):
+            raise ValueError(f"its path may hold none of {' '.join(sorted(NOT_IN_PATH))}, escaped or not")
         return public_url
 
     @field_validator("allowed_hosts")
     @classmethod
     def _are_names(cls, allowed_hosts: str) -> str:
         for name in comma_separated(allowed_hosts):
-            if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", name, re.IGNORECASE):
+            if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?", name, re.IGNORECASE):
                 raise ValueError(f"must be like kinora.example.com, separated by commas, without a port; got {name}")
         return allowed_hosts
 

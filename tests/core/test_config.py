@@ -128,6 +128,7 @@ def test_every_model_from_the_hub_is_pinned_to_a_commit() -> None:
     [
         ("AUTH", "maybe", "AUTH: Input should be 'auto', 'keys' or 'off'"),
         ("PUBLIC_URL", "video.example.com", "PUBLIC_URL: must be like https://"),
+        ("PUBLIC_URL", "https://video.example.com/a%3Fb", "PUBLIC_URL: its path may hold none of "),
         ("ALLOWED_HOSTS", "a.example, http://b.example", "ALLOWED_HOSTS: must be like kinora.example.com"),
         ("ALLOWED_HOSTS", "b.example:8000", "ALLOWED_HOSTS: must be like kinora.example.com"),
         ("ALLOWED_HOSTS", "*", "ALLOWED_HOSTS: must be like kinora.example.com"),

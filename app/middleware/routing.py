@@ -2,6 +2,7 @@
 way to the same path without a slash at its end, and what OPTIONS asks. None of it reads the body."""
 
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
@@ -52,7 +53,7 @@ def misspelled(request: Request) -> ASGIApp | None:
     if straight == path or not matching(request, straight):
         return None
     query = request.scope["query_string"].decode("latin-1")
-    return closing(request, RedirectResponse(prefix + straight + (query and f"?{query}")))
+    return closing(request, RedirectResponse(quote(prefix + straight) + (query and f"?{query}")))
 
 
 def unanswered(request: Request, methods: list[str]) -> ASGIApp:

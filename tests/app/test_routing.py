@@ -71,6 +71,12 @@ def test_a_slash_at_the_end_leads_to_the_path_without(direct: TestClient, path: 
         assert answer.headers["connection"] == "close", "nobody reads the picture"
 
 
+@pytest.mark.parametrize("path", ["/status/abc%3Fx", "/status/abc%23x", "/status/a%25b", "/status/%C3%A9%20"])
+def test_a_slash_at_the_end_of_a_path_with_escapes_leads_to_the_same_path(direct: TestClient, path: str) -> None:
+    answer = direct.get(f"{path}/?a=%20b")
+    assert (answer.status_code, answer.headers["location"]) == (307, f"{path}?a=%20b")
+
+
 @pytest.mark.parametrize("path", [*UPLOADS, "/status/x", "/results/x", "/", "/studio/studio.js", "/docs"])
 def test_a_picture_by_a_method_that_a_path_does_not_have_is_told_which_it_has(direct: TestClient, path: str) -> None:
     answer = direct.put(path, content=PICTURE, headers=JPEG)

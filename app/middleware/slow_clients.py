@@ -59,11 +59,9 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.has_too_many_headers():  # one more than allowed, for SlowClients to refuse
+        # One more than allowed, for SlowClients to refuse; and those that say where the body ends, wherever they stand.
+        if len(self.headers) <= MAX_HEADERS or name.lower() in (b"content-length", b"transfer-encoding"):
             super().on_header(name, value)
-
-    def has_too_many_headers(self) -> bool:
-        return len(self.headers) > MAX_HEADERS
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():  # the parser reads it once more

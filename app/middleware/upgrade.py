@@ -8,6 +8,8 @@ import httptools
 if TYPE_CHECKING:
     from app.middleware.slow_clients import BoundedHttp
 
+RENAMED = {b"upgrade": b"x-kinora-upgrade"}
+
 
 class OneProtocolParser(httptools.HttpRequestParser):
     """Reads the body of such a request too, which httptools takes for the beginning of the other protocol."""
@@ -30,9 +32,10 @@ class OneProtocolParser(httptools.HttpRequestParser):
                 self._begin()
 
     def _head_without_upgrade(self) -> bytes:
-        """Raises HttpParserError for a request that has no other reading, or more headers than are kept."""
-        if self.get_method() == b"CONNECT" or self._http.has_too_many_headers():
+        """Raises HttpParserError for CONNECT, which has no other reading."""
+        if self.get_method() == b"CONNECT":
             raise httptools.HttpParserError
         line = b"%b %b HTTP/%b" % (self.get_method(), self._http.url, self.get_http_version().encode())
-        headers = [b"%b: %b" % header for header in self._http.headers if header[0] != b"upgrade"]
+        # Under another name and not left out: there are as many headers as were sent, which SlowClients counts.
+        headers = [b"%b: %b" % (RENAMED.get(name, name), text) for name, text in self._http.headers]
         return b"\r\n".join([line, *headers, b"", b""])

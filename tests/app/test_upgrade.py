@@ -25,10 +25,30 @@ def test_a_body_is_read_and_the_connection_goes_on(settings: Settings) -> None:
                 assert answer.endswith(b'{"status":"ok"}')
 
 
-def test_one_with_too_many_headers_or_without_a_path_is_refused(settings: Settings) -> None:
-    many = b"".join(b"X-%d: 1\r\n" % number for number in range(101))
+def some(headers: int) -> bytes:
+    return b"".join(b"X-%d: 1\r\n" % number for number in range(headers))
+
+
+def test_one_with_more_than_100_headers_is_refused_as_any_other_is(settings: Settings) -> None:
+    """HEAD has two of them, the first of ASKED three, and a body one."""
     with served(settings) as port:
-        for request in (HEAD + many + ASKED[0] + SIZED, b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n"):
-            answer = answer_to(request, port)
-            assert answer.startswith(b"HTTP/1.1 400")
-            assert answer.count(b"HTTP/1.1 ") == 1
+        for body in (SIZED, CHUNKED):
+            assert answer_to(HEAD + some(94) + ASKED[0] + body + LAST, port).startswith(b"HTTP/1.1 400"), "by its route"
+            for asked in (
+                some(95) + ASKED[0],
+                ASKED[0] + some(95),
+                some(200) + ASKED[0],
+                ASKED[0] + some(200),
+                some(98),
+            ):
+                answer = answer_to(HEAD + asked + body + LAST, port)
+                assert answer.startswith(b"HTTP/1.1 431")
+                assert b'"too_many_headers"' in answer
+                assert answer.count(b"HTTP/1.1 ") == 1, "its body is taken for no request"
+
+
+def test_connect_is_refused(settings: Settings) -> None:
+    with served(settings) as port:
+        answer = answer_to(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", port)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1 ") == 1

@@ -59,8 +59,9 @@ class RequestLog(Middleware):
             if status and isinstance(error.__cause__, KinoraError):  # what is sent is cut short, or its store is away
                 code, reason = error.__cause__.code, error.__cause__.message
                 log.warning("answer_broken_off", route=route_of(scope), code=code, reason=reason)
-                break_off(request)
-                return
+                if break_off(request):
+                    return
+                raise
             log.exception("request_failed", method=request.method, route=route_of(scope))
             if status:  # too late for another answer
                 raise

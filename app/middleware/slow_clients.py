@@ -176,9 +176,13 @@ def is_ending(request: Request) -> bool:
     return getattr(request.state, "is_ending", False)
 
 
-def break_off(request: Request) -> None:
-    """End the connection in the middle of an answer, so that its client does not take it for whole."""
-    request.state.break_off()
+def break_off(request: Request) -> bool:
+    """End the connection in the middle of an answer, so that its client does not take it for whole. Return whether this
+    server can: with another, only an exception does."""
+    end = getattr(request.state, "break_off", None)
+    if end:
+        end()
+    return end is not None
 
 
 class SlowClients(Middleware):

@@ -1,5 +1,6 @@
 """Downloads by slow clients, from a real server, while the task is deleted or the storage fails."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -25,10 +26,15 @@ VIDEO = os.urandom(1 << 16) * 500  # 33 MB: more than what lies in buffers on th
 
 
 @pytest.fixture
-def server(settings: Settings, storage: Storage) -> Iterator[uvicorn.Server]:
+def http() -> type[asyncio.Protocol] | str:
+    return BoundedHttp
+
+
+@pytest.fixture
+def server(settings: Settings, storage: Storage, http: type[asyncio.Protocol] | str) -> Iterator[uvicorn.Server]:
     """One that keeps its files in a folder and in S3, in turn."""
     app = create_app(settings)
-    config = uvicorn.Config(app, port=0, http=BoundedHttp, log_config=None, access_log=False)
+    config = uvicorn.Config(app, port=0, http=http, log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -104,6 +110,19 @@ def test_a_download_that_cannot_go_on_is_broken_off_without_a_trace(
         assert len(rest_of(connection)) < len(VIDEO), "which its client sees by Content-Length"
     assert said_as_a_fault(caplog) == []
     assert "answer_broken_off" in caplog.text
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+@pytest.mark.parametrize("storage", ["folder"], indirect=True)
+def test_a_download_that_cannot_go_on_is_broken_off_for_its_reason_by_another_server(
+    server: uvicorn.Server, services: Services, task_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with begun(server, f"/results/{task_id}") as (connection, _):
+        os.truncate(services.storage._folder / services.ledger.artifacts(task_id)["video"].key, 1_000_000)
+        assert len(rest_of(connection)) < len(VIDEO)
+    wait_until(lambda: said_as_a_fault(caplog), what="the server's own words")
+    assert "StorageUnavailable" in caplog.text
+    assert "AttributeError" not in caplog.text
 
 
 def url_of(server: uvicorn.Server) -> str:

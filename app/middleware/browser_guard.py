@@ -33,8 +33,9 @@ def check_browser(request: Request, settings: Settings) -> None:
 
 
 def host_in(url: str) -> str | None:
+    """Return the name without the dot that may stand at the end of a full one."""
     try:
-        return urlsplit(url).hostname
+        return (urlsplit(url).hostname or "").removesuffix(".") or None
     except ValueError:
         return None
 
@@ -51,7 +52,7 @@ def is_ours(host: str | None, settings: Settings) -> bool:
 
 
 def own_names(settings: Settings) -> set[str | None]:
-    return {host_in(settings.public_url), *map(str.lower, comma_separated(settings.allowed_hosts))}
+    return {host_in(settings.public_url), *(host_in(f"//{name}") for name in comma_separated(settings.allowed_hosts))}
 
 
 def allowed_origins(settings: Settings) -> list[str]:

@@ -173,28 +173,38 @@ def test_a_named_page_may_call_from_a_browser(settings: Settings) -> None:
         assert "access-control-allow-origin" not in stranger.headers
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.nip.io", "a.b.", "local.", "", "["])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.nip.io", "a.b.", "local..", ".", "", "["]
+)
 def test_without_keys_a_name_that_anyone_could_point_here_is_refused(client: TestClient, host: str) -> None:
     """DNS rebinding: the page's own name leads to 127.0.0.1, so that its script may read the answers."""
     answer = client.get("/tasks", headers={"Host": host})
     assert (answer.status_code, answer.json()["error"]["code"]) == (421, "host_unknown")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000", "192.168.1.5", "api:8000", "gpu"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000", "192.168.1.5", "api:8000", "gpu", "localhost.:80"]
+)
 def test_without_keys_an_address_and_a_local_name_are_ours(client: TestClient, host: str) -> None:
     assert client.get("/tasks", headers={"Host": host}).status_code == 200
 
 
 def test_public_url_is_a_name_of_ours(settings: Settings) -> None:
     with with_settings(settings, auth="off", public_url="https://video.example.com/kinora") as client:
-        assert client.get("/tasks", headers={"Host": "video.example.com"}).status_code == 200
+        for host in ("video.example.com", "video.example.com."):
+            assert client.get("/tasks", headers={"Host": host}).status_code == 200
         assert client.get("/tasks", headers={"Host": "other.example.com"}).status_code == 421
 
 
 def test_names_that_are_listed_are_ours_and_no_others(settings: Settings) -> None:
-    listed = "Kinora.default.svc.cluster.local, kinora.default"
+    listed = "Kinora.default.svc.cluster.local, kinora.default."
     with with_settings(settings, auth="off", allowed_hosts=listed) as client:
-        for host in ("kinora.default.svc.cluster.local:8000", "kinora.DEFAULT"):
+        for host in (
+            "kinora.default.svc.cluster.local:8000",
+            "kinora.default.svc.cluster.local.:8000",
+            "kinora.DEFAULT",
+            "kinora.default.",
+        ):
             assert client.get("/tasks", headers={"Host": host}).status_code == 200, host
         for host in (
             "default.svc.cluster.local",

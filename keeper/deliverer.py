@@ -34,7 +34,7 @@ TRY_TIMEOUT_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
 AT_ONCE = 200
 # A slow URL may hold this many tries, a host of many slow URLs and an owner of many slow hosts that many; the rest are
-# for others.
+# for others. So up to six slow URLs of a host leave a place for its others; seven hold all of the host's up.
 AT_ONCE_PER = {"url": 4, "host": 25, "owner": 50}
 BATCH = 8  # looked up at once
 GONE = 410

@@ -3,11 +3,11 @@
 import contextlib
 import json
 import logging
+import re
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,11 +15,12 @@ import uvicorn
 
 from app.main import create_app
 from app.middleware import slow_clients
-from app.middleware.slow_clients import BoundedHttp
+from app.middleware.slow_clients import KEEP_ALIVE_SECONDS, BoundedHttp
 from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from harness.pictures import SAMPLES
 from harness.servers import free_port, wait_until
+from harness.stack import ROOT
 
 SOON = 0.3
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -51,7 +52,7 @@ def server(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[uvic
 
 @pytest.fixture
 def connect(server: uvicorn.Server) -> Iterator[Callable[[], socket.socket]]:
-    address = server.servers[0].sockets[0].getsockname()
+    address = address_of(server)
     opened: list[socket.socket] = []
 
     def connect() -> socket.socket:
@@ -262,9 +263,26 @@ def test_a_connection_stays_for_a_client_that_asks_every_few_seconds(settings: S
             assert lives(connection)
 
 
+def test_an_idle_connection_is_kept_for_longer_than_by_the_proxy_that_has_it() -> None:
+    """75 s, as the documents say, and the process that serves gives it to its server."""
+    keeps = re.search(r"keepalive (\d+)s", (ROOT / "deploy/proxy/Caddyfile").read_text())
+    assert keeps is not None
+    assert int(keeps[1]) < KEEP_ALIVE_SECONDS
+    assert f"stays open for {KEEP_ALIVE_SECONDS} s" in (ROOT / "docs/api.md").read_text()
+    assert f"nothing was asked for {KEEP_ALIVE_SECONDS} s" in (ROOT / "docs/security.md").read_text()
+
+
+def test_the_server_is_told_how_long_to_keep_an_idle_connection(settings: Settings) -> None:
+    told = "import uvicorn, app.__main__; uvicorn.run = lambda *_, **given: print(given['timeout_keep_alive'])"
+    environment = {"DATA_DIR": str(settings.data_dir), "API_PORT": str(free_port())}
+    command = [sys.executable, "-c", f"{told}; app.__main__.main()"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"{KEEP_ALIVE_SECONDS}\n", done.stderr
+
+
 @pytest.fixture
-def of_four(settings: Settings) -> Iterator[tuple[str, int]]:
-    """The address of a server that answers 503 from its fourth connection on."""
+def full_server(settings: Settings) -> Iterator[uvicorn.Server]:
+    """One that three connections fill: the fourth is answered 503, or takes the place of an idle one."""
     app = create_app(settings)
     config = uvicorn.Config(
         app, port=0, http=BoundedHttp, log_config=None, access_log=False, limit_concurrency=4, timeout_keep_alive=75
@@ -273,30 +291,43 @@ def of_four(settings: Settings) -> Iterator[tuple[str, int]]:
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started, 30, "the server")
-    yield server.servers[0].sockets[0].getsockname()
+    yield server
     server.should_exit = True
     thread.join(30)
 
 
-def test_the_connection_that_is_idle_for_longest_makes_place_for_a_new_one(of_four: tuple[str, int]) -> None:
+def address_of(server: uvicorn.Server) -> tuple[str, int]:
+    found: tuple[str, int] = server.servers[0].sockets[0].getsockname()
+    return found
+
+
+def is_kept(server: uvicorn.Server, connection: socket.socket) -> bool:
+    """Whether the server has ended its answer, which is a moment after the last byte of it has come."""
+    client = connection.getsockname()
+    return any(each.client == client and each._is_kept() for each in list(server.server_state.connections))
+
+
+def test_the_connection_that_is_idle_for_longest_makes_place_for_a_new_one(full_server: uvicorn.Server) -> None:
+    address = address_of(full_server)
     with contextlib.ExitStack() as opened:
-        kept = [opened.enter_context(socket.create_connection(of_four, timeout=20)) for _ in range(3)]
+        kept = [opened.enter_context(socket.create_connection(address, timeout=20)) for _ in range(3)]
         for connection in (kept[1], kept[0], kept[2]):
             assert lives(connection)
-            time.sleep(0.3)  # an answer ends a moment after its last byte has come
+            wait_until(lambda: is_kept(full_server, connection), what="the end of the answer")  # noqa: B023 - at once
         for _ in range(2):
-            newcomer = opened.enter_context(socket.create_connection(of_four, timeout=20))
+            newcomer = opened.enter_context(socket.create_connection(address, timeout=20))
             assert lives(newcomer)
         assert [kept[number].recv(65536) for number in (1, 0)] == [b"", b""]
         assert lives(kept[2])
 
 
-def test_a_connection_at_work_makes_place_for_nobody(of_four: tuple[str, int]) -> None:
+def test_a_connection_at_work_makes_place_for_nobody(full_server: uvicorn.Server) -> None:
+    address = address_of(full_server)
     with contextlib.ExitStack() as opened:
-        busy = [opened.enter_context(socket.create_connection(of_four, timeout=20)) for _ in range(3)]
+        busy = [opened.enter_context(socket.create_connection(address, timeout=20)) for _ in range(3)]
         for connection in busy:
             connection.sendall(UPLOAD + b"Content-Length: 1000\r\n\r\n--x\r\n")
-        assert answer_to(LAST, of_four[1]).startswith(b"HTTP/1.1 503")
+        assert answer_to(LAST, address[1]).startswith(b"HTTP/1.1 503")
         for connection in busy:
             connection.sendall(b"\0" * 995)
             assert connection.recv(65536).startswith(b"HTTP/1.1 400")

@@ -90,7 +90,8 @@ def test_it_runs_in_a_folder_with_a_space_with_a_relative_data_folder_and_a_prox
     (home / ".venv").symlink_to(ROOT / ".venv")
     # What honcho would read otherwise than the service does, and what the demo's own Redis stands above.
     (home / ".env").write_text(
-        "CORS_ORIGINS='https://a.example, https://b.example'\nREDIS_URL=redis://nowhere.invalid/3\nREDIS_PASSWORD_FILE=/nowhere\n"
+        "CORS_ORIGINS='https://a.example, https://b.example'\nREDIS_URL=redis://nowhere.invalid/3\n"
+        "REDIS_USERNAME=ann\nREDIS_PASSWORD=another's\n"
     )
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), f"http://127.0.0.1:{free_port()}")
     elsewhere = tmp_path / "else where"

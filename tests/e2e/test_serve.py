@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
+import sqlalchemy as sa
+from redis import Redis
 
 from harness.pictures import SAMPLES
 from harness.servers import RedisServer, free_port, wait_until
@@ -100,9 +102,30 @@ def test_a_redis_that_a_setting_names_is_used_in_the_place_of_its_own(tmp_path: 
 
 def test_the_redis_of_its_own_is_for_this_user_alone(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
-        assert (tmp_path / "my data" / "redis.conf").stat().st_mode & 0o077 == 0
-        (password,) = re.findall("^requirepass (.+)$", (tmp_path / "my data" / "redis.conf").read_text(), re.MULTILINE)
-        assert not [each for each in served.running().values() if password in " ".join(each.cmdline())]
+        found = served.running()
+        password = sa.make_url(found["app"].environ()["REDIS_URL"]).password
+        assert len(password) == 64
+        assert not [each for each in found.values() if password in " ".join(each.cmdline())]
+        files = [path for path in (tmp_path / "my data").rglob("*") if path.is_file()]
+        assert not [path for path in files if password.encode() in path.read_bytes()]
+
+
+def test_two_in_one_data_folder_leave_each_other_their_redis(tmp_path: Path) -> None:
+    (other := tmp_path / "other").mkdir()
+    with serving(tmp_path) as first, serving(other, DATA_DIR=str(tmp_path / "my data")) as second:
+        for served in (first, second):
+            wait_until(lambda served=served: served.running().keys() == NAMES.keys(), 60, "all of them")
+        before = first.running()["redis"]
+        before.kill()
+        before.wait(20)
+        wait_until(lambda: "redis" in first.running() and first.is_well(), 60, "its Redis again")
+        addresses = {served.running()["app"].environ()["REDIS_URL"] for served in (first, second)}
+        assert len(addresses) == 2
+        for address in addresses:
+            with Redis.from_url(address) as redis:
+                assert redis.ping()
+        for served in (first, second):
+            served.make_a_clip()
 
 
 def test_a_setting_that_does_not_fit_is_one_line(tmp_path: Path) -> None:

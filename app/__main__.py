@@ -11,7 +11,7 @@ from app.middleware.auth import lets_everyone_in
 from app.middleware.http_metrics import MULTIPROCESS_FOLDER
 from app.middleware.slow_clients import KEEP_ALIVE_SECONDS, BoundedHttp
 from core.config.settings import Settings, read_settings
-from core.errors import InvalidParameter, LedgerUnavailable
+from core.errors import InvalidParameter, LedgerUnavailable, Unusable
 from core.ledger.moves import Ledger
 from core.process.no_proxy import reach_loopback_directly
 from core.process.scratch import scratch_folder
@@ -30,7 +30,7 @@ def main() -> None:
         check_defaults(settings)
         create_app(settings)  # each process makes its own, where what does not fit would be a traceback
     except InvalidParameter as error:
-        sys.exit(f"kinora: the settings do not fit: {error.message}")
+        raise Unusable(f"the settings do not fit: {error.message}") from error
     check_ledger(settings)
     Storage(settings.resolved_storage_url)
     # uvicorn stops in order and then raises the signal again, for whoever handled it before.

@@ -267,8 +267,8 @@ class LedgerUnavailable(Unavailable):
 
 
 class Unusable(Exception):
-    """Raised as a process starts: a store that no waiting can mend, with the setting that names it. It ends the process
-    with this one line; no caller is told of it."""
+    """Raised as a process starts: a setting, or a store with its setting's name, that no waiting can mend. It ends the
+    process with this one line; no caller is told of it."""
 
 
 class LedgerTooNew(Unusable):

@@ -19,7 +19,9 @@ from core.config.http import HttpSettings
 from core.config.limits import LimitSettings
 from core.config.promises import PromiseSettings
 from core.config.stores import StoreSettings
+from core.errors import Unusable
 from core.process.secret_files import values_from_files
+from core.process.unusable import EXIT_UNUSABLE, say
 
 
 class Settings(HttpSettings, LimitSettings, StoreSettings, EngineSettings, PromiseSettings, BaseSettings):
@@ -42,7 +44,8 @@ class Settings(HttpSettings, LimitSettings, StoreSettings, EngineSettings, Promi
 
 
 def read_settings() -> Settings:
-    """Return the settings: what each process does first. Ends it, with a line for each setting that does not fit."""
+    """Return the settings: what each process does first. Ends it with 78, and a line for each setting that does not
+    fit."""
     try:
         return Settings()
     except ValidationError as error:
@@ -52,4 +55,6 @@ def read_settings() -> Settings:
         ]
     except SettingsError as error:
         wrong = [str(error)]
-    sys.exit("\n".join(f"kinora: the settings do not fit: {line}" for line in wrong))
+    for line in wrong:
+        say(Unusable(f"the settings do not fit: {line}"))
+    sys.exit(EXIT_UNUSABLE)

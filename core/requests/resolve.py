@@ -112,12 +112,17 @@ def nearest(pixels: float, allowed: Range) -> int:
 
 
 def check_defaults(settings: Settings) -> None:
-    """Raises InvalidParameter if a request that names nothing would be refused for what the operator set."""
-    engines = (
-        [find_engine(settings.engine, settings)] if settings.engine != "auto" else known_engines(settings).values()
-    )
-    for engine in engines:
-        resolve(ClipRequest(), engine, settings)
+    """Raises InvalidParameter, with the setting's name, if a request that names nothing would be refused for what the
+    operator set."""
+    try:
+        engines = (
+            known_engines(settings).values() if settings.engine == "auto" else [find_engine(settings.engine, settings)]
+        )
+        for engine in engines:
+            resolve(ClipRequest(), engine, settings)
+    except InvalidParameter as error:
+        setting = OPERATOR_DEFAULTS.get(error.param or "", "engine").upper()
+        raise InvalidParameter(f"{setting}: {error.message}") from error
 
 
 def operator_defaults(engine: Engine, settings: Settings) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pydantic_settings import SettingsError
 from core.config.engines import SVD_XT_REVISION
 from core.config.settings import Settings, read_settings
 from core.engines.known import known_engines
+from core.process.unusable import EXIT_UNUSABLE
 
 ENV_EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
@@ -159,12 +160,18 @@ def test_every_model_from_the_hub_is_pinned_to_a_commit() -> None:
     ],
 )
 def test_a_setting_that_does_not_fit_ends_the_process_with_a_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, said: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
         read_settings()
-    assert str(ended.value).startswith(f"kinora: the settings do not fit: {said}")
-    assert "\n" not in str(ended.value)
-    assert "p/w" not in str(ended.value)
+    assert ended.value.code == EXIT_UNUSABLE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"kinora: the settings do not fit: {said}")
+    assert "p/w" not in line

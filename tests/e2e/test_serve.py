@@ -132,7 +132,7 @@ def test_a_setting_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [ROOT / "scripts/serve"], env=os.environ | {"DATABASE_URL": "x"}, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 1
+    assert done.returncode == 78
     assert done.stderr.startswith("kinora: the settings do not fit: DATABASE_URL: must be like ")
     assert len(done.stderr.splitlines()) == 1
 

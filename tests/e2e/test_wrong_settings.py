@@ -82,6 +82,7 @@ CASES: dict[Callable[[Path], dict[str, str]], str] = {
     with_a_table_of_the_same_name: "table tasks already exists (see DATA_DIR or DATABASE_URL)",
     lambda folder: {"DATA_DIR": "/proc/nowhere"}: "set DATA_DIR to a folder that can be made and written to, for ",
     lambda folder: {"DATABASE_URL": "mysql://ann:secret@h/d"}: "DATABASE_URL: must begin with postgresql://",
+    lambda folder: {"API_PORT": "secret"}: "API_PORT: Input should be a valid integer",
 }
 
 
@@ -91,11 +92,22 @@ def test_what_no_waiting_mends_ends_the_process_with_one_line(
     tmp_path: Path, process: str, given: Callable[[Path], dict[str, str]], said: str
 ) -> None:
     with started(process, tmp_path, **given(tmp_path)) as (running, log):
-        assert running.wait(60) in (1, 78)
+        assert running.wait(60) == 78
         (line,) = log.read_text().splitlines()
     assert line.startswith("kinora: ")
     assert said in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ENGINE", "nowhere"), ("VIDEO_WIDTH", "65"), ("RATE_LIMIT", "often")], ids=str
+)
+def test_a_setting_that_only_the_api_server_reads_is_one_line(tmp_path: Path, name: str, value: str) -> None:
+    with started("app", tmp_path, **{name: value}) as (running, log):
+        assert running.wait(60) == 78
+        (line,) = log.read_text().splitlines()
+    assert line.startswith("kinora: the settings do not fit: ")
+    assert name in line
 
 
 @pytest.mark.parametrize("process", ["app", "worker", "keeper"])

@@ -23,7 +23,7 @@ no_proxy=${no_proxy:-${NO_PROXY:-}}
 export no_proxy
 
 stop_all() {
-  trap - EXIT INT TERM
+  trap - EXIT INT TERM HUP
   if [ -n "$services" ]; then
     kill -TERM "$services" 2>/dev/null || true
     wait "$services" 2>/dev/null || true
@@ -31,7 +31,7 @@ stop_all() {
   rm -rf "$work"
 }
 trap stop_all EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT TERM HUP
 
 field() { # field NAME: one value of the JSON object on standard input
   "$json_python" -c 'import json, sys
@@ -78,9 +78,10 @@ start_services() {
   local environment=$home/.env
   [ -f "$environment" ] || { environment=$work/env && : >"$environment"; }
   echo "Starting Kinora …"
-  # Without job control a background child ignores Ctrl-C, so only stop_all ends it, in order. honcho would read .env
-  # otherwise than the service does.
+  # A terminal sends Ctrl-C, and its own end, to all of its processes: only stop_all ends this one, in order. honcho would
+  # read .env otherwise than the service does.
   (
+    trap '' INT HUP
     cd "$home"
     exec python -m dotenv -f "$environment" run --no-override -- honcho -e /dev/null start >"$work/services.log" 2>&1
   ) &

@@ -154,12 +154,12 @@ def test_it_says_what_it_waits_for(environment: dict[str, str], tmp_path: Path) 
     assert process.wait(30) == 130
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "kill"])
+@pytest.mark.parametrize("how", ["ctrl-c", "closed", "kill"])
 def test_interrupting_it_stops_everything(environment: dict[str, str], how: str) -> None:
     process = subprocess.Popen([str(ROOT / "demo.sh")], env=environment, stdout=subprocess.PIPE, start_new_session=True)
     wait_until(lambda: not nothing_listens(environment), 60, "the service")
-    if how == "ctrl-c":
-        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    if how != "kill":  # a terminal sends it to the whole group
+        os.killpg(process.pid, signal.SIGINT if how == "ctrl-c" else signal.SIGHUP)
     else:
         process.terminate()
     assert process.wait(30) == 130

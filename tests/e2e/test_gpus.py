@@ -55,6 +55,14 @@ def test_the_start_script_keeps_a_worker_on_each_gpu_and_ends_them_all(
     assert not any(worker.alive for worker in ledger.workers() if worker.pid in after.values())
 
 
+def test_the_start_script_ends_with_78_when_a_setting_does_not_fit(environment: dict[str, str]) -> None:
+    wrong = environment | {"API_PORT": "often"}
+    done = subprocess.run([ROOT / "scripts" / "workers"], env=wrong, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 78
+    assert "kinora: the settings do not fit: API_PORT: " in done.stderr
+    assert "starts again" not in done.stderr
+
+
 def test_the_start_script_says_where_there_is_no_gpu(environment: dict[str, str]) -> None:
     hidden = environment | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([ROOT / "scripts" / "workers"], env=hidden, capture_output=True, text=True, timeout=300)

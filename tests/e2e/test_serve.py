@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 import sqlalchemy as sa
 from redis import Redis
 
+from core.process.unusable import EXIT_UNUSABLE
 from harness.pictures import SAMPLES
 from harness.servers import RedisServer, free_port, wait_until
 from harness.stack import ROOT
 
+KEEP = ROOT / "scripts/keep"
 NAMES = {
     "redis": "redis-server",
     "app": "-m app",
@@ -53,12 +56,14 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[Served]:
+def serving(folder: Path, *before: str, **settings: str) -> Iterator[Served]:
+    """The service, started by the words of `before` and scripts/serve; it is killed in the end."""
     port = free_port()
     own = {"API_PORT": str(port), "WORKER_METRICS_PORT": str(free_port()), "DATA_DIR": "my data"}
     with (folder / "serve.log").open("wb") as log:
-        command = [str(ROOT / "scripts/serve")]
-        process = psutil.Popen(command, cwd=folder, env=os.environ | own | settings, stdout=log, stderr=log)
+        command = [*before, str(ROOT / "scripts/serve")]
+        environment = os.environ | own | settings
+        process = psutil.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     served = Served(process, f"http://127.0.0.1:{port}")
     try:
         wait_until(served.is_well, 60, "the service")
@@ -69,6 +74,10 @@ def serving(folder: Path, **settings: str) -> Iterator[Served]:
             for left in [*process.children(recursive=True), process]:
                 left.kill()
         process.wait()
+
+
+def left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_what_dies_is_started_again_and_a_stop_ends_all(tmp_path: Path) -> None:
@@ -86,11 +95,73 @@ def test_what_dies_is_started_again_and_a_stop_ends_all(tmp_path: Path) -> None:
         all_of_it = served.process.children(recursive=True)
         served.process.terminate()
         assert served.process.wait(60) == 0
-        left = [each for each in all_of_it if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-        assert left == []
+        assert left_of(all_of_it) == []
     said = (tmp_path / "serve.log").read_text()
     assert set(re.findall(r"keep: (\S+) ended with 137; it starts again", said)) == NAMES.keys()
     assert said.index("Finished server process") < said.rindex("Redis is now ready to exit")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT], ids=["closed", "ctrl-c", "ctrl-\\"])
+def test_what_a_terminal_sends_to_all_of_its_processes_ends_them_in_order(tmp_path: Path, number: int) -> None:
+    with serving(tmp_path) as served:
+        wait_until(lambda: served.running().keys() == NAMES.keys(), 60, "all of them")
+        all_of_it = served.process.children(recursive=True)
+        os.killpg(served.process.pid, number)
+        assert served.process.wait(60) == 0
+        assert left_of(all_of_it) == []
+    said = (tmp_path / "serve.log").read_text()
+    assert "keep: " not in said
+    assert said.index("Finished server process") < said.rindex("Redis is now ready to exit")
+
+
+def test_under_nohup_it_goes_on_when_the_terminal_is_closed(tmp_path: Path) -> None:
+    with serving(tmp_path, "nohup") as served:
+        wait_until(lambda: served.running().keys() == NAMES.keys(), 60, "all of them")
+        before = served.running()
+        os.killpg(served.process.pid, signal.SIGHUP)
+        served.make_a_clip()
+        assert served.running() == before
+        served.process.terminate()
+        assert served.process.wait(60) == 0
+        assert left_of(list(before.values())) == []
+
+
+def test_a_setting_that_no_longer_fits_ends_all_of_it_in_order(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        wait_until(lambda: served.running().keys() == NAMES.keys(), 60, "all of them")
+        all_of_it = served.process.children(recursive=True)
+        ledger = sa.create_engine(f"sqlite:///{tmp_path}/my data/kinora.db")
+        with ledger.begin() as connection:
+            connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+            connection.execute(sa.text("UPDATE ledger SET lowest_reader = '9999'"))
+        ledger.dispose()
+        assert served.process.wait(60) == 78
+        assert left_of(all_of_it) == []
+    said = (tmp_path / "serve.log").read_text()
+    assert re.search(r"keep: \S+ ended with 78, which no new start mends", said)
+    assert "the ledger is of version 9999" in said
+    assert said.rstrip().endswith("Redis is now ready to exit, bye bye...")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_one_kept_command_is_told_to_stop_and_waited_for(number: int) -> None:
+    """In an orderly way: it says so once it has."""
+    command = "trap 'sleep 0.2; echo stopped; exit' TERM; echo begun; while :; do sleep 0.05; done"
+    kept = psutil.Popen([str(KEEP), "it", "bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert kept.stdout.readline() == b"begun\n"
+    kept.send_signal(number)
+    assert kept.communicate(timeout=60) == (b"stopped\n", b"")
+    assert kept.returncode == 0
+
+
+def test_a_kept_command_is_started_again_until_it_says_that_no_start_mends_it(tmp_path: Path) -> None:
+    command = f"[ ! -e {tmp_path}/tried ] || exit 78; touch {tmp_path}/tried; exit 1"
+    done = subprocess.run([KEEP, "it", "bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78
+    assert done.stderr.splitlines() == [
+        "keep: it ended with 1; it starts again in 2 seconds",
+        "keep: it ended with 78, which no new start mends",
+    ]
 
 
 def test_a_redis_that_a_setting_names_is_used_in_the_place_of_its_own(tmp_path: Path) -> None:
@@ -137,10 +208,20 @@ def test_a_setting_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_a_data_folder_that_cannot_be_made_ends_it(tmp_path: Path) -> None:
+    environment = os.environ | {"DATA_DIR": "/proc/nowhere", "API_PORT": str(free_port())}
+    done = subprocess.run([ROOT / "scripts/serve"], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78
+    assert "kinora: set DATA_DIR to a folder that can be made and written to, for " in done.stderr
+    assert "starts again" not in done.stderr
+
+
+@pytest.mark.skipif(not os.environ.get("CI") and not shutil.which("systemd-analyze"), reason="no systemd here")
 def test_the_unit_for_systemd_is_valid(tmp_path: Path) -> None:
+    assert shutil.which("systemd-analyze"), "systemd-analyze is missing: apt-get install systemd"
     text = (ROOT / "deploy/systemd/kinora.service").read_text()
     unit = tmp_path / "kinora.service"
     unit.write_text(text.replace("/opt/kinora", str(ROOT)).replace("User=kinora", "User=root"))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+    assert f"RestartPreventExitStatus={EXIT_UNUSABLE}\n" in text

@@ -8,6 +8,7 @@ import pytest
 from app import errors as http_errors
 from app.routes.metrics import COUNTERS, HISTOGRAMS
 from core import errors
+from core.config.redis_url import OPTIONS
 from core.config.settings import Settings
 from core.engines.base import Range
 from core.engines.known import known_engines
@@ -58,6 +59,12 @@ def test_every_metric_is_in_the_operations_docs() -> None:
     names |= {f"kinora_{name}" for name in (*COUNTERS, *HISTOGRAMS)}
     assert len(names) > 10
     assert [name for name in sorted(names) if name not in text] == []
+
+
+def test_every_option_of_redis_url_is_in_the_operations_docs() -> None:
+    _, _, text = (ROOT / "docs/operations.md").read_text().partition("\n## Redis\n")
+    text = text.partition("\n## ")[0]
+    assert [name for name in OPTIONS if f"`{name}" not in text] == []
 
 
 def test_the_api_docs_give_the_limits_that_hold() -> None:

@@ -60,8 +60,10 @@ def test_the_service_works_over_tls_with_a_user_of_few_rights(
 
 
 def test_a_certificate_of_nobody_known_is_refused(tls: tuple[int, Path]) -> None:
+    url = f"rediss://ann:{QUOTED}@localhost:{tls[0]}"
     with pytest.raises(QueueUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
-        ping(settings(redis_url=f"rediss://ann:{QUOTED}@localhost:{tls[0]}"))
+        ping(settings(redis_url=url))
+    ping(settings(redis_url=f"{url}?ssl_cert_reqs=none&socket_connect_timeout=2.5"))
 
 
 def test_what_the_url_does_not_say_of_the_user_the_other_settings_do(redis: RedisServer, tmp_path: Path) -> None:
@@ -70,6 +72,7 @@ def test_what_the_url_does_not_say_of_the_user_the_other_settings_do(redis: Redi
     ping(settings(redis_port=redis.port, redis_username="ann", redis_password=PASSWORD))
     ping(settings(redis_port=redis.port, redis_username="ann", **of_file))
     ping(settings(redis_url=f"redis://ann@localhost:{redis.port}", **of_file))
+    ping(settings(redis_url=f"redis://localhost:{redis.port}?username=ann&password={QUOTED}", redis_username="bob"))
     ping(settings(redis_url=f"redis://ann@localhost:{redis.port}", redis_username="bob", redis_password=PASSWORD))
     ping(settings(redis_url=f"redis://ann:{QUOTED}@localhost:{redis.port}", redis_password="another's"))
     ping(settings(redis_url=f"redis://ann:{QUOTED}@localhost:{redis.port}", redis_host="nowhere.invalid", **of_file))

@@ -1,12 +1,22 @@
 """Whether a URL can name the ledger's database, or the storage. Connects to nothing."""
 
+from pathlib import Path
+from typing import Any
+
 import sqlalchemy as sa
 
 POSTGRESQL = ("postgres", "postgresql", "postgresql+psycopg")
+FILE_EXAMPLE = "sqlite:////folder/kinora.db"
+
+# Of the options behind "?": where the server is, which only a connection tells right from wrong, and files.
+PLACES = {"host", "hostaddr", "port", "gssencmode"}
+FILES = {"sslrootcert", "sslcert", "sslkey"}
+NOWHERE = "255.255.255.255"  # the kernel itself refuses it
 
 
 def check_database_url(url: str) -> None:
-    """Raises ValueError, with a message that quotes nothing of `url`: it may hold a password."""
+    """Raises ValueError, with a message that quotes of `url` no more than what stands behind "?": it may hold a
+    password."""
     try:
         found = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError) as error:
@@ -15,20 +25,69 @@ def check_database_url(url: str) -> None:
             "/ is %2F, @ is %40, : is %3A, # is %23, ? is %3F and % is %25"
         ) from error
     if found.drivername in POSTGRESQL:
-        _check_options(found)
-    elif found.drivername != "sqlite" or (found.database or ":memory:") == ":memory:" or found.query:
-        raise ValueError("must begin with postgresql:// or, for a file, with sqlite:////")
+        _check_server(found)
+    elif found.drivername == "sqlite":
+        _check_file(found)
+    else:
+        raise ValueError(f"must begin with postgresql:// or, for a file, be like {FILE_EXAMPLE}")
 
 
-def _check_options(url: sa.URL) -> None:
+def _check_file(url: sa.URL) -> None:
+    if url.query:
+        raise ValueError("a file of SQLite takes no options: leave out what stands behind ?")
+    path = url.database or ":memory:"
+    if path == ":memory:" and not url.host:
+        raise ValueError(f"must name a file, like {FILE_EXAMPLE}: what is in memory is each process's own")
+    if url.host or not path.startswith("/"):
+        raise ValueError(
+            f"must have the whole path of the file, and so four times /, like {FILE_EXAMPLE}: "
+            "each process would look in the folder in which it starts"
+        )
+
+
+def _check_server(url: sa.URL) -> None:
+    """Raises ValueError for what would fail again at each connection, whatever the server says."""
+    if url.port is not None and not 1 <= url.port <= 65535:
+        raise ValueError("the port must be from 1 to 65535")
+    options = {name: value for name, value in url.query.items() if name not in PLACES}
+    for name, value in options.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name} stands in it more than once")
+        _check_known(name)
+        if name in FILES and value != "system":
+            _check_readable(name, value)
+    reason = _failure(**options)
+    if reason != _failure():
+        raise ValueError(f"what stands behind ? does not fit: {reason}")
+
+
+def _check_known(option: str) -> None:
     import psycopg  # which most processes do without
     from psycopg.conninfo import make_conninfo
 
-    for name in url.query:
-        try:
-            make_conninfo(**{name: ""})
-        except psycopg.Error as error:
-            raise ValueError(f"PostgreSQL's clients know no option {name}: leave it out") from error
+    try:
+        make_conninfo(**{option: ""})
+    except psycopg.Error as error:
+        raise ValueError(f"PostgreSQL's clients know no option {option}: leave it out") from error
+
+
+def _check_readable(option: str, path: str) -> None:
+    try:
+        Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{option} cannot be read: {error}") from error
+
+
+def _failure(**options: Any) -> str:
+    """Return what libpq says of an address that it cannot reach or, before it comes to that, of the options."""
+    from psycopg import pq
+    from psycopg.conninfo import make_conninfo
+
+    connection = pq.PGconn.connect_start(make_conninfo(hostaddr=NOWHERE, **options).encode())
+    try:
+        return connection.error_message.decode(errors="replace").partition("\n")[0]
+    finally:
+        connection.finish()
 
 
 def check_storage_url(url: str) -> None:

@@ -43,6 +43,23 @@ def test_postgresql_is_reached_through_psycopg_3(url: str) -> None:
     assert Settings(_env_file=None, database_url=url).resolved_database_url == "postgresql+psycopg://u:p@h/d"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(
+            "sslmode=verify-full&sslrootcert=system",
+            "options=-csearch_path%3Dkinora",
+            "target_session_attrs=read-write",
+        ),
+        *("host=/run/postgresql", "host=one:5432&host=two:5433", "keepalives_idle=30", "application_name=kinora"),
+        *(f"sslmode=verify-ca&sslrootcert={ENV_EXAMPLE}", "gssencmode=disable", "dbname=d"),
+    ],
+)
+def test_what_libpq_takes_may_stand_in_the_url(options: str) -> None:
+    url = f"postgresql://u:p@/d?{options}"
+    assert Settings(_env_file=None, database_url=url).database_url == url
+
+
 def test_without_urls_both_stores_are_in_the_data_folder(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, data_dir=tmp_path)
     assert settings.resolved_database_url == f"sqlite:///{tmp_path}/kinora.db"
@@ -124,6 +141,9 @@ def test_every_model_from_the_hub_is_pinned_to_a_commit() -> None:
     assert all(re.fullmatch(r"[0-9a-f]{40}", model.revision or "") for model in models)
 
 
+UNFIT = "DATABASE_URL: what stands behind ? does not fit:"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -144,7 +164,24 @@ def test_every_model_from_the_hub_is_pinned_to_a_commit() -> None:
             "postgresql://h/d?pgbouncer=true",
             "DATABASE_URL: PostgreSQL's clients know no option pgbouncer",
         ),
-        ("DATABASE_URL", "sqlite://", "DATABASE_URL: must begin with postgresql:// or, for a file, with sqlite:////"),
+        (
+            "DATABASE_URL",
+            "mysql://h/d",
+            "DATABASE_URL: must begin with postgresql:// or, for a file, be like sqlite:////",
+        ),
+        ("DATABASE_URL", "sqlite://", "DATABASE_URL: must name a file, like sqlite:////folder/kinora.db"),
+        ("DATABASE_URL", "sqlite:///:memory:", "DATABASE_URL: must name a file, like sqlite:////folder/kinora.db"),
+        ("DATABASE_URL", "sqlite:///kinora.db", "DATABASE_URL: must have the whole path of the file"),
+        ("DATABASE_URL", "sqlite://folder/kinora.db", "DATABASE_URL: must have the whole path of the file"),
+        ("DATABASE_URL", "sqlite:////folder/kinora.db?mode=ro", "DATABASE_URL: a file of SQLite takes no options"),
+        ("DATABASE_URL", "postgresql://h:99999/d", "DATABASE_URL: the port must be from 1 to 65535"),
+        ("DATABASE_URL", "postgresql://h/d?sslmode=bogus", f'{UNFIT} invalid sslmode value: "bogus"'),
+        ("DATABASE_URL", "postgresql://h/d?sslnegotiation=direct", f'{UNFIT} weak sslmode "prefer" may not be used'),
+        ("DATABASE_URL", "postgresql://h/d?channel_binding=x", f"{UNFIT} invalid channel_binding value"),
+        ("DATABASE_URL", "postgresql://h/d?keepalives_idle=x", UNFIT),
+        ("DATABASE_URL", "postgresql://h/d?service=none", f'{UNFIT} definition of service "none" not found'),
+        ("DATABASE_URL", "postgresql://h/d?sslmode=require&sslmode=disable", "DATABASE_URL: sslmode stands in it more"),
+        ("DATABASE_URL", "postgresql://h/d?sslrootcert=/nowhere", "DATABASE_URL: sslrootcert cannot be read"),
         ("STORAGE_URL", "ftp://host/folder", "STORAGE_URL: must be like s3://bucket/prefix"),
         ("STORAGE_URL", "s3://", "STORAGE_URL: must be like s3://bucket/prefix"),
         ("STORAGE_URL", "az://container", "STORAGE_URL: must be like s3://bucket/prefix"),

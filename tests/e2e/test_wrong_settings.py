@@ -82,6 +82,8 @@ CASES: dict[Callable[[Path], dict[str, str]], str] = {
     with_a_table_of_the_same_name: "table tasks already exists (see DATA_DIR or DATABASE_URL)",
     lambda folder: {"DATA_DIR": "/proc/nowhere"}: "set DATA_DIR to a folder that can be made and written to, for ",
     lambda folder: {"DATABASE_URL": "mysql://ann:secret@h/d"}: "DATABASE_URL: must begin with postgresql://",
+    lambda folder: {"DATABASE_URL": "postgresql://ann:secret@h/d?sslmode=bogus"}: "invalid sslmode value",
+    lambda folder: {"DATABASE_URL": "sqlite:///kinora.db"}: "must have the whole path of the file",
     lambda folder: {"API_PORT": "secret"}: "API_PORT: Input should be a valid integer",
 }
 

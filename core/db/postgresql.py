@@ -28,6 +28,8 @@ POSTGRESQL_OPTIONS = {
 # transaction: its locks would hold up all the others.
 TIMEOUTS = {"statement_timeout": "15s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "10s"}
 SET_TIMEOUTS = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in TIMEOUTS.items())
+# One more of ours, which no URL sets otherwise: a pooler that drops what is set for a session drops this too.
+MARK = ("kinora.session", "kept")
 OPTIONS_REFUSED = re.compile("startup parameter|command-line option", re.IGNORECASE)
 
 
@@ -55,10 +57,10 @@ class ImpatientConnection(psycopg.Connection[Any]):
 
 def _connect(_dialect: Any, _record: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     given = options.get("options", "")  # by the URL
-    timeouts = " ".join(f"-c {name}={value}" for name, value in TIMEOUTS.items())
+    ours = " ".join(f"-c {name}={value}" for name, value in (*TIMEOUTS.items(), MARK))
     try:
-        connection = ImpatientConnection.connect(*args, **options | {"options": f"{timeouts} {given}"})
-        connection.is_pooled = not _keeps_timeouts(connection)
+        connection = ImpatientConnection.connect(*args, **options | {"options": f"{ours} {given}"})
+        connection.is_pooled = not _keeps_settings(connection)
     except psycopg.OperationalError as error:
         if not OPTIONS_REFUSED.search(str(error)):
             raise
@@ -69,10 +71,10 @@ def _connect(_dialect: Any, _record: Any, args: tuple[Any, ...], options: dict[s
     return connection
 
 
-def _keeps_timeouts(connection: ImpatientConnection) -> bool:
+def _keeps_settings(connection: ImpatientConnection) -> bool:
     with connection.transaction(force_rollback=True):
-        row = connection.execute("SELECT current_setting('lock_timeout')").fetchone()
-    return row == (TIMEOUTS["lock_timeout"],)
+        row = connection.execute(f"SELECT current_setting('{MARK[0]}', true)").fetchone()
+    return row == (MARK[1],)
 
 
 def _set_timeouts(connection: sa.Connection) -> None:

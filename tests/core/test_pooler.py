@@ -151,3 +151,14 @@ def test_options_in_the_url_hold_in_each_connection(postgres_url: str) -> None:
             assert connection.scalar(sa.text("SHOW search_path")) == "kinora"
             assert connection.scalar(sa.text("SHOW statement_timeout")) == "15s"
     engine.dispose()
+
+
+def test_a_timeout_of_the_url_holds_and_is_not_taken_for_a_pooler(postgres_url: str) -> None:
+    url = create_database(postgres_url, f"timeouts_{uuid.uuid4().hex}")
+    engine = postgresql.create_engine(f"{url}&options=-c%20lock_timeout%3D3s%20-c%20statement_timeout%3D1min")
+    with engine.connect() as connection:
+        assert not connection.connection.dbapi_connection.is_pooled
+        assert connection.connection.dbapi_connection.prepare_threshold == 5
+        found = {name: connection.scalar(sa.text(f"SHOW {name}")) for name in postgresql.TIMEOUTS}
+    assert found == postgresql.TIMEOUTS | {"lock_timeout": "3s", "statement_timeout": "1min"}
+    engine.dispose()

@@ -1,6 +1,8 @@
 """The docs say what the code does."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,14 @@ def test_every_metric_is_in_the_operations_docs() -> None:
     names |= {f"kinora_{name}" for name in (*COUNTERS, *HISTOGRAMS)}
     assert len(names) > 10
     assert [name for name in sorted(names) if name not in text] == []
+
+
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+def test_the_readme_adds_to_the_hosts_that_are_behind_no_proxy(name: str) -> None:
+    (command,) = re.findall(r"`(export no_proxy=.+)`", (ROOT / "README.md").read_text())
+    environment = {"PATH": os.environ["PATH"], name: "intern.example"}
+    said = subprocess.check_output(["bash", "-c", f'{command}; echo "$no_proxy"'], env=environment, text=True)
+    assert said == "127.0.0.1,intern.example\n"
 
 
 def test_every_option_of_redis_url_is_in_the_operations_docs() -> None:

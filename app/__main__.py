@@ -1,5 +1,6 @@
 """python -m app: serve the API server."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -52,6 +53,14 @@ def main() -> None:
             access_log=False,
             log_config=None,  # core/process/logs.py speaks for all
         )
+    if settings.api_workers > 1:  # they end together: in order, or because one of them could not use the ledger
+        refuse_unusable_ledger(settings)
+
+
+def refuse_unusable_ledger(settings: Settings) -> None:
+    """Raises Unusable."""
+    with contextlib.closing(Ledger(settings.resolved_database_url)) as ledger, contextlib.suppress(LedgerUnavailable):
+        ledger.migrate()
 
 
 def check_ledger(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
+from uvicorn.config import STARTUP_FAILURE
 
 from app import errors, router
 from app.dialects import mcp, openai, replicate, stability
@@ -34,6 +35,7 @@ from core.ledger.moves import Ledger
 from core.ledger.startup import wait_for_ledger
 from core.live_previews import LivePreviews
 from core.process.logs import set_up_logs
+from core.process.unusable import EXIT_UNUSABLE
 from core.queue import StepQueue
 from core.storage import Storage
 from sandbox.decoder import Decoder
@@ -111,7 +113,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.poller = SnapshotPoller(ledger, LivePreviews(queue.redis))
     # Without its ledger the API server still answers: with 503, and with what is wrong.
     ended = threading.Event()
-    waiting = asyncio.create_task(run_in_threadpool(wait_for_ledger, ledger, ended))
+    # One of several processes: uvicorn starts another in its place, unless it ended with this.
+    exit_code = STARTUP_FAILURE if settings.api_workers > 1 else EXIT_UNUSABLE
+    waiting = asyncio.create_task(run_in_threadpool(wait_for_ledger, ledger, ended, exit_code))
     await asyncio.wait({waiting}, timeout=LEDGER_SECONDS)
     if waiting.done():
         waiting.result()  # raises what waiting cannot mend: tables that are newer than this code, say

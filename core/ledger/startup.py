@@ -16,10 +16,11 @@ VERSION_SECONDS = 2.0
 log = structlog.get_logger(__name__)
 
 
-def wait_for_ledger(ledger: Ledger, ended: threading.Event) -> None:
+def wait_for_ledger(ledger: Ledger, ended: threading.Event, exit_code: int = EXIT_UNUSABLE) -> None:
     """Wait until the ledger can be used, or `ended` is set: containers start in any order.
 
-    Ends the process with one line if waiting helps nothing: its code is too old for the ledger, now or later, say.
+    Ends the process with one line and `exit_code` if waiting helps nothing: its code is too old for the ledger, say.
+    One that gets too old later stops in order.
     """
     while not ended.is_set():
         try:
@@ -29,7 +30,7 @@ def wait_for_ledger(ledger: Ledger, ended: threading.Event) -> None:
             ended.wait(1.0)
         except Unusable as error:
             say(error)
-            os._exit(EXIT_UNUSABLE)  # this may be any thread, and nothing has begun
+            os._exit(exit_code)  # this may be any thread, and nothing has begun
         else:
             threading.Thread(target=stop_when_too_old, args=[ledger, ended], name="version", daemon=True).start()
             return

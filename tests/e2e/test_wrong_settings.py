@@ -112,6 +112,19 @@ def test_a_setting_that_only_the_api_server_reads_is_one_line(tmp_path: Path, na
     assert name in line
 
 
+def test_several_http_processes_end_for_good_as_one_does(tmp_path: Path) -> None:
+    with started("app", tmp_path, API_WORKERS="2") as (running, log):
+        wait_until(lambda: log.read_text().count("Application startup complete") == 2, 60, "both")
+        engine = sa.create_engine(f"sqlite:///{tmp_path}/data/kinora.db")
+        with engine.begin() as connection:
+            connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+            connection.execute(sa.text("UPDATE ledger SET lowest_reader = '9999'"))
+        engine.dispose()
+        assert running.wait(60) == 78
+    assert log.read_text().splitlines()[-1].startswith("kinora: the ledger is of version 9999")
+    assert "Traceback" not in log.read_text()
+
+
 @pytest.mark.parametrize("process", ["app", "worker", "keeper"])
 def test_a_storage_that_cannot_be_made_is_one_line(tmp_path: Path, process: str) -> None:
     with started(process, tmp_path, STORAGE_URL="file:///proc/nowhere") as (running, log):

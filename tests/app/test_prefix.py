@@ -58,6 +58,6 @@ def test_a_path_with_which_one_of_ours_begins_ends_the_process_with_a_line(setti
         "PUBLIC_URL": "https://a.example/v1",
     }
     ended = subprocess.run([sys.executable, "-m", "app"], env=environment, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 1
+    assert ended.returncode == 78
     assert ended.stderr.startswith("kinora: the settings do not fit: PUBLIC_URL cannot lie below /v1")
     assert ended.stderr.count("\n") == 1

@@ -249,7 +249,7 @@ def test_settings_that_do_not_fit_are_refused_at_the_start(
     settings: Settings, changes: dict[str, str], said: str
 ) -> None:
     ended = start_front(settings, **changes)
-    assert (ended.returncode, said in ended.stderr) == (1, True)
+    assert (ended.returncode, said in ended.stderr) == (78, True)
 
 
 # --- the command ---

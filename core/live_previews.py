@@ -29,26 +29,26 @@ class LivePreviews:
         self.redis = redis
 
     def put(self, task_id: str, webp: bytes) -> None:
-        picture, number = keys(task_id)
-        with _at_no_cost(), self.redis.pipeline() as pipeline:
-            pipeline.set(picture, webp, ex=LIFE_SECONDS)
-            pipeline.incr(number)
-            pipeline.expire(number, LIFE_SECONDS)
-            pipeline.execute()
+        with _at_no_cost():
+            if not self._has_put(task_id, webp):  # its number is none: somebody else wrote it
+                self.delete(task_id)
+                self._has_put(task_id, webp)
 
     def get(self, task_id: str) -> LivePreview | None:
         with _at_no_cost():
-            picture, number = keys(task_id)
-            found: Any = self.redis.get(number)
+            picture, _ = keys(task_id)
+            found = self.numbers_of([task_id])
             webp: Any = self.redis.getrange(picture, 0, MOST_BYTES)  # whatever else somebody wrote there
-            if webp and len(webp) <= MOST_BYTES and is_number(found):
-                return LivePreview(int(found), webp)
+            if webp and len(webp) <= MOST_BYTES and found:
+                return LivePreview(found[task_id], webp)
         return None
 
     def numbers_of(self, task_ids: Sequence[str]) -> dict[str, int]:
         """Of those that have one, in one question."""
-        with _at_no_cost():
-            found = zip(task_ids, self._values([keys(task_id)[1] for task_id in task_ids]), strict=True)
+        with _at_no_cost(), self.redis.pipeline(transaction=False) as pipeline:
+            for task_id in task_ids:
+                pipeline.getrange(keys(task_id)[1], 0, MOST_DIGITS)  # somebody else's may have megabytes
+            found = zip(task_ids, pipeline.execute(raise_on_error=False), strict=True)
             return {task_id: int(number) for task_id, number in found if is_number(number)}
         return {}
 
@@ -56,12 +56,19 @@ class LivePreviews:
         with _at_no_cost():
             self.redis.delete(*keys(task_id))
 
-    def _values(self, names: Sequence[str]) -> Any:
-        return self.redis.mget(names) if names else []
+    def _has_put(self, task_id: str, webp: bytes) -> bool:
+        """Return whether the preview has a number now."""
+        picture, number = keys(task_id)
+        with self.redis.pipeline() as pipeline:
+            pipeline.set(picture, webp, ex=LIFE_SECONDS)
+            pipeline.incr(number)
+            pipeline.expire(number, LIFE_SECONDS)
+            _, counted, _ = pipeline.execute(raise_on_error=False)
+        return isinstance(counted, int) and is_number(b"%d" % counted)
 
 
-def is_number(found: bytes | None) -> bool:
-    return found is not None and found.isdigit() and len(found) <= MOST_DIGITS
+def is_number(found: bytes | Exception) -> bool:
+    return isinstance(found, bytes) and found.isdigit() and len(found) <= MOST_DIGITS
 
 
 def keys(task_id: str) -> tuple[str, str]:

@@ -19,8 +19,8 @@ from rq.serializers import JSONSerializer
 from core.config.redis_url import redis_options
 from core.config.settings import Settings
 from core.errors import QueueUnavailable
+from core.redis_keys import QUEUES, delete_wrong_keys, queue_key, wrong_keys
 
-QUEUES = ("cpu", "gpu", "net")
 STEP_FUNCTION = "worker.run.lanes.Lane.run_next"
 SERIALIZER = JSONSerializer
 
@@ -107,6 +107,21 @@ class StepQueue:
             pipeline.delete(Job.key_for(step_id))
             pipeline.execute()
 
+    def clear(self, queue: str) -> None:
+        """Delete all wake-ups of a queue: the keeper sends again those that are needed."""
+        with _translated():
+            self.redis.unlink(queue_key(queue))
+
+    def wrong_keys(self) -> dict[str, str]:
+        """Return what is wrong with each shared key that somebody else has written. Raises QueueUnavailable."""
+        with _translated():
+            return wrong_keys(self.redis)
+
+    def delete_wrong_keys(self) -> dict[str, str]:
+        """Delete those, and return what was wrong with each. Raises QueueUnavailable."""
+        with _translated():
+            return delete_wrong_keys(self.redis)
+
     def ping(self) -> None:
         """Raises QueueUnavailable, also if Redis answers but takes no writes: full, or a replica."""
         with _translated():
@@ -114,11 +129,6 @@ class StepQueue:
 
     def close(self) -> None:
         self.redis.close()
-
-
-def queue_key(queue: str) -> str:
-    """RQ's name for it in Redis."""
-    return f"{Queue.redis_queue_namespace_prefix}{queue}"
 
 
 @contextmanager

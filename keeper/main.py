@@ -53,7 +53,7 @@ class Keeper:
 
     def tick(self) -> None:
         """What must not be late."""
-        self._do(self.report, self.take_over, self.end_rests, self.wake)
+        self._do(self.report, self.take_over, self.end_rests, self.delete_wrong_keys, self.wake)
 
     def tidy(self) -> None:
         """What may take its time: the storage can be slow."""
@@ -98,6 +98,11 @@ class Keeper:
         for rest, left in to_note:
             self.ledger.note_rest(rest, left)
 
+    def delete_wrong_keys(self) -> None:
+        """What stands in Redis where others expect something else: wake-ups could not be sent, or not be read."""
+        for name, fault in self.queue.delete_wrong_keys().items():
+            log.warning("redis_key_deleted", key=name, reason=fault)
+
     def wake(self) -> None:
         """Send the wake-ups that are missing: as many should be there as steps are ready. Redis was away, or lost some,
         or a rest is over. Which step a worker claims when it is woken, the ledger says."""
@@ -106,6 +111,9 @@ class Keeper:
             ready.setdefault(queue, []).append(step_id)
         for queue, step_ids in ready.items():
             queued = self.queue.queued_ids(queue)
+            if not all(map(is_id, queued)):  # somebody else's: a worker would take minutes to pass over many
+                self.queue.clear(queue)
+                queued = set()
             missing = [step_id for step_id in step_ids if step_id not in queued]
             for step_id in missing[: max(0, len(step_ids) - len(queued))]:
                 self.queue.wake(step_id, queue)

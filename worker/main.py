@@ -22,7 +22,8 @@ from core.process.logs import set_up_logs
 from core.process.no_proxy import reach_loopback_directly
 from core.process.scratch import scratch_folder
 from core.process.unusable import ends_if_unusable
-from core.queue import QUEUES, StepQueue, connect_redis, reason_of
+from core.queue import StepQueue, connect_redis, reason_of
+from core.redis_keys import QUEUES
 from core.storage import Storage
 from worker.engines.host import EngineHost
 from worker.metrics import WorkerMetrics

@@ -11,7 +11,7 @@ from app.intake.choose_engine import auto_engine
 from app.router import create_router
 from app.services import Caller, Services, ServicesDep
 from core.engines.known import known_engines
-from core.errors import KinoraError
+from core.errors import KinoraError, QueueUnavailable
 from core.ledger.workers import Worker
 from core.process.machine import machine_id
 
@@ -94,6 +94,8 @@ def examine(services: Services) -> Health:
     if stores["ledger"] != "ok":
         return Health(status="down", stores=stores, engine=None, queues={}, problems=problems)
 
+    if stores["redis"] == "ok":
+        problems += _wrong_keys(services)
     workers = [worker for worker in services.ledger.workers() if worker.alive]
     engine = services.settings.engine
     engine = auto_engine(services.settings, services.ledger.workers()) if engine == "auto" else engine
@@ -119,6 +121,14 @@ def _check(check: Callable[[], None]) -> str:
     except KinoraError as error:
         return error.message
     return "ok"
+
+
+def _wrong_keys(services: Services) -> list[str]:
+    try:
+        found = services.queue.wrong_keys()
+    except QueueUnavailable as error:
+        return [f"redis: {error.message}"]
+    return [f"redis_key_wrong: {name}: {fault}; the keeper deletes it" for name, fault in found.items()]
 
 
 def _queues(services: Services, workers: list[Worker]) -> dict[str, QueueInfo]:

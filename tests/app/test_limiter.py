@@ -1,8 +1,14 @@
+import pickle
+from collections.abc import Callable
+
 import pytest
 from fastapi.testclient import TestClient
+from limits import parse
+from limits.strategies import SlidingWindowCounterRateLimiter as SlidingWindow
+from redis import Redis
 
 from app.main import create_app
-from app.middleware.limiter import Limiter
+from app.middleware.limiter import GuardedStorage, Limiter
 from core.config.settings import Settings
 from core.queue import StepQueue, connect_redis
 from harness.pictures import CAT
@@ -96,3 +102,52 @@ def test_a_redis_that_failed_is_not_asked_again_at_once(slow: Settings, monkeypa
         limiter.hit("ann")
     assert len(asked) == 1
     away.close()
+
+
+JUNK: dict[str, Callable[[Redis, bytes], object]] = {
+    "a count without an end": lambda redis, name: redis.set(name, 3),
+    "a count that ends in a year": lambda redis, name: redis.set(name, 3, ex=31_536_000),
+    "more than is ever counted": lambda redis, name: redis.set(name, 999_999, ex=5000),
+    "a number too large": lambda redis, name: redis.set(name, "9" * 400, ex=5000),
+    "less than nothing": lambda redis, name: redis.set(name, -1_000_000, ex=5000),
+    "a fraction": lambda redis, name: redis.set(name, "2.5", ex=5000),
+    "no number": lambda redis, name: redis.set(name, b"\xff\xfe", ex=5000),
+    "a pickle": lambda redis, name: redis.set(name, pickle.dumps({"count": 3}), ex=5000),
+    "50 MB": lambda redis, name: redis.set(name, bytes(50_000_000), ex=5000),
+    "nothing": lambda redis, name: redis.set(name, b"", ex=5000),
+    "a hash": lambda redis, name: redis.hset(name, "a", "b"),
+    "a list": lambda redis, name: redis.rpush(name, 3),
+    "a set": lambda redis, name: redis.sadd(name, 3),
+}
+
+
+@pytest.mark.parametrize("which", ["current", "previous"])
+@pytest.mark.parametrize("junk", JUNK)
+def test_what_somebody_else_wrote_in_a_counts_place_is_not_counted(
+    slow: Settings, redis_server: RedisServer, junk: str, which: str
+) -> None:
+    with TestClient(create_app(slow)) as client:
+        ann = key(client, "ann")
+        client.get("/tasks", headers=ann)
+        (current,) = redis_server.client.keys("kinora:limits*")
+        name = current if which == "current" else current + b"/-1"
+        redis_server.client.delete(name)
+        JUNK[junk](redis_server.client, name)
+        asked = [client.get("/tasks", headers=ann) for _ in range(4)]
+    # What was counted before is lost with the place that it had, and with nothing else.
+    assert [answer.status_code for answer in asked][:2] == [200, 200]
+    assert asked[-1].status_code == 429
+    assert [answer.headers["x-ratelimit-remaining"] for answer in asked[:2]] == (
+        ["2", "1"] if which == "current" else ["1", "0"]
+    )
+
+
+def test_a_window_that_went_by_still_counts(redis_server: RedisServer) -> None:
+    """What the library moves from one key to the other is no junk."""
+    redis_server.client.flushall()
+    strategy, rule = SlidingWindow(GuardedStorage("redis://", redis_server.client.connection_pool)), parse("4/hour")
+    assert [strategy.hit(rule, "ann") for _ in range(4)] == [True] * 4
+    (current,) = redis_server.client.keys("*")
+    redis_server.client.pexpire(current, 3_500_000)  # as 100 s after its hour
+    assert [strategy.hit(rule, "ann") for _ in range(2)] == [True, False]
+    assert redis_server.client.get(current + b"/-1") == b"4"

@@ -81,6 +81,19 @@ def test_health_says_that_redis_is_away(client: TestClient, services: Services) 
     away.close()
 
 
+def test_health_names_a_key_in_redis_that_somebody_else_wrote(client: TestClient, services: Services) -> None:
+    report = replace(worker_that_says("cpu", "cpu", "preview", None), machine=machine_id())
+    services.ledger.report_worker(report)
+    services.queue.redis.set("rq:queue:cpu", "no list")
+    response = client.get("/health")
+    assert (response.status_code, response.json()["status"]) == (503, "degraded")
+    assert response.json()["stores"]["redis"] == "ok"
+    said = "redis_key_wrong: rq:queue:cpu: it is a string and not a list; the keeper deletes it"
+    assert response.json()["problems"] == [said]
+    services.queue.delete_wrong_keys()
+    assert client.get("/health").json()["status"] == "ok"
+
+
 def test_health_warns_of_sqlite_under_workers_on_two_machines(client: TestClient, services: Services) -> None:
     services.ledger.report_worker(worker_that_says("cpu", "cpu", "preview", None))
     assert any("SQLite" in problem for problem in client.get("/health").json()["problems"])

@@ -1,3 +1,7 @@
+import pickle
+from collections.abc import Callable
+
+import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -21,7 +25,7 @@ def test_the_newest_is_kept_with_a_number_that_rises(redis_server: RedisServer) 
     assert previews.get("a") == (2, b"second")
 
 
-def test_the_numbers_of_many_tasks_are_one_question(redis_server: RedisServer) -> None:
+def test_the_numbers_of_many_tasks_are_asked_for_at_once(redis_server: RedisServer) -> None:
     previews = previews_in(redis_server)
     for task_id in ("a", "b", "b"):
         previews.put(task_id, b"x")
@@ -29,7 +33,7 @@ def test_the_numbers_of_many_tasks_are_one_question(redis_server: RedisServer) -
     assert previews.numbers_of(["a", "none", "b"]) == {"a": 1, "b": 2}
     assert previews.numbers_of([]) == {}
     asked = redis_server.client.info("commandstats")
-    assert asked.pop("cmdstat_mget")["calls"] == 1
+    assert asked.pop("cmdstat_getrange")["calls"] == 3
     assert [name for name in asked if not name.startswith(("cmdstat_config", "cmdstat_info"))] == []
 
 
@@ -67,3 +71,36 @@ def test_what_others_wrote_there_is_no_preview(redis_server: RedisServer) -> Non
     redis_server.client.delete("kinora:preview:a:number")
     redis_server.client.set("kinora:preview:a:number", "9" * 5000)  # more than Python would read as a number
     assert (previews.get("a"), previews.numbers_of(["a"])) == (None, {})
+
+
+JUNK: dict[str, Callable[[Redis, str], object]] = {
+    "no number": lambda redis, name: redis.set(name, b"\xff\xfe"),
+    "less than nothing": lambda redis, name: redis.set(name, -1_000_000),
+    "the largest number": lambda redis, name: redis.set(name, 2**63 - 1),
+    "more digits than are read": lambda redis, name: redis.set(name, "9" * 19),
+    "a pickle": lambda redis, name: redis.set(name, pickle.dumps(1)),
+    "a list": lambda redis, name: redis.rpush(name, 1),
+    "a hash": lambda redis, name: redis.hset(name, "a", "b"),
+}
+
+
+@pytest.mark.parametrize("place", ["kinora:preview:a", "kinora:preview:a:number"])
+@pytest.mark.parametrize("junk", JUNK)
+def test_the_next_preview_takes_the_place_of_what_others_wrote_there(
+    redis_server: RedisServer, junk: str, place: str
+) -> None:
+    previews = previews_in(redis_server)
+    previews.put("b", b"another")
+    JUNK[junk](redis_server.client, place)
+    assert (previews.get("a"), previews.numbers_of(["a", "b"])) == (None, {"b": 1})
+    previews.put("a", b"x")
+    assert previews.get("a") == (1, b"x")
+    assert 0 < redis_server.client.ttl(place) <= LIFE_SECONDS
+
+
+def test_of_a_number_that_has_megabytes_a_few_bytes_are_read(redis_server: RedisServer) -> None:
+    previews = previews_in(redis_server)
+    redis_server.client.set("kinora:preview:a:number", b"1" * 50_000_000)
+    redis_server.client.config_resetstat()
+    assert (previews.get("a"), previews.numbers_of(["a"])) == (None, {})
+    assert redis_server.client.info("stats")["total_net_output_bytes"] < 10_000

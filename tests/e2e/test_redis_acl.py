@@ -11,10 +11,12 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from rq import Worker
 
+from app.middleware.limiter import GuardedStorage
 from core.config.settings import Settings
 from core.errors import QueueUnavailable
 from core.live_previews import LivePreviews
 from core.queue import StepQueue, connect_redis
+from core.redis_keys import SHARED
 from harness.pictures import SAMPLES
 from harness.servers import RedisServer, wait_until
 from harness.stack import Stack, running_stack
@@ -82,6 +84,19 @@ def test_every_use_of_the_queue_is_allowed(stack: Stack, settings: Settings, con
     assert refused(stack.redis) == []
 
 
+@pytest.mark.parametrize("name", [key.name for key in SHARED])
+def test_a_shared_key_may_be_looked_at_and_deleted(stack: Stack, settings: Settings, name: str) -> None:
+    queue = StepQueue(settings)
+    assert stack.redis.client.type(name) in (b"none", b"list", b"set")
+    assert name not in queue.wrong_keys()
+    stack.redis.client.delete(name)
+    stack.redis.client.set(name, "neither")
+    queue.delete_wrong_keys()
+    wait_until(lambda: stack.redis.client.type(name) != b"string")
+    queue.close()
+    assert refused(stack.redis) == []
+
+
 def test_every_use_of_previews_is_allowed(stack: Stack, connection: Redis) -> None:
     previews = LivePreviews(connection)
     previews.put("t", b"webp")
@@ -92,9 +107,12 @@ def test_every_use_of_previews_is_allowed(stack: Stack, connection: Redis) -> No
     assert refused(stack.redis) == []
 
 
+@pytest.mark.parametrize("storage_class", [RedisStorage, GuardedStorage])
 @pytest.mark.parametrize("kind", [FixedWindowRateLimiter, MovingWindowRateLimiter, SlidingWindowCounterRateLimiter])
-def test_every_kind_of_rate_limit_is_allowed(stack: Stack, connection: Redis, kind: type) -> None:
-    storage = RedisStorage("redis://", connection_pool=connection.connection_pool, key_prefix="kinora:limits")
+def test_every_kind_of_rate_limit_is_allowed(
+    stack: Stack, connection: Redis, kind: type, storage_class: type[RedisStorage]
+) -> None:
+    storage = storage_class("redis://", connection_pool=connection.connection_pool, key_prefix="kinora:limits")
     assert storage.check()
     limiter, two = kind(storage), parse("2/minute")
     assert [limiter.hit(two, "someone") for _ in range(3)] == [True, True, False]

@@ -33,6 +33,34 @@ def test_a_step_that_nobody_rang_for_is_woken_once(keeper: Keeper) -> None:
     assert keeper.queue.redis.lrange("rq:queue:cpu", 0, -1) == [step_id.encode()]
 
 
+@pytest.mark.parametrize(
+    "junk", [b"\xff\xfe", b"", b"evil", b"a" * 1_000_000, b"\x80\x04\x95pickle"], ids=lambda junk: repr(junk[:12])
+)
+def test_wake_ups_among_what_is_none_are_sent_anew(keeper: Keeper, junk: bytes) -> None:
+    ((step_id, _),) = keeper.ledger.create(new_task())
+    keeper.queue.redis.rpush("rq:queue:cpu", *[junk] * 10)
+    keeper.tick()
+    assert keeper.queue.redis.lrange("rq:queue:cpu", 0, -1) == [step_id.encode()]
+
+
+def test_a_queue_that_is_no_list_is_one_again(keeper: Keeper) -> None:
+    ((step_id, _),) = keeper.ledger.create(new_task())
+    keeper.queue.redis.set("rq:queue:cpu", "no list")
+    keeper.queue.redis.set("rq:queues", "no set")
+    keeper.tick()
+    assert keeper.queue.redis.lrange("rq:queue:cpu", 0, -1) == [step_id.encode()]
+    assert keeper.queue.redis.smembers("rq:queues") == {b"rq:queue:cpu"}
+
+
+def test_a_queue_with_megabytes_in_it_is_not_read(keeper: Keeper) -> None:
+    ((step_id, _),) = keeper.ledger.create(new_task())
+    keeper.queue.redis.rpush("rq:queue:cpu", *[bytes(1_000_000)] * 50)
+    keeper.queue.redis.config_resetstat()
+    keeper.tick()
+    assert keeper.queue.redis.lrange("rq:queue:cpu", 0, -1) == [step_id.encode()]
+    assert keeper.queue.redis.info("stats")["total_net_output_bytes"] < 100_000
+
+
 def test_a_step_whose_worker_died_is_queued_and_woken_again(keeper: Keeper) -> None:
     ((step_id, _),) = keeper.ledger.create(new_task())
     keeper.ledger.claim(step_id, "w1", lease_seconds=-1)

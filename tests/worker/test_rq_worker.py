@@ -1,6 +1,7 @@
 """What the worker does with whatever stands in Redis."""
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ def test_whatever_a_job_names_its_id_alone_is_answered(connection: Redis, tmp_pa
     assert connection.keys("rq:job:*") == []
 
 
-@pytest.mark.parametrize("entry", [b"evil", b"A" * 32, b"0" * 33, b"0" * 31 + b"\n", b"../x", b"a b", b"x" * 1_000_000])
+@pytest.mark.parametrize(
+    "entry", [b"\xff\xfe", b"", b"evil", b"A" * 32, b"0" * 33, b"0" * 31 + b"\n", b"../x", b"a b", b"x" * 1_000_000]
+)
 def test_an_entry_that_is_no_id_of_ours_is_not_answered(connection: Redis, entry: bytes) -> None:
     connection.hset(b"rq:job:" + entry, mapping={"data": b"junk", "success_callback_name": "os.getcwd"})
     connection.rpush("rq:queue:cpu", entry)
@@ -117,3 +120,59 @@ def test_a_step_that_is_given_back_while_it_is_answered_wakes_a_worker_again(
     queue.close()
     assert len(answers) == 2
     assert connection.keys("rq:job:*") == []
+
+
+KEYS = ["rq:queue:cpu", "rq:queue:cpu:intermediate", "rq:queues", "rq:workers", "rq:workers:cpu", "rq:suspended"]
+JUNK: dict[str, Callable[[Redis, str], object]] = {
+    "a string": lambda redis, name: redis.set(name, b"\xff\xfe"),
+    "a hash": lambda redis, name: redis.hset(name, "a", "b"),
+    "a list of what is no text": lambda redis, name: redis.rpush(name, b"\xff\xfe", b"", b"other:key"),
+    "a set of what is no text": lambda redis, name: redis.sadd(name, b"\xff\xfe", b"", b"other:key", b"rq:worker:\xff"),
+    "a long list": lambda redis, name: redis.rpush(name, *range(200_000)),
+    "a large set": lambda redis, name: redis.sadd(name, *range(20_000)),
+    "a pickle": lambda redis, name: redis.set(name, pickle.dumps(["a"])),
+}
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@pytest.mark.parametrize("name", KEYS)
+def test_whatever_stands_in_the_place_of_a_key_a_worker_begins_and_answers(
+    connection: Redis, settings: Settings, caplog: pytest.LogCaptureFixture, name: str, junk: str
+) -> None:
+    JUNK[junk](connection, name)
+    assert answered(connection) == 0
+    queue = StepQueue(settings)
+    queue.wake(new_id(), "cpu")
+    queue.close()
+    assert answered(connection) == 1
+    assert "unhandled exception" not in caplog.text
+
+
+def test_of_those_that_are_no_workers_none_stays(connection: Redis) -> None:
+    connection.sadd("rq:workers:cpu", b"\xff", b"other:key", b"rq:worker:dead")
+    connection.sadd("rq:workers", b"\xff", b"other:key", b"rq:worker:dead")
+    assert answered(connection) == 0
+    assert not connection.exists("rq:workers:cpu", "rq:workers")
+
+
+@pytest.mark.parametrize("name", ["rq:queue:cpu", "rq:queue:cpu:intermediate"])
+def test_a_key_that_somebody_writes_while_a_worker_works_ends_no_loop(
+    connection: Redis, settings: Settings, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    queue, asked = StepQueue(settings), []
+
+    def answer() -> bool:
+        asked.append(None)
+        if len(asked) == 1:
+            connection.delete(name)
+            connection.set(name, "no list")
+        return True
+
+    queue.wake(new_id(), "cpu")
+    if name.endswith("intermediate"):
+        queue.wake(new_id(), "cpu")
+    queue.close()
+    StepWorker("cpu", connection, answer).work(burst=True)
+    assert "unhandled exception" not in caplog.text
+    assert len(asked) == (2 if name.endswith("intermediate") else 1)
+    assert not connection.exists(name)

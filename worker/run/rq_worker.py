@@ -14,15 +14,17 @@ from typing import Any
 import structlog
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import ResponseError
 from rq import Queue
-from rq.exceptions import NoSuchJobError, StopRequested
+from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.utils import now
 from rq.worker import SimpleWorker
-from rq.worker_registration import clean_worker_registry, register
+from rq.worker_registration import REDIS_WORKER_KEYS, register
 
 from core.ids import is_id
 from core.queue import SERIALIZER
+from core.redis_keys import delete_wrong_keys, taken_key, workers_key
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +33,8 @@ WORKER_TTL_SECONDS = 30
 HEARTBEAT_SECONDS = 5.0
 
 JOB_PREFIX = Job.redis_job_namespace_prefix.encode()
+MOST_SHOWN = 100  # bytes of what is no id
+WORKER_PREFIX = SimpleWorker.redis_worker_namespace_prefix.encode()
 
 
 class StepJob(Job):
@@ -38,14 +42,44 @@ class StepJob(Job):
 
     @classmethod
     def fetch(cls, id: str, connection: "Redis | None" = None, serializer: Any = None) -> "StepJob":
+        return cls(id, connection, serializer)
+
+
+class WakeUps(Queue):
+    """RQ's queue, of which whatever is no id of ours is passed over. RQ's loop ends at what is no text."""
+
+    @classmethod
+    def lmove(cls, connection: "Redis", queue_key: str, timeout: int | None) -> Any:
+        while found := cls._lmove(connection, queue_key, timeout):
+            if is_id(str(found[1], errors="replace")):
+                break
+            entry = found[1][:MOST_SHOWN]  # it may have megabytes
+            log.warning("job_refused", job_id=repr(entry))
+            # All that were taken: one that is being answered needs to stand there no more.
+            connection.unlink(taken_key(queue_key.removeprefix(cls.redis_queue_namespace_prefix)), JOB_PREFIX + entry)
+        return found
+
+    @classmethod
+    def _lmove(cls, connection: "Redis", queue_key: str, timeout: int | None) -> Any:
         try:
-            return cls(id, connection, serializer)
-        except ValueError as error:  # no id that RQ would give
-            raise NoSuchJobError(f"not a job: {id!r:.100}") from error
+            return super().lmove(connection, queue_key, timeout)
+        except ResponseError:
+            if not delete_wrong(connection):
+                raise
+            return super().lmove(connection, queue_key, timeout)
+
+
+def delete_wrong(connection: "Redis") -> bool:
+    """Delete the shared keys that somebody else wrote. Return whether there was one."""
+    wrong = delete_wrong_keys(connection)
+    for name, fault in wrong.items():
+        log.warning("redis_key_deleted", key=name, reason=fault)
+    return bool(wrong)
 
 
 class StepWorker(SimpleWorker):
     job_class = StepJob
+    queue_class = WakeUps
     # RQ would double its pause up to a minute, so that a worker slept on long after Redis was back.
     max_connection_wait_time = 1.0
 
@@ -55,7 +89,7 @@ class StepWorker(SimpleWorker):
         """`answer()` runs or begins the step whose turn it is, raises nothing and says whether to go on; `drain()` is
         called at a stop, for what runs then, here or in another thread."""
         super().__init__(
-            [Queue(queue, connection=connection, serializer=SERIALIZER)],
+            [WakeUps(queue, connection=connection, serializer=SERIALIZER)],
             connection=connection,
             serializer=SERIALIZER,
             worker_ttl=WORKER_TTL_SECONDS,
@@ -68,18 +102,15 @@ class StepWorker(SimpleWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Answer, then delete the job: the ledger says which step it is, and its start waits for nothing in Redis."""
-        if is_id(job.id):
-            self._working = True
-            try:
-                self.stopping = not self.answer() or self.stopping
-            finally:
-                self._working = False
-        else:
-            log.warning("job_refused", job_id=job.id[:100])
+        self._working = True
+        try:
+            self.stopping = not self.answer() or self.stopping
+        finally:
+            self._working = False
         with self.connection.pipeline() as pipeline:
             pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
             pipeline.delete(job.key)  # all there is: our jobs have no dependents, and stand in no registry
-            pipeline.execute()
+            pipeline.execute(raise_on_error=False)  # what was taken may be no list by now
         if self.stopping:
             raise StopRequested
 
@@ -92,19 +123,40 @@ class StepWorker(SimpleWorker):
             register(self, pipeline)
             super().heartbeat(timeout, pipeline)
 
+    def register_birth(self) -> None:
+        """Make sure first that the keys can be what this worker takes them for, or its loop would never begin."""
+        delete_wrong(self.connection)
+        super().register_birth()  # type: ignore[no-untyped-call]
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Look for no `rq:suspended`: whoever can write it could stop every worker for ever, and nobody would see."""
+
     def run_maintenance_tasks(self) -> None:
         """Only what our jobs need. RQ also cleans registries, where they never stand, and there it calls the function
         that a job names for its failure."""
+        delete_wrong(self.connection)
         for queue in self.queues:
-            clean_worker_registry(queue)
+            self._forget_dead_workers(workers_key(queue.name))
             # Answered by somebody, or by a worker that died: the ledger has the steps.
             with self.connection.pipeline() as pipeline:
                 pipeline.lrange(queue.intermediate_queue_key, 0, -1)
                 pipeline.delete(queue.intermediate_queue_key)
-                taken, _ = pipeline.execute(raise_on_error=False)  # it may be no list, if somebody else wrote it
-            if isinstance(taken, list) and taken:
+                taken, _ = pipeline.execute()
+            if taken:
                 self.connection.delete(*(JOB_PREFIX + entry for entry in taken))
+        self._forget_dead_workers(REDIS_WORKER_KEYS)
         self.last_cleaned_at = now()  # type: ignore[assignment] # RQ declares it by the None that it begins with
+
+    def _forget_dead_workers(self, key: str) -> None:
+        """RQ's own way ends at a name that is no text, or that it may not ask for."""
+        names: Any = self.connection.smembers(key)
+        asked = [name for name in names if name.startswith(WORKER_PREFIX)]
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for name in asked:
+                pipeline.exists(name)
+            living = {name for name, lives in zip(asked, pipeline.execute(), strict=True) if lives}
+        if dead := names - living:
+            self.connection.srem(key, *dead)
 
     def subscribe(self) -> None:
         """To no commands: `stop-job` could kill this process's whole group, and signals stop a worker in order."""

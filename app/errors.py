@@ -91,6 +91,7 @@ def documented(*kinds: type[KinoraError]) -> dict[int | str, dict[str, Any]]:
 def everywhere() -> dict[int | str, dict[str, Any]]:
     """The `responses` that any route can give, whatever it does: they come from the layers around it."""
     ours = documented(
+        errors.HeaderInvalid,
         errors.Unauthorized,
         errors.OriginForbidden,
         errors.UntrustedHost,
@@ -98,10 +99,11 @@ def everywhere() -> dict[int | str, dict[str, Any]]:
         errors.UploadTooLarge,
         errors.LedgerUnavailable,
     )
-    codes = {400: "bad_request", 500: errors.InternalError.code} | CODES
+    ours[400]["description"] += ", `bad_request`"  # what can be read by nobody
+    codes = {500: errors.InternalError.code} | CODES
     others: dict[int | str, dict[str, Any]] = {
         status: {"description": f"`{codes[status]}`", "content": {"application/json": ERROR_SCHEMA}}
-        for status in (400, 405, 408, 415, 431, 500)
+        for status in (405, 408, 415, 431, 500)
     }
     others[500]["model"] = ErrorBody  # which has FastAPI put it among the schemas that the others refer to
     return others | ours

@@ -27,6 +27,7 @@ from app.middleware.prefix import Prefix, check_prefix
 from app.middleware.request_log import RequestLog
 from app.middleware.routing import Routing
 from app.middleware.security_headers import SecurityHeaders
+from app.middleware.single_headers import SingleHeaders
 from app.middleware.slow_clients import SlowClients
 from app.routes import engines, events, generate, health, metrics, preview, results, status, studio, webhooks
 from app.services import Services
@@ -89,6 +90,7 @@ def create_app(settings: Settings | None = None, decoder: Decoder | None = None)
     if origins:
         exposed = EXPOSED_HEADERS + [header for dialect in DIALECTS for header in dialect.headers]
         app.add_middleware(CORSMiddleware, allow_origins=origins, expose_headers=exposed, **CORS)
+    app.add_middleware(SingleHeaders)
     app.add_middleware(RequestLog, metrics=app.state.http_metrics)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Prefix, public_url=settings.public_url)

@@ -22,6 +22,7 @@ KinoraError
 ├── KeyNotFound               key_not_found
 ├── Unauthorized              unauthorized
 ├── AdminRequired             admin_required
+├── HeaderInvalid             header_invalid
 ├── UntrustedHost             host_unknown
 ├── OriginForbidden           origin_forbidden
 ├── PreconditionFailed        precondition_failed
@@ -200,6 +201,12 @@ class AdminRequired(KinoraError):
     code = "admin_required"
     status = 403
     example = "only an admin's key may ask for this"
+
+
+class HeaderInvalid(KinoraError):
+    code = "header_invalid"
+    status = 400
+    example = "Host must be sent once; it came 2 times"
 
 
 class UntrustedHost(KinoraError):

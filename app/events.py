@@ -1,14 +1,17 @@
-"""What becomes of the tasks that somebody listens to. All listeners of this process share one question to the ledger,
-asked twice a second, and one to Redis; while nobody listens nothing is asked, and no listener holds a thread."""
+"""What becomes of the tasks that somebody listens to. All listeners of this process share two questions to the ledger,
+asked twice a second: whether their keys still open anything, and how their tasks are. They share one to Redis. While
+nobody listens nothing is asked, and no listener holds a thread."""
 
 import asyncio
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 
 import structlog
 from starlette.concurrency import run_in_threadpool
 
+from app.services import Caller
 from core.errors import LedgerUnavailable
 from core.ledger.moves import Ledger
 from core.ledger.snapshots import Snapshot
@@ -32,13 +35,20 @@ class Subscription:
     def take(self, snapshot: Snapshot | None, preview: int | None) -> None:
         if (snapshot, preview) != (self.snapshot, self.preview):
             self.snapshot, self.preview = snapshot, preview
-            self.changed.set()
-            self.changed = asyncio.Event()
+            self.wake()
+
+    def wake(self) -> None:
+        """Have each listener look."""
+        self.changed.set()
+        self.changed = asyncio.Event()
 
 
 class SnapshotPoller:
-    def __init__(self, ledger: Ledger, previews: LivePreviews) -> None:
-        self.ledger, self.previews = ledger, previews
+    def __init__(self, ledger: Ledger, previews: LivePreviews, asks_for_keys: bool = True) -> None:
+        """Without `asks_for_keys` nobody is ever asked for one."""
+        self.ledger, self.previews, self.asks_for_keys = ledger, previews, asks_for_keys
+        self._shown: Counter[str] = Counter()
+        self._closed: set[str] = set()
         self._watched: dict[str, Subscription] = {}
         self._polling: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
@@ -47,16 +57,23 @@ class SnapshotPoller:
     def is_polling(self) -> bool:
         return self._polling is not None
 
+    def is_closed_to(self, caller: Caller) -> bool:
+        """Whether a listener's key was revoked or rotated since, or there was none to ask for and now there is. Told of
+        by `changed`, at the next look."""
+        return caller.shown in self._closed
+
     @contextmanager
-    def listen(self, task_id: str) -> Iterator[Subscription]:
+    def listen(self, task_id: str, caller: Caller) -> Iterator[Subscription]:
         subscription = self._watched.setdefault(task_id, Subscription())
         subscription.listeners += 1
+        self._shown[caller.shown] += 1
         # In a context of its own: what it logs is not of the request that happens to be the first.
         self._polling = self._polling or asyncio.create_task(self._poll(), context=Context())
         try:
             yield subscription
         finally:
             subscription.listeners -= 1
+            self._shown[caller.shown] -= 1
             if not subscription.listeners:
                 del self._watched[task_id]
 
@@ -74,10 +91,24 @@ class SnapshotPoller:
         self._polling = None
 
     async def _ask_ledger(self) -> None:
+        # The keys first: no snapshot that is newer than this look at them is told to one that was closed before it.
+        self._shown = +self._shown
+        closed = await run_in_threadpool(self._closed_of, list(self._shown))
+        if closed != self._closed:
+            self._closed = closed
+            for watched in self._watched.values():
+                watched.wake()
         found = await run_in_threadpool(self.ledger.snapshots, list(self._watched))
         for task_id, snapshot in found.items():
             if subscription := self._watched.get(task_id):
                 subscription.take(snapshot, subscription.preview)
+
+    def _closed_of(self, shown: Collection[str]) -> set[str]:
+        if not self.asks_for_keys:
+            return set()
+        keys = {digest for digest in shown if digest}
+        closed = keys - self.ledger.keys.live(keys) if keys else set()
+        return closed | ({""} if "" in shown and self.ledger.keys.any() else set())
 
     async def _ask_for_previews(self) -> None:
         asked = list(self._watched)

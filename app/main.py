@@ -112,7 +112,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.limiter.share(queue.redis)
     decoder = app.state.shared_decoder or Decoder()
     app.state.services = Services(settings, ledger, Storage(settings.resolved_storage_url), queue, decoder)
-    app.state.poller = SnapshotPoller(ledger, LivePreviews(queue.redis))
+    app.state.poller = SnapshotPoller(ledger, LivePreviews(queue.redis), settings.auth != "off")
     # Without its ledger the API server still answers: with 503, and with what is wrong.
     ended = threading.Event()
     # One of several processes: uvicorn starts another in its place, unless it ended with this.

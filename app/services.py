@@ -52,6 +52,8 @@ class Caller:
     """The key's id, and the owner of what is made with it; empty if no key was asked for."""
     name: str
     admin: bool
+    shown: str = ""
+    """The SHA-256 of the key's text; empty if no key was asked for."""
 
     @property
     def sees(self) -> str | None:

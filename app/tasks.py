@@ -10,7 +10,7 @@ from app.estimate import estimate_task
 from app.events import SnapshotPoller
 from app.middleware.slow_clients import is_ending
 from app.services import Caller, Services
-from core.errors import NotReady, QueueUnavailable, TaskGone
+from core.errors import NotReady, QueueUnavailable, TaskGone, Unauthorized
 from core.ledger.snapshots import Snapshot
 from core.status import Status
 from core.task import Task
@@ -58,12 +58,16 @@ def require_result(services: Services, task: Task) -> None:
 
 async def follow(request: Request, task_id: str, seconds: float) -> AsyncGenerator[Snapshot, None]:
     """Yield a snapshot of the task at each change and each second, until it has ended, `seconds` are over or the
-    service ends. Holds no thread. Whoever leaves before must close it."""
+    service ends. Holds no thread. Whoever leaves before must close it. Raises Unauthorized once the caller's key opens
+    nothing any more."""
     poller: SnapshotPoller = request.app.state.poller
+    caller: Caller = request.state.caller
     clock = asyncio.get_running_loop().time
     ends = clock() + seconds
-    with poller.listen(task_id) as subscription:
+    with poller.listen(task_id, caller) as subscription:
         while (left := ends - clock()) > 0 and not is_ending(request):
+            if poller.is_closed_to(caller):
+                raise Unauthorized("the key opens nothing any more")
             changed, snapshot = subscription.changed, subscription.snapshot
             if snapshot:
                 yield snapshot

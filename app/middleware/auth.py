@@ -16,6 +16,7 @@ from app.route_path import route_path
 from app.services import Caller, Services
 from core.config.settings import Settings
 from core.errors import KinoraError, LedgerUnavailable, RateLimited, Unauthorized, UntrustedHost
+from core.ledger.keys import digest
 from core.links import opens
 
 # What anyone may ask: whether this process lives, how the API looks, and the page, which holds nothing of anyone's.
@@ -79,8 +80,8 @@ def identify(services: Services, request: Request) -> Caller:
     text, path = key_in(request), route_path(request.scope)
     try:
         key = services.ledger.keys.find(text) if text else None
-        if key:
-            return Caller(key.key_id, key.name, key.admin)
+        if key and text:
+            return Caller(key.key_id, key.name, key.admin, digest(text))
         if is_open(services, request):
             return without_key(request, services.settings)
     except LedgerUnavailable:

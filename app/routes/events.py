@@ -14,7 +14,7 @@ from app.errors import documented
 from app.events import SnapshotPoller
 from app.router import create_router
 from app.routes.status import CurrentStep, TaskError, current_step, task_error
-from app.services import CallerDep, Links, LinksDep, ServicesDep
+from app.services import Caller, CallerDep, Links, LinksDep, ServicesDep
 from core import errors
 from core.errors import InvalidParameter
 from core.ledger.snapshots import Snapshot
@@ -82,7 +82,7 @@ def events(
     last_event_id: Annotated[str | None, Header(description="Of the last event that came: go on behind it")] = None,
 ) -> Response:
     """Server-sent events: `status` for each change of the state, `progress`, and `preview` when there is a new one to
-    get. The stream ends after the `status` that is final."""
+    get. The stream ends after the `status` that is final, and once its key opens nothing any more."""
     services.ledger.task(task_id, caller.sees)
     snapshot = services.ledger.snapshots([task_id])[task_id]
     cursor = StreamCursor(links) if last_event_id is None else cursor_at(last_event_id, snapshot, links)
@@ -91,12 +91,14 @@ def events(
     if request.method == "HEAD":  # whose answer would not end before its client leaves
         return Response(media_type="text/event-stream")
     poller: SnapshotPoller = request.app.state.poller
-    return EventSourceResponse(stream(poller, task_id, cursor), ping=HEARTBEAT_SECONDS, sep=SEPARATOR)
+    return EventSourceResponse(stream(poller, caller, task_id, cursor), ping=HEARTBEAT_SECONDS, sep=SEPARATOR)
 
 
-async def stream(poller: SnapshotPoller, task_id: str, cursor: "StreamCursor") -> AsyncIterator[ServerSentEvent]:
-    with poller.listen(task_id) as subscription:
-        while True:
+async def stream(
+    poller: SnapshotPoller, caller: Caller, task_id: str, cursor: "StreamCursor"
+) -> AsyncIterator[ServerSentEvent]:
+    with poller.listen(task_id, caller) as subscription:
+        while not poller.is_closed_to(caller):
             changed, snapshot = subscription.changed, subscription.snapshot
             if snapshot:
                 for event in cursor.events_since(snapshot, subscription.preview):

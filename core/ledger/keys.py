@@ -3,6 +3,7 @@
 import hashlib
 import re
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,6 +62,12 @@ class Keys:
         with reading(self.database) as connection:
             row = connection.execute(FIND, {"sha256": digest(text)}).one_or_none()
         return _key(row) if row else None
+
+    def live(self, digests: Collection[str]) -> set[str]:
+        """Those of `digests` whose keys have this text still and were not revoked."""
+        asked = api_keys.c.sha256.in_(digests) & api_keys.c.revoked_at.is_(None)
+        with reading(self.database) as connection:
+            return set(connection.execute(sa.select(api_keys.c.sha256).where(asked)).scalars())
 
     def is_live(self, key_id: str) -> bool:
         live = sa.and_(api_keys.c.key_id == key_id, api_keys.c.revoked_at.is_(None))

@@ -1,6 +1,7 @@
 """Streams of events from a real server on a real port, to real connections."""
 
 import asyncio
+import base64
 import json
 import socket
 import threading
@@ -23,9 +24,11 @@ from app.routes import events
 from core.concurrency import ConcurrencyLimit
 from core.config.settings import Settings
 from core.errors import LedgerUnavailable
+from core.ledger.keys import Keys
 from core.ledger.moves import Ledger
 from core.live_previews import LivePreviews
 from core.task import Claim, ErrorInfo
+from harness.pictures import CAT
 from harness.servers import wait_until
 from tests.app.conftest import upload
 from tests.conftest import artifacts_at, new_task
@@ -42,8 +45,9 @@ class Event(dict[str, Any]):
 class Listener:
     """A connection to the stream of one task, and what came of it so far."""
 
-    def __init__(self, port: int, task_id: str, after: str | None = None) -> None:
+    def __init__(self, port: int, task_id: str, after: str | None = None, key: str | None = None) -> None:
         more = f"Last-Event-ID: {after}\r\n" if after else ""
+        more += f"X-API-Key: {key}\r\n" if key else ""
         request = f"GET /status/{task_id}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{more}\r\n"
         self.connection = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.connection.sendall(request.encode())
@@ -95,8 +99,8 @@ class Server:
         services = self.app.state.services
         self.app.state.services = replace(services, listeners=ConcurrencyLimit(most, "full"))
 
-    def listen(self, task_id: str, after: str | None = None) -> Any:
-        return closing(Listener(self.port, task_id, after))
+    def listen(self, task_id: str, after: str | None = None, key: str | None = None) -> Any:
+        return closing(Listener(self.port, task_id, after, key))
 
     def accept(self) -> tuple[str, str]:
         """(task id, step id)"""
@@ -261,7 +265,7 @@ def test_a_listener_who_leaves_makes_room_for_another(server: Server) -> None:
     wait_until(lambda: server.listeners.free == 1, what="room")
 
 
-def test_500_listeners_cost_one_query_a_tick(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_500_listeners_cost_two_queries_a_tick(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     accepted = [server.accept() for _ in range(TASKS)]
     threads = threading.active_count()  # those of this process, which other tests may have left some of
     asked: list[str] = []
@@ -296,7 +300,7 @@ def test_500_listeners_cost_one_query_a_tick(server: Server, monkeypatch: pytest
         monkeypatch.setattr(server.ledger, "snapshots", counted)
         wait_until(lambda: ticks, what="a tick")
         sa.event.listen(server.ledger.database, "before_cursor_execute", note)
-        wait_until(lambda: len(asked) >= 5, what="queries")
+        wait_until(lambda: len(asked) >= 10, what="queries")
         sa.event.remove(server.ledger.database, "before_cursor_execute", note)
         monkeypatch.undo()
         assert threading.active_count() - threads < 50  # 40 of them are the API server's for whatever is asked
@@ -313,8 +317,9 @@ def test_500_listeners_cost_one_query_a_tick(server: Server, monkeypatch: pytest
     assert {tuple(states) for states in told} <= {("queued", "started", "finished")}
     assert len(told) == LISTENERS
     assert set(ticks) == {TASKS}
-    assert len(asked) in (len(ticks) - 1, len(ticks))  # the first may have asked before its query was noted
-    assert {statement.partition("\n")[0] for statement in asked} == {asked[0].partition("\n")[0]}
+    # Whether keys are asked for, and the tasks; the first may have asked before its queries were noted.
+    assert 2 * (len(ticks) - 1) <= len(asked) <= 2 * (len(ticks) + 1)
+    assert len({statement.partition("\n")[0] for statement in asked}) == 2
 
 
 async def states_in(reader: asyncio.StreamReader) -> AsyncIterator[str]:
@@ -368,3 +373,88 @@ def test_a_fault_of_ours_ends_no_stream(server: Server, monkeypatch: pytest.Monk
             wait_until(lambda: len(looks) > 1, what="another look")
         server.claim(step_id)
         assert next(told)["status"] == "started"
+
+
+CLOSED = {"revoked": Keys.revoke, "rotated": Keys.rotate}
+
+
+@pytest.mark.parametrize("change", CLOSED)
+def test_a_stream_ends_with_its_key_and_tells_no_result(server: Server, change: str) -> None:
+    keys = server.ledger.keys
+    (ann, text), (_, admin) = keys.create("ann"), keys.create("root", admin=True)
+    ((step_id, _),) = server.ledger.create(task := replace(new_task(), owner=ann.key_id))
+    with server.listen(task.task_id, key=text) as listener, server.listen(task.task_id, key=admin) as other:
+        assert next(iter(listener))["status"] == "queued"
+        CLOSED[change](keys, "ann")
+        assert [event["status"] for event in listener] == []
+        assert listener.ended
+        claim = server.claim(step_id)
+        server.ledger.finish(claim, artifacts_at(video="v"), {}, {})
+        told = names_and_states(list(other))
+    assert told[-1] == ("status", "finished"), "whose key is as it was"
+
+
+def test_a_stream_that_nobody_was_asked_for_a_key_for_ends_with_the_first_key(server: Server) -> None:
+    task_id, _ = server.accept()
+    with server.listen(task_id) as listener:
+        assert next(iter(listener))["status"] == "queued"
+        server.ledger.keys.create("ann")
+        assert list(listener) == []
+        assert listener.ended
+
+
+def test_where_nobody_is_ever_asked_for_a_key_a_stream_goes_on(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"auth": "off"}))
+    server = Server(app)
+    try:
+        task_id, step_id = server.accept()
+        with server.listen(task_id) as listener:
+            assert next(iter(listener))["status"] == "queued"
+            server.ledger.keys.create("ann")
+            claim = server.claim(step_id)
+            server.ledger.finish(claim, artifacts_at(video="v"), {}, {})
+            assert list(listener)[-1]["status"] == "finished"
+    finally:
+        server.uvicorn.should_exit = True
+        server.thread.join(30)
+
+
+def of_ann(server: Server) -> tuple[str, dict[str, Any]]:
+    """A key, and a task that is made with it."""
+    ann, text = server.ledger.keys.create("ann")
+    task = replace(new_task(), owner=ann.key_id)
+    server.ledger.create(task)
+    params = {"name": "wait_for_task", "arguments": {"task_id": task.task_id, "seconds": 60}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    picture = {"version": "preview", "input": {"image": "data:image/jpeg;base64," + base64.b64encode(CAT).decode()}}
+    return text, {
+        "/v1/videos/sync": {"files": {"input_reference": CAT}},
+        "/v1/predictions": {"json": picture},
+        "/mcp": {"json": call},
+    }
+
+
+@pytest.mark.parametrize("change", CLOSED)
+@pytest.mark.parametrize("path", ["/v1/videos/sync", "/v1/predictions", "/mcp"])
+def test_a_request_that_waits_ends_with_its_key_and_tells_no_result(server: Server, path: str, change: str) -> None:
+    text, asked = of_ann(server)
+    answers: list[httpx2.Response] = []
+
+    def ask() -> None:
+        headers = {"X-API-Key": text, "Prefer": "wait=60", "Accept": "application/json"}
+        url = f"http://127.0.0.1:{server.port}{path}"
+        answers.append(httpx2.post(url, headers=headers, timeout=50, **asked[path]))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wait_until(lambda: server.app.state.poller.is_polling)
+    CLOSED[change](server.ledger.keys, "ann")
+    thread.join(40)
+    (answer,) = answers
+    if path == "/v1/videos/sync":
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
+    elif path == "/v1/predictions":
+        assert (answer.status_code, answer.json()["status"], answer.json()["output"]) == (201, "starting", None)
+    else:
+        assert answer.json()["result"]["content"][0]["text"].startswith("unauthorized: ")
+    assert "signature=" not in answer.text

@@ -26,7 +26,7 @@ from core.callbacks.endpoints import FINAL_EVENTS, CallbackEvent
 from core.callbacks.payloads.replicate import OWNER, located, prediction_of
 from core.config.settings import Settings
 from core.engines.known import known_engines
-from core.errors import FileMissing, InvalidParameter, LedgerUnavailable, QueueFull
+from core.errors import FileMissing, InvalidParameter, LedgerUnavailable, QueueFull, Unauthorized
 from core.outbound import check_outbound_url
 from core.requests.clip import ClipRequest
 from core.shown import shown
@@ -233,11 +233,11 @@ async def wait_until_ended(
     begun = {"id": task_id, "status": "starting", "created_at": datetime.now(UTC), "data_removed": False}
     answer = Prediction.model_validate(located(begun, links.base, ""))
 
-    with suppress(QueueFull), services.waiting.slot(caller.owner):  # without room nobody waits
-        async with aclosing(follow(request, task_id, seconds)) as snapshots:
-            async for _ in snapshots:
-                pass
-    with suppress(LedgerUnavailable):
+    with suppress(LedgerUnavailable, Unauthorized):  # whose key opens nothing any more is told of no result
+        with suppress(QueueFull), services.waiting.slot(caller.owner):  # without room nobody waits
+            async with aclosing(follow(request, task_id, seconds)) as snapshots:
+                async for _ in snapshots:
+                    pass
         answer = prediction_with_urls(links, *await run_in_threadpool(services.ledger.task_with_steps, task_id))
     if seconds and answer.completed_at is None:
         answer.status = "starting"  # any other has the client's `run` believe that it has ended

@@ -16,6 +16,7 @@ import idna
 from core.errors import DestinationForbidden, InvalidParameter
 
 MAX_URL = 2000
+MOST_TRIED = 8  # addresses of one name: a name may have thousands, of anybody's machines
 PORTS = {"http": 80, "https": 443}
 
 NETLOC = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<name>[^\[\]:]+))(?::(?P<port>[0-9]{0,5}))?")
@@ -63,13 +64,12 @@ class OutboundUrl:
     def addresses(self) -> list[str]:
         """The only addresses to connect to, the best first. Asks the resolver, once, and may block for long.
 
-        Raises DestinationForbidden if one of them is forbidden, OSError where there are none.
+        Raises DestinationForbidden if one of them is forbidden, socket.gaierror where there are none.
         """
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        addresses = _resolved(self.host, self.port)
         if not self.is_allowed and not all(is_public(ip_address(address)) for address in addresses):
             raise self.forbidden()
-        return addresses
+        return addresses[:MOST_TRIED]
 
     def url_at(self, address: str) -> str:
         """The URL with `address` for its host. Who takes it sends `host_header`, and `host` as the name for TLS."""
@@ -80,6 +80,20 @@ class OutboundUrl:
             f"{self.param} must not lead to {self.host}: only public addresses are allowed, and what FETCH_ALLOW names",
             param=self.param,
         )
+
+
+def _resolved(host: str, port: int) -> list[str]:
+    """Raises socket.gaierror, whatever a resolver says that is no address."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [str(entry[4][0]) for entry in found]
+        for address in addresses:
+            ip_address(address)
+    except (OSError, ValueError) as error:  # UnicodeError is a ValueError
+        raise socket.gaierror(socket.EAI_NONAME, f"{host} has no address") from error
+    if not addresses:
+        raise socket.gaierror(socket.EAI_NONAME, f"{host} has no address")
+    return list(dict.fromkeys(addresses))
 
 
 def check_outbound_url(url: str, fetch_allow: str, param: str = "url", https_only: bool = False) -> OutboundUrl:

@@ -20,6 +20,7 @@ from app.main import create_app
 from app.services import Services
 from core.config.settings import Settings
 from core.errors import DestinationForbidden, FetchFailed, QueueFull, UploadTooLarge
+from core.outbound import MOST_TRIED
 from core.storage import input_key
 from harness.hostile import PRIVATE, PUBLIC, Host, Resolver, answered, hosting, pretend_public, tls_pair
 from harness.pictures import CAT, png
@@ -91,6 +92,43 @@ def test_where_one_address_does_not_answer_the_next_is_taken(monkeypatch: pytest
         Resolver(monkeypatch, ["127.0.0.3", PUBLIC])
         allowed = Settings(_env_file=None, fetch_allow=f"two.lan:{host.port}")
         assert FETCHER.fetch_picture(f"http://two.lan:{host.port}/", allowed) == CAT
+
+
+@pytest.mark.parametrize("answer", [[], ["no address"], [""], [PUBLIC, "fe80::1%"]])
+def test_what_is_no_address_is_a_failed_fetch(monkeypatch: pytest.MonkeyPatch, answer: list[str]) -> None:
+    Resolver(monkeypatch, answer)
+    with pytest.raises(FetchFailed, match="its host has no address"):
+        FETCHER.fetch_picture("http://empty.example/", Settings(_env_file=None))
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), UnicodeError("label empty or too long")])
+def test_a_resolver_that_breaks_is_a_failed_fetch(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", breaks)
+    with pytest.raises(FetchFailed, match="its host has no address"):
+        FETCHER.fetch_picture("http://broken.example/", Settings(_env_file=None))
+
+
+@pytest.mark.parametrize("address", ["fe80::1%lo", "fe80::1%1", "2606:4700::1%lo"])
+def test_an_address_of_one_interface_is_not_connected_to(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    Resolver(monkeypatch, [address])
+    with pytest.raises(DestinationForbidden):
+        FETCHER.fetch_picture("http://scoped.example/", Settings(_env_file=None))
+
+
+def test_of_a_name_with_many_addresses_a_few_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = MOST_TRIED - 1
+    with hosting(PICTURE, PUBLIC) as host:
+        silent = [f"127.0.1.{number}" for number in range(1, 100)]  # where nobody listens
+        allowed = Settings(_env_file=None, fetch_allow=f"many.lan:{host.port}")
+        Resolver(monkeypatch, [*silent[:tried], PUBLIC, *silent[tried:]])
+        assert FETCHER.fetch_picture(f"http://many.lan:{host.port}/", allowed) == CAT
+        Resolver(monkeypatch, [*silent, PUBLIC])
+        with pytest.raises(FetchFailed, match="ConnectError"):
+            FETCHER.fetch_picture(f"http://many.lan:{host.port}/", allowed)
+        assert len(host.requests) == 1
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])

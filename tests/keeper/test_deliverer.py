@@ -442,6 +442,16 @@ def test_a_connection_made_for_one_name_carries_nothing_for_another(
         assert len(outer.requests) == 1, "its certificate is not one for the other name"
 
 
+@pytest.mark.parametrize("answer", [[], ["no address"]])
+def test_a_name_without_an_address_is_a_failed_try(
+    ledger: Ledger, deliverer: Deliverer, monkeypatch: pytest.MonkeyPatch, answer: list[str]
+) -> None:
+    Resolver(monkeypatch, answer)
+    task_id = canceled_task(ledger, "https://empty.example/")
+    wait_until(lambda: deliveries_of(ledger, task_id)[0].tries == 1, what="a failed try")
+    assert deliveries_of(ledger, task_id)[0].error == "its host has no address"
+
+
 @pytest.mark.parametrize(
     ("url", "error"),
     [

@@ -5,12 +5,12 @@ from functools import partial
 
 import structlog
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import refusal
 from app.middleware.base import Middleware
 from app.middleware.browser_guard import check_browser
+from app.middleware.failed_keys import FailedKeys
 from app.middleware.limiter import Allowance, Limiter
 from app.route_path import route_path
 from app.services import Caller, Services
@@ -40,6 +40,7 @@ class Authentication(Middleware):
     def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
         super().__init__(app)
         self.limiter = limiter
+        self.failed_keys = FailedKeys()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = route_path(scope)
@@ -49,7 +50,7 @@ class Authentication(Middleware):
         request = Request(scope)
         send = partial(self._tell_allowance, request, send)
         try:
-            request.state.caller = await run_in_threadpool(self._admit, request)
+            request.state.caller = await self.failed_keys.look_up(key_in(request), self._admit, request)
         except KinoraError as error:
             await refusal(request, error)(scope, receive, send)
             return

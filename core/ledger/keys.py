@@ -17,6 +17,7 @@ from core.ids import new_id
 
 KEY_BYTES = 32
 PREFIX = "kinora_"  # so that a scanner for leaked secrets can tell what it found
+TEXT = re.compile(f"{PREFIX}[A-Za-z0-9_-]{{43}}")  # of so many bytes, as new_text writes them
 NAME = "[A-Za-z0-9._-]{1,64}"
 
 
@@ -42,6 +43,7 @@ ANY = sa.select(api_keys.c.key_id).limit(1)
 class Keys:
     def __init__(self, database: sa.Engine) -> None:
         self.database = database
+        self._any = False
 
     def create(self, name: str, admin: bool = False) -> tuple[Key, str]:
         """The new key, and its text, which is nowhere to be had again. Raises InvalidParameter."""
@@ -58,7 +60,9 @@ class Keys:
 
     def find(self, text: str) -> Key | None:
         """The key with this text, unless it was revoked. What is compared are digests, so that the time it takes
-        says nothing of a key."""
+        says nothing of a key; what cannot be one costs no query."""
+        if not TEXT.fullmatch(text):
+            return None
         with reading(self.database) as connection:
             row = connection.execute(FIND, {"sha256": digest(text)}).one_or_none()
         return _key(row) if row else None
@@ -81,9 +85,11 @@ class Keys:
             return [_key(row) for row in rows]
 
     def any(self) -> bool:
-        """Whether one was ever made: revoking the last one opens nothing."""
-        with reading(self.database) as connection:
-            return connection.execute(ANY).first() is not None
+        """Whether one was ever made: revoking the last one opens nothing, so that it is asked until there is one."""
+        if not self._any:
+            with reading(self.database) as connection:
+                self._any = connection.execute(ANY).first() is not None
+        return self._any
 
     def rotate(self, name: str) -> str:
         """Give the key a new text, and return it. From the next request on the old one opens nothing; owner, tasks,

@@ -91,14 +91,14 @@ class SnapshotPoller:
         self._polling = None
 
     async def _ask_ledger(self) -> None:
-        # The keys first: no snapshot that is newer than this look at them is told to one that was closed before it.
+        found = await run_in_threadpool(self.ledger.snapshots, list(self._watched))
+        # After the tasks: whoever is told what became of one, his key was open when that was so.
         self._shown = +self._shown
         closed = await run_in_threadpool(self._closed_of, list(self._shown))
         if closed != self._closed:
             self._closed = closed
             for watched in self._watched.values():
                 watched.wake()
-        found = await run_in_threadpool(self.ledger.snapshots, list(self._watched))
         for task_id, snapshot in found.items():
             if subscription := self._watched.get(task_id):
                 subscription.take(snapshot, subscription.preview)

@@ -386,19 +386,19 @@ def test_a_stream_ends_with_its_key_and_tells_no_result(server: Server, change: 
     with server.listen(task.task_id, key=text) as listener, server.listen(task.task_id, key=admin) as other:
         assert next(iter(listener))["status"] == "queued"
         CLOSED[change](keys, "ann")
+        server.ledger.finish(server.claim(step_id), artifacts_at(video="v"), {}, {})
         assert [event["status"] for event in listener] == []
         assert listener.ended
-        claim = server.claim(step_id)
-        server.ledger.finish(claim, artifacts_at(video="v"), {}, {})
         told = names_and_states(list(other))
     assert told[-1] == ("status", "finished"), "whose key is as it was"
 
 
 def test_a_stream_that_nobody_was_asked_for_a_key_for_ends_with_the_first_key(server: Server) -> None:
-    task_id, _ = server.accept()
+    task_id, step_id = server.accept()
     with server.listen(task_id) as listener:
         assert next(iter(listener))["status"] == "queued"
         server.ledger.keys.create("ann")
+        server.ledger.finish(server.claim(step_id), artifacts_at(video="v"), {}, {})
         assert list(listener) == []
         assert listener.ended
 
@@ -411,8 +411,7 @@ def test_where_nobody_is_ever_asked_for_a_key_a_stream_goes_on(settings: Setting
         with server.listen(task_id) as listener:
             assert next(iter(listener))["status"] == "queued"
             server.ledger.keys.create("ann")
-            claim = server.claim(step_id)
-            server.ledger.finish(claim, artifacts_at(video="v"), {}, {})
+            server.ledger.finish(server.claim(step_id), artifacts_at(video="v"), {}, {})
             assert list(listener)[-1]["status"] == "finished"
     finally:
         server.uvicorn.should_exit = True

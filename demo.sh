@@ -64,7 +64,7 @@ start_services() {
   fi
   "$home/scripts/venv" "$requirements" || exit 1
   export PATH=$home/.venv/bin:$PATH PYTHONUNBUFFERED=1
-  mkdir -p "${DATA_DIR:-$home/data}" || fail "set DATA_DIR to a folder that can be written to"
+  (umask 077 && mkdir -p "${DATA_DIR:-$home/data}") || fail "set DATA_DIR to a folder that can be written to"
   DATA_DIR=$(absolute "${DATA_DIR:-$home/data}")
   [ ! -e "${MODEL_ID:-}" ] || MODEL_ID=$(absolute "$MODEL_ID")
   [ ! -e "${RIFE_WEIGHTS:-}" ] || RIFE_WEIGHTS=$(absolute "$RIFE_WEIGHTS")

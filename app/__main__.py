@@ -15,6 +15,7 @@ from core.config.settings import Settings, read_settings
 from core.errors import InvalidParameter, LedgerUnavailable, Unusable
 from core.ledger.moves import Ledger
 from core.process.no_proxy import reach_loopback_directly
+from core.process.private_files import keep_files_private
 from core.process.scratch import scratch_folder
 from core.process.unusable import ends_if_unusable
 from core.requests.resolve import check_defaults
@@ -25,6 +26,7 @@ MAX_CONNECTIONS = 1000  # of one process; whoever comes then and finds no idle o
 
 @ends_if_unusable()
 def main() -> None:
+    keep_files_private()
     settings = read_settings()
     reach_loopback_directly()
     try:

@@ -11,11 +11,13 @@ from core.config.settings import read_settings
 from core.errors import KinoraError
 from core.ledger.keys import Keys
 from core.ledger.moves import Ledger
+from core.process.private_files import keep_files_private
 from core.process.unusable import ends_if_unusable
 
 
 @ends_if_unusable()
 def main() -> None:
+    keep_files_private()
     arguments = parser().parse_args()
     settings = read_settings()
     ledger = Ledger(settings.resolved_database_url)

@@ -36,6 +36,7 @@ from core.ledger.moves import Ledger
 from core.ledger.startup import wait_for_ledger
 from core.live_previews import LivePreviews
 from core.process.logs import set_up_logs
+from core.process.private_files import warn_of_open_places
 from core.process.unusable import EXIT_UNUSABLE
 from core.queue import StepQueue
 from core.storage import Storage
@@ -121,6 +122,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.wait({waiting}, timeout=LEDGER_SECONDS)
     if waiting.done():
         waiting.result()  # raises what waiting cannot mend: tables that are newer than this code, say
+    warn_of_open_places(settings.local_places)
     app.state.mcp = McpServer(settings)
     async with app.state.mcp.run():
         yield

@@ -23,6 +23,7 @@ from core.ledger.moves import Ledger
 from core.ledger.startup import wait_for_ledger
 from core.process.logs import set_up_logs
 from core.process.no_proxy import reach_loopback_directly
+from core.process.private_files import keep_files_private, warn_of_open_places
 from core.process.unusable import ends_if_unusable
 from core.queue import StepQueue
 from core.storage import Storage
@@ -148,6 +149,7 @@ class Keeper:
 
 @ends_if_unusable()
 def main() -> None:
+    keep_files_private()
     settings = read_settings()
     set_up_logs(settings.log_format)
     reach_loopback_directly()
@@ -161,6 +163,7 @@ def main() -> None:
     ledger = Ledger(settings.resolved_database_url)
     wait_for_ledger(ledger, ended)
     keeper = Keeper(settings, ledger, Storage(settings.resolved_storage_url), StepQueue(settings))
+    warn_of_open_places(settings.local_places)
     delivering = Deliverer(ledger, settings).start(ended)
     tidying = threading.Thread(target=tidy_until, args=[ended, keeper], name="tidying", daemon=True)
     tidying.start()

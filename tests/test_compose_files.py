@@ -279,6 +279,13 @@ def test_an_image_ends_as_a_user_and_starts_from_a_base_of_choice(name: str) -> 
     assert all(line.split()[1] == "${BASE}" for line in lines if line.startswith("FROM"))
 
 
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_a_new_volume_is_its_users_alone(name: str) -> None:
+    """It starts out with the mode of the folder that it covers."""
+    made = re.findall(r"install -d (.*)", (ROOT / name).read_text())
+    assert [options.startswith("-m 700 -o kinora -g kinora /data") for options in made] == [True]
+
+
 @pytest.mark.parametrize(("name", "lock"), [("Dockerfile.api", "app"), ("Dockerfile.worker", "${REQUIREMENTS}")])
 def test_an_image_takes_only_files_whose_hash_is_locked(name: str, lock: str) -> None:
     text = (ROOT / name).read_text()

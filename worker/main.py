@@ -20,6 +20,7 @@ from core.ledger.moves import Ledger
 from core.ledger.startup import wait_for_ledger
 from core.process.logs import set_up_logs
 from core.process.no_proxy import reach_loopback_directly
+from core.process.private_files import keep_files_private, warn_of_open_places
 from core.process.scratch import scratch_folder
 from core.process.unusable import ends_if_unusable
 from core.queue import StepQueue, connect_redis, reason_of
@@ -45,6 +46,7 @@ log = structlog.get_logger(__name__)
 
 @ends_if_unusable()
 def main() -> None:
+    keep_files_private()
     arguments = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     arguments.add_argument("--queue", required=True, choices=QUEUES, help="the one queue to take steps from")
     queue = arguments.parse_args().queue
@@ -60,6 +62,7 @@ def main() -> None:
     engine_host = EngineHost(settings, queue, metrics)
     presence = Presence(ledger, queue, engine_host, port, steps_at_once(queue))
     stores = ledger, Storage(settings.resolved_storage_url), StepQueue(settings)
+    warn_of_open_places(settings.local_places)
     with scratch_folder("worker") as scratch:
         context = WorkerContext(settings, *stores, engine_host, presence, metrics, scratch)
         work(context, queue)

@@ -47,3 +47,14 @@ class StoreSettings(BaseModel):
     def resolved_storage_url(self) -> str:
         """`STORAGE_URL`, or a folder under `DATA_DIR`."""
         return self.storage_url or f"file://{self.data_dir.resolve() / 'storage'}"
+
+    @property
+    def local_places(self) -> list[Path]:
+        """`DATA_DIR`, and what of the stores lies elsewhere on this machine."""
+        named = [
+            self.resolved_database_url.partition("sqlite:///")[2],
+            self.resolved_storage_url.partition("file://")[2],
+        ]
+        folder = self.data_dir.resolve()
+        elsewhere = [Path(name).resolve() for name in named if name]
+        return [folder, *(place for place in elsewhere if not place.is_relative_to(folder))]

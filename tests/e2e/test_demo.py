@@ -24,7 +24,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def demo(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(ROOT / "demo.sh"), *map(str, arguments)]
     return subprocess.run(
-        command, env=environment, cwd=environment["TMPDIR"], capture_output=True, text=True, timeout=300
+        command, env=environment, cwd=environment["TMPDIR"], capture_output=True, text=True, timeout=300, umask=0o022
     )
 
 
@@ -45,6 +45,9 @@ def test_the_demo_makes_a_video_says_what_it_is_and_stops_everything(
         assert said in done.stdout
     assert nothing_listens(environment)
     assert list(tmp_path.glob("kinora-demo.*")) == []
+    kept = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+    assert [place for place in kept if place.stat().st_mode & 0o077] == []
+    assert (tmp_path / "clip.mp4").stat().st_mode & 0o777 == 0o644
 
 
 def test_without_arguments_it_takes_a_sample(environment: dict[str, str], tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def serving(folder: Path, *before: str, **settings: str) -> Iterator[Served]:
     own = {"API_PORT": str(port), "WORKER_METRICS_PORT": str(free_port()), "DATA_DIR": "my data"}
     with (folder / "serve.log").open("wb") as log:
         command = [*before, str(ROOT / "scripts/serve")]
-        environment = os.environ | own | settings
-        process = psutil.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        environment, session = os.environ | own | settings, {"start_new_session": True, "umask": 0o022}
+        process = psutil.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, **session)
     served = Served(process, f"http://127.0.0.1:{port}")
     try:
         wait_until(served.is_well, 60, "the service")
@@ -197,6 +197,14 @@ def test_two_in_one_data_folder_leave_each_other_their_redis(tmp_path: Path) -> 
                 assert redis.ping()
         for served in (first, second):
             served.make_a_clip()
+
+
+def test_what_it_keeps_is_for_this_user_alone(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        served.make_a_clip()
+        made = [tmp_path / "my data", *(tmp_path / "my data").rglob("*")]
+        assert {"kinora.db", "video.mp4"} <= {place.name for place in made}
+        assert [place for place in made if place.exists() and place.stat().st_mode & 0o077] == []
 
 
 def test_a_setting_that_does_not_fit_is_one_line(tmp_path: Path) -> None:

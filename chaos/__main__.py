@@ -89,7 +89,7 @@ def run(folder: Path, faults: int, seed: int, postgres: bool, quiet: bool = Fals
         if any(service.leave_in_order()):
             verdict.leftovers.append("a process that did not leave in order")
         verdict.crashes = service.crashes()
-        left = {path.name for path in service.temporary.iterdir()} - {service.beat.name}
+        left = {path.name for path in service.temporary.iterdir()}
         verdict.leftovers += [f"the temporary file {name}" for name in sorted(left)]
     _, left_running = psutil.wait_procs(processes, END_SECONDS)  # a sandbox ends once it sees that its API server has
     verdict.leftovers += [f"the process {process.pid} still runs" for process in left_running]
@@ -156,7 +156,7 @@ def settle(service: Service, ledger: Ledger) -> None:
 
     def listening() -> bool:
         workers = {service.processes[name].pid for name in service.workers}
-        return workers <= {worker.pid for worker in ledger.workers()} and service.beat.exists()
+        return workers <= {worker.pid for worker in ledger.workers()} and bool(service.signs_of_life())
 
     def at_rest() -> bool:
         under_way = [ledger.tasks(status=status, after=None, limit=1) for status in (Status.QUEUED, Status.STARTED)]

@@ -48,8 +48,6 @@ class Service(Stack):
             settings["DATABASE_URL"] = postgres.url
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
-        self.beat = self.temporary / "kinora-keeper"
-        """Is there once the keeper that was started last is at work."""
         super().__init__(folder, redis, TMPDIR=str(self.temporary), **settings)
         self.announced |= REDIS_FAULTS
         self.postgres, self.provider = postgres, provider
@@ -85,6 +83,10 @@ class Service(Stack):
         taken = self.points / "hit"
         return self._hit | {int(pid) for pid in (taken.read_text().split() if taken.exists() else ())}
 
+    def signs_of_life(self) -> list[Path]:
+        """Of keepers: there is one once the keeper that was started last is at work."""
+        return list(self.temporary.glob("kinora-keeper-*/alive"))
+
     def crashes(self) -> list[str]:
         hit = self.hit
         ends = [(name, code) for name, pid, code in self.ends if pid not in hit or code not in ENDS_OF_THE_KILLED]
@@ -115,7 +117,8 @@ class Service(Stack):
 
     def _start(self, name: str) -> None:
         if name == "keeper":
-            self.beat.unlink(missing_ok=True)
+            for sign in self.signs_of_life():
+                sign.unlink()
         kinds = ["chaos.steps", self.provider.url] if self.provider else []
         if name in WORKERS:
             # All but one as on a GPU: what goes on beside the next step is what can go wrong in more ways.

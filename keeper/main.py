@@ -7,10 +7,10 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +24,7 @@ from core.ledger.startup import wait_for_ledger
 from core.process.logs import set_up_logs
 from core.process.no_proxy import reach_loopback_directly
 from core.process.private_files import keep_files_private, warn_of_open_places
+from core.process.scratch import scratch_folder
 from core.process.unusable import ends_if_unusable
 from core.queue import StepQueue
 from core.storage import Storage
@@ -168,16 +169,22 @@ def main() -> None:
     tidying = threading.Thread(target=tidy_until, args=[ended, keeper], name="tidying", daemon=True)
     tidying.start()
     log.info("keeper_started")
-    sign_of_life = Path(tempfile.gettempdir()) / "kinora-keeper"
-    while not ended.wait(TICK_SECONDS):
-        keeper.tick()
-        if not (delivering.is_alive() and tidying.is_alive()):
-            sys.exit("kinora: a thread of the keeper died; the log says why")  # the supervisor starts a fresh one
-        sign_of_life.touch()  # a health check looks how old it is
+    with scratch_folder("keeper") as scratch:
+        while not ended.wait(TICK_SECONDS):
+            keeper.tick()
+            if not (delivering.is_alive() and tidying.is_alive()):
+                sys.exit("kinora: a thread of the keeper died; the log says why")  # the supervisor starts a fresh one
+            show_life(scratch)
     for thread in (delivering, tidying):
         thread.join(LEAVE_SECONDS)
     sys.stdout.flush()
     os._exit(0)  # a resolver or a storage that hangs must not hold up the end
+
+
+def show_life(scratch: Path) -> None:
+    """Touch the file of which a health check looks how old it is."""
+    with suppress(OSError):  # then it sees that too
+        (scratch / "alive").touch()
 
 
 def tidy_until(ended: threading.Event, keeper: Keeper) -> None:

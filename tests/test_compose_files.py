@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import os
 import re
 import subprocess
 import sys
@@ -162,6 +163,23 @@ def test_monitoring_is_told_no_secret(service: dict[str, Any]) -> None:
     if service["name"] in {"prometheus", "grafana"}:
         assert all(name.startswith("GF_") for name in service.get("environment", {}))
         assert "env_file" not in service
+
+
+def test_the_keepers_health_check_sees_whether_it_lives(tmp_path: Path) -> None:
+    test = SERVICES["docker-compose.yml:keeper"]["healthcheck"]["test"]
+
+    def passes() -> bool:
+        return (
+            subprocess.run([sys.executable, "-c", test[-1].replace("/tmp", str(tmp_path))], timeout=30).returncode == 0
+        )
+
+    assert not passes()
+    sign = tmp_path / "kinora-keeper-x1" / "alive"
+    sign.parent.mkdir()
+    sign.touch()
+    assert passes()
+    os.utime(sign, (0, 0))
+    assert not passes()
 
 
 # --- our own services ---

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import tempfile
@@ -44,3 +45,23 @@ def test_the_folder_of_a_living_process_is_left_alone(tmp_path: Path, monkeypatc
             assert sorted(tmp_path.iterdir()) == sorted([mine, theirs])
         other.communicate("\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_another_users_or_leads_elsewhere_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, elsewhere = tmp_path / "shared", tmp_path / "elsewhere"
+    for folder in (shared, elsewhere):
+        folder.mkdir()
+    (elsewhere / "lock").touch()
+    (shared / "kinora-link").symlink_to(elsewhere)
+    (shared / "kinora-file").touch()
+    (shared / "kinora-theirs").mkdir()
+    (shared / "kinora-theirs" / "lock").symlink_to(elsewhere / "lock")
+    before = sorted(shared.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    monkeypatch.setattr(os, "getuid", lambda: 12345)  # all of it is another user's
+    with scratch_folder("clip"):
+        pass
+    assert sorted(shared.iterdir()) == before
+    assert (elsewhere / "lock").exists()

@@ -1,6 +1,7 @@
 """Which ways are chosen as an engine loads, and that each is the same convolution, or attention."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +121,16 @@ def test_choices_that_cannot_be_kept_hold_for_now(tmp_path: Path, seconds: dict[
     (tmp_path / "file").touch()
     found = Probes(tmp_path / "file" / "choices.json")
     assert found.fastest("a sum", ways(one=1000)) == "one"
+
+
+def test_without_a_folder_of_our_own_nothing_is_kept(
+    tmp_path: Path, seconds: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seconds[1000] = 1.0
+    assert Probes().fastest("a sum", ways(one=1000)) == "one"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("way", temporal_convolution.WAYS)

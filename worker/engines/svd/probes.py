@@ -47,10 +47,10 @@ class Probes:
 
     def __init__(self, path: Path | None = None) -> None:
         """`path` is the file that keeps what was found."""
-        self.path = path or Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())) / "choices.json"
+        self.path = path or kept_file()
         self.kept: dict[str, Choices] = {}
         with suppress(OSError, ValueError):  # none yet, or damaged: found anew
-            kept = json.loads(self.path.read_text())
+            kept = json.loads(self.path.read_text()) if self.path else None
             if isinstance(kept, dict) and all(isinstance(choices, dict) for choices in kept.values()):
                 self.kept = kept
 
@@ -102,6 +102,8 @@ class Probes:
         return f"{gpu}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
 
     def _keep(self) -> None:
+        if self.path is None:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
@@ -109,6 +111,13 @@ class Probes:
             Path(file.name).replace(self.path)
         except OSError as error:
             log.warning("choices_not_kept", reason=str(error))  # found anew at the next start
+
+
+def kept_file() -> Path | None:
+    """Return the file beside what torch compiles; None, and nothing is kept, if torch would choose that place itself:
+    it is one that others know beforehand."""
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    return Path(folder) / "choices.json" if folder else None
 
 
 def clock() -> float:

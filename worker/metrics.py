@@ -1,17 +1,10 @@
 """What one worker process counts about itself, served on its own port. The service's totals come from the ledger."""
 
 import structlog
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    start_http_server,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 from core.ledger.counters import SECONDS
+from worker.metrics_server import MetricsServer
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +50,7 @@ class WorkerMetrics:
         """Serve /metrics on the first free port from `port` on. Returns it, or None if none was free."""
         for candidate in range(port, port + PORTS_TRIED):
             try:
-                start_http_server(candidate, addr=host, registry=self.registry)
+                MetricsServer(self.registry).start(host, candidate)
             except OSError:
                 continue
             log.info("metrics_served", host=host, port=candidate)

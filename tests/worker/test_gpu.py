@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from core.config.settings import Settings
 from core.errors import EngineUnavailable
@@ -207,6 +208,33 @@ def test_a_folder_where_no_gpu_can_be_marked_is_said(
         Gpu(tmp_path / "file" / "gpus").hold()
 
 
+def test_no_other_user_can_hold_a_gpus_lock(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who may open the file, be it to read, can lock it."""
+    machine.see(monkeypatch)
+    older = tmp_path / "gpus"
+    older.mkdir(mode=0o755)
+    (older / f"{FIRST}.lock").touch(mode=0o644)
+    gpu = Gpu(older)
+    gpu.hold()
+    assert gpu.uuid == FIRST
+    assert older.stat().st_mode & 0o777 == 0o700
+    newer = Gpu(tmp_path / "new" / "gpus")
+    newer.hold()
+    assert (tmp_path / "new" / "gpus").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "new" / "gpus" / f"{newer.uuid}.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_in_the_place_of_a_lock_makes_no_file_elsewhere(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine.see(monkeypatch, CUDA_VISIBLE_DEVICES="0")
+    (tmp_path / "gpus").mkdir()
+    (tmp_path / "gpus" / f"{FIRST}.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngineUnavailable, match=r"let this worker write to .*\.lock, .*: Too many levels of symb"):
+        Gpu(tmp_path / "gpus").hold()
+    assert not (tmp_path / "elsewhere").exists()
+
+
 # A GPU that is there, and that this process cannot use: never a reason to render on the CPU, or to make previews
 
 
@@ -327,6 +355,23 @@ def test_without_a_gpu_the_cpu_renders() -> None:
     from worker.engines.cuda import choose_device
 
     assert choose_device(False) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "said"), [(22.5, 0, []), (22, 0, []), (10, 12, []), (10, 2, [12.0]), (4, 0, [20.0])]
+)
+def test_that_another_service_has_the_gpu_too_is_said(
+    monkeypatch: pytest.MonkeyPatch, free: float, reserved: int, said: list[float]
+) -> None:
+    """Its lock lies in a folder of its own, so that this worker takes the same GPU."""
+    torch = pytest.importorskip("torch")
+    from worker.engines.cuda import warn_of_others
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * 2**30), 24 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: reserved * 2**30)
+    with capture_logs() as logs:
+        warn_of_others()
+    assert [line["others_gb"] for line in logs if line["event"] == "gpu_shared"] == said
 
 
 def test_a_receipt_says_which_gpu_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 
+import structlog
 import torch
 
 from core.errors import EngineUnavailable
@@ -10,6 +11,11 @@ from worker.engines.gpu import driver_cuda
 # The oldest driver on Linux that runs programs of a CUDA, by its major version: NVIDIA's "CUDA Compatibility", minor
 # version compatibility.
 OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
+
+SHARED_BYTES = 2 * 2**30
+"""Of a GPU's memory: more than a desktop and this process's own beginnings take."""
+
+log = structlog.get_logger(__name__)
 
 
 def choose_device(found_gpu: bool) -> str:
@@ -81,6 +87,15 @@ def as_capability(program: str) -> tuple[int, int]:
     """Return the capability that `program` is made for: "sm_86" gives (8, 6), "sm_120a" (12, 0)."""
     digits = "".join(filter(str.isdigit, program))
     return int(digits[:-1]), int(digits[-1])
+
+
+def warn_of_others() -> None:
+    """Log that other programs hold much of this process's GPU, by what torch itself does not hold of it. Another
+    service's lock is not seen here."""
+    free, total = torch.cuda.mem_get_info()
+    others = total - free - torch.cuda.memory_reserved()
+    if others > SHARED_BYTES:
+        log.warning("gpu_shared", others_gb=round(others / 2**30, 1), of_gb=round(total / 2**30, 1))
 
 
 def gpu_versions() -> dict[str, str]:

@@ -73,7 +73,9 @@ class Gpu:
         path = self.folder / f"{uuid}.lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # no child inherits it, and nothing closes it
+            self.folder.chmod(0o700)  # older versions let others in: whoever may open a lock can hold it
+            # No child inherits it, and nothing closes it.
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as exc:
             reason = f"let this worker write to {path}, by which it holds its GPU: {exc.strerror}"
             raise EngineUnavailable(reason) from exc

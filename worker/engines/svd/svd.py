@@ -69,12 +69,14 @@ class Svd(Renderer):
             import transformers  # noqa: F401 - likewise
         except (ImportError, OSError) as exc:  # OSError: a CUDA library that torch needs
             raise EngineUnavailable(f"run pip install -r requirements/svd.txt: {first_line(exc)}") from exc
-        from worker.engines.cuda import choose_device
+        from worker.engines.cuda import choose_device, warn_of_others
         from worker.engines.gpu_faults import Fault, fault_of
 
         quieten_libraries()
         self.device = choose_device(self.gpu_memory.found_gpu)
         try:
+            if self.device == "cuda":
+                warn_of_others()
             self.hold(self.fetch(torch.float16 if self.device == "cuda" else torch.float32), device=self.device)
         except GpuLost:  # not even to unload can be done on it by this process
             raise

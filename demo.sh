@@ -28,7 +28,7 @@ stop_all() {
     kill -TERM "$services" 2>/dev/null || true
     wait "$services" 2>/dev/null || true
   fi
-  rm -rf "$work"
+  rm -rf "$work" "${OWN_REDIS_FOLDER:-$work}"
 }
 trap stop_all EXIT
 trap 'exit 130' INT TERM HUP

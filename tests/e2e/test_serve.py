@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import psutil
@@ -172,13 +173,22 @@ def test_a_redis_that_a_setting_names_is_used_in_the_place_of_its_own(tmp_path: 
 
 
 def test_the_redis_of_its_own_is_for_this_user_alone(tmp_path: Path) -> None:
+    """It opens no port, to which others could connect until it has no room, or which they could take before it."""
     with serving(tmp_path) as served:
         found = served.running()
-        password = sa.make_url(found["app"].environ()["REDIS_URL"]).password
+        password = urlsplit(found["app"].environ()["REDIS_URL"]).password
         assert len(password) == 64
         assert not [each for each in found.values() if password in " ".join(each.cmdline())]
         files = [path for path in (tmp_path / "my data").rglob("*") if path.is_file()]
         assert not [path for path in files if password.encode() in path.read_bytes()]
+        own = found["redis"]
+        assert [each for each in own.net_connections("inet") if each.status == psutil.CONN_LISTEN] == []
+        (address,) = {each.laddr for each in own.net_connections("unix") if each.laddr}
+        folder = Path(address).parent
+        assert folder.stat().st_mode & 0o077 == 0
+        served.process.terminate()
+        assert served.process.wait(60) == 0
+        assert not folder.exists()
 
 
 def test_two_in_one_data_folder_leave_each_other_their_redis(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 import uuid_utils
 from sqlalchemy.ext.compiler import compiles
 
+from app.intake.source import SentPicture
 from app.intake.submission import Submission
 from core.config.settings import Settings
 from core.db.database import newest_version
@@ -139,7 +140,8 @@ class Writer:
         """Return the key `text` of a request that sent b"picture"."""
         told = callback and [callback.url, callback.events]
         self.asked[text] = {"request": request.model_dump(exclude_none=True), "callback": told}
-        return IdempotencyKey(self.owner, text, Submission(b"picture", request, callback=callback).fingerprint)
+        sent = Submission(SentPicture(b"picture", "file"), request, callback=callback)
+        return IdempotencyKey(self.owner, text, sent.fingerprint)
 
     def claim(self, task_id: str, position: int = 0, lease: float = 10.0) -> Claim:
         self.counted.seconds += 1

@@ -47,6 +47,7 @@ log = structlog.get_logger(__name__)
 
 class Deliverer:
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        self.ledger = ledger
         self.deliveries: Deliveries = ledger.deliveries
         self.endpoints: Endpoints = ledger.endpoints
         self.settings, self.keys = settings, ledger.keys
@@ -137,8 +138,7 @@ class Deliverer:
 
     async def _post(self, delivery: Delivery) -> tuple[int | None, str | None]:
         """The status that was answered, if any, and what went wrong, if anything."""
-        result_url = await self._ask(self._result_url, delivery)
-        body = json.dumps(payload_of(delivery).body(delivery, result_url))
+        body = await self._ask(self._body, delivery)
         secret = await self._ask(self.endpoints.secret, delivery.owner)
         try:
             destination = check_outbound_url(delivery.url, self.settings.fetch_allow, "the URL", https_only=True)
@@ -176,6 +176,10 @@ class Deliverer:
             ) as response,
         ):
             return response.status_code
+
+    def _body(self, delivery: Delivery) -> str:
+        task = self.ledger.task(delivery.task_id)
+        return json.dumps(payload_of(delivery).body(delivery, task, self._result_url(delivery)))
 
     def _result_url(self, delivery: Delivery) -> str:
         """Only a path if PUBLIC_URL is not set. Signed anew at each try, if keys are asked for, but for a key

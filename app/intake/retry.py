@@ -76,7 +76,8 @@ def graph_of(services: Services, task: Task, steps: list[Step], workers: list[Wo
     if not all("kind" in step.params for step in steps):
         return clip_graph(Clip.model_validate(task.params), engine, smoothing, services.settings)
     try:
-        recorded = Graph.of_recorded(steps, services.ledger.needs(task.task_id), task.result_step)
+        needs, prompt = services.ledger.needs(task.task_id), task.params.get("prompt")
+        recorded = Graph.of_recorded(steps, needs, task.result_step, prompt)
     except ValidationError as error:
         message = "the task has a step that this version of Kinora cannot make again"
         raise InvalidParameter(message, param="task_id") from error

@@ -129,8 +129,15 @@ def task_status(services: Services, links: Links, task: Task, steps: list[Step])
         eta_seconds=estimate.eta_seconds,
         params=task.params,
         warnings=task.warnings,
-        receipt=task.receipt,
+        receipt=receipt_of(task),
     )
+
+
+def receipt_of(task: Task) -> dict[str, Any] | None:
+    """Return the receipt with the prompt among its parameters, where it was given: the ledger has it once."""
+    if task.receipt is None or "prompt" not in task.params:
+        return task.receipt
+    return task.receipt | {"parameters": task.receipt.get("parameters", {}) | {"prompt": task.params["prompt"]}}
 
 
 def current_step(running: Step | RunningStep, of: int) -> CurrentStep:

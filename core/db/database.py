@@ -1,6 +1,7 @@
 """The connection to the ledger's database: SQLite or PostgreSQL, its transactions, and its schema's version."""
 
 import functools
+import json
 import re
 import sqlite3
 import time
@@ -27,6 +28,9 @@ ENDPOINTS_LOCK = 0x6B696E6F7263
 
 NO_LEDGER = "there is no ledger yet (see {})"
 
+# What a caller wrote stands there as it is: an escape takes up to three times its bytes.
+to_json = functools.partial(json.dumps, ensure_ascii=False)
+
 OLDEST_SQLITE = (3, 35, 5)  # RETURNING, and a DROP COLUMN that damages nothing
 
 
@@ -35,10 +39,12 @@ def connect(url: str) -> sa.Engine:
     if sa.make_url(url).get_backend_name() != "sqlite":
         from core.db.postgresql import create_engine  # its driver, which most processes do without
 
-        return create_engine(url)
+        return create_engine(url, json_serializer=to_json)
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise Unusable(f"SQLite 3.35.5 or newer is needed, here is {sqlite3.sqlite_version}: set DATABASE_URL instead")
-    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    engine = sa.create_engine(
+        url, hide_parameters=True, json_serializer=to_json, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+    )
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -33,8 +33,9 @@ MARK = ("kinora.session", "kept")
 OPTIONS_REFUSED = re.compile("startup parameter|command-line option", re.IGNORECASE)
 
 
-def create_engine(url: str) -> sa.Engine:
-    engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=POSTGRESQL_OPTIONS)
+def create_engine(url: str, **options: Any) -> sa.Engine:
+    options |= {"pool_pre_ping": True, "hide_parameters": True, "connect_args": POSTGRESQL_OPTIONS}
+    engine = sa.create_engine(url, **options)
     event.listen(engine, "do_connect", _connect)
     event.listen(engine, "begin", _set_timeouts)
     return engine

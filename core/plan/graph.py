@@ -35,14 +35,17 @@ class Graph:
     """The name of the step whose artifacts and receipt are the task's."""
 
     @classmethod
-    def of_recorded(cls, steps: Sequence[Step], needs: Mapping[str, Sequence[str]], result_step: str) -> "Graph":
-        """Return the graph of a task's `steps`, in order. `needs` are the ids of what each needs, by its own id, and
-        `result_step` is an id. Raises pydantic's ValidationError for parameters that this version cannot read."""
+    def of_recorded(
+        cls, steps: Sequence[Step], needs: Mapping[str, Sequence[str]], result_step: str, prompt: str | None
+    ) -> "Graph":
+        """Return the graph of a task's `steps`, in order. `needs` are the ids of what each needs, by its own id,
+        `result_step` is an id, and `prompt` the task's. Raises pydantic's ValidationError for parameters that this
+        version cannot read."""
         names = {step.step_id: step.name for step in steps}
         planned = [
             PlannedStep(
                 step.name,
-                PARAMS.validate_python(step.params),
+                PARAMS.validate_python(step.params).with_prompt(prompt),
                 step.queue,
                 tuple(names[needed] for needed in needs.get(step.step_id, ())),
                 step.size,
@@ -60,13 +63,13 @@ class Graph:
     def new_steps(
         self, keys: Mapping[str, str] | None = None, finished: Mapping[str, FinishedStep] | None = None
     ) -> list[NewStep]:
-        """Return the steps as the ledger records them, with their content keys, and with what of them is `finished`,
-        both by name."""
+        """Return the steps as the ledger records them, without the prompt, which stands at the task; with their
+        content keys, and with what of them is `finished`, both by name."""
         return [
             NewStep(
                 step.params.kind,
                 step.queue,
-                step.params.model_dump(exclude_none=True),
+                step.params.with_prompt(None).model_dump(exclude_none=True),
                 step.needs,
                 step.size,
                 step.work,

@@ -1,7 +1,7 @@
 """Typed steps: what a worker needs to know to do one. No step looks at another to guess what it is for."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -17,6 +17,11 @@ class StepParams(BaseModel):
     def input_role(self) -> str | None:
         """The role of the task's input that the step reads; None: it reads none."""
         return None
+
+    def with_prompt(self, prompt: str | None) -> Self:
+        """Return them with the task's prompt wherever they hold it. In the ledger no step does: a clip may have
+        dozens of steps, and its prompt stands once, at the task."""
+        return self
 
 
 class RenderClip(StepParams):
@@ -41,6 +46,9 @@ class RenderClip(StepParams):
     @property
     def input_role(self) -> str | None:
         return {"picture": "picture", "last_frame": "video", "part": None}[self.begins_with]
+
+    def with_prompt(self, prompt: str | None) -> Self:
+        return self.model_copy(update={"settings": self.settings.model_copy(update={"prompt": prompt})})
 
 
 class SmoothClip(StepParams):
@@ -75,6 +83,13 @@ class JoinClips(StepParams):
     @property
     def input_role(self) -> str | None:
         return "video" if self.after_input else None
+
+    def with_prompt(self, prompt: str | None) -> Self:
+        if "seed" not in self.parameters:  # they do not say all of a clip
+            return self
+        parameters = {name: said for name, said in self.parameters.items() if name != "prompt"}
+        said = {} if prompt is None else {"prompt": prompt}
+        return self.model_copy(update={"parameters": parameters | said})
 
 
 Params = RenderClip | SmoothClip | JoinClips

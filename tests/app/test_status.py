@@ -28,6 +28,15 @@ def test_a_running_task_says_its_phase_and_progress(
     assert body["step"] == {"verb": "clip", "phase": "denoise", "number": 1, "of": 1, "attempt": 1}
 
 
+def test_a_receipt_has_the_prompt_that_only_the_task_keeps(
+    client: TestClient, services: Services, claim: Callable[[str], Claim]
+) -> None:
+    task_id = upload(client, prompt="a cat")
+    services.ledger.finish(claim(task_id), [], {"parameters": {"seed": 1}}, {})
+    receipt = client.get(f"/status/{task_id}").json()["receipt"]
+    assert receipt == {"parameters": {"seed": 1, "prompt": "a cat"}}
+
+
 def test_a_finished_task_has_a_receipt_and_its_times(client: TestClient, finished: str) -> None:
     body = client.get(f"/status/{finished}").json()
     assert (body["status"], body["progress"], body["error"]) == ("finished", 100, None)

@@ -1,5 +1,6 @@
 """From a clip to its steps: which there are, what each knows, and that the parts of a long clip add up."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +65,23 @@ def planned(num_frames: int = 25, **changes: Any) -> tuple[list[str], list[Any]]
     new = graph.new_steps()
     assert [PARAMS.validate_python(step.params) for step in new] == [step.params for step in graph.steps]
     return [step.name for step in graph.steps], [step.params for step in graph.steps]
+
+
+@pytest.mark.parametrize("prompt", ["a cat", ""])
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_frames": 60}, {"num_frames": 60, "smooth_fps": 60}, {"num_frames": 60, "continues": 9}]
+)
+def test_recorded_steps_have_no_prompt_and_with_their_tasks_they_are_as_they_were_planned(
+    changes: dict[str, int], prompt: str
+) -> None:
+    graph = clip_graph(clip(25).model_copy(update=changes | {"prompt": prompt}), ENGINE, "cpu", SETTINGS)
+    of_0019 = [step.params.model_dump(exclude_none=True) for step in graph.steps]  # which held it
+    recorded = [step.params for step in graph.new_steps()]
+    assert "prompt" in json.dumps(of_0019)
+    assert "prompt" not in json.dumps(recorded)
+    for params in (recorded, of_0019):
+        read = [PARAMS.validate_python(each).with_prompt(prompt) for each in params]
+        assert read == [step.params for step in graph.steps]
 
 
 def test_a_plain_clip_is_one_step_that_shows_itself() -> None:

@@ -116,6 +116,18 @@ def test_openais_dialect_is_told_of_the_end_in_its_own_words(ledger: Ledger, del
     }
 
 
+def test_replicates_dialect_is_told_the_prompt_that_only_the_task_keeps(ledger: Ledger, deliverer: Deliverer) -> None:
+    with allowed(deliverer) as receiver:
+        callback = Callback(receiver.url, list(FINAL_EVENTS))
+        new = replace(new_task(callback=callback), dialect=Dialect.REPLICATE, params={"prompt": "a cat", "seed": 7})
+        ledger.create(new)
+        ledger.cancel(new.task_id)
+        delivery = wait_for_status(ledger, new.task_id, DeliveryStatus.DELIVERED)
+        (received,) = receiver.received
+    assert received.body["input"] == {"prompt": "a cat", "seed": 7}
+    assert delivery.data["prediction"]["input"] == {"seed": 7}
+
+
 @pytest.mark.parametrize("how", ["failed", "canceled"])
 def test_openais_dialect_calls_a_task_without_a_video_failed(ledger: Ledger, how: str) -> None:
     ledger.endpoints.register("", "https://example.com/", list(FINAL_EVENTS))

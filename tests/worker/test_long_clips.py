@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ class Model:
 
     def __init__(self) -> None:
         self.made: list[Frames] = []
+        self.prompts: list[str | None] = []
         self.fails_at: int | None = None
 
     def render(self, picture: Image.Image, clip: ClipSettings, attempt: Attempt) -> Frames:
@@ -40,6 +42,7 @@ class Model:
             if len(self.made) == self.fails_at:
                 self.fails_at = None
                 raise StorageUnavailable("for once")
+            self.prompts.append(clip.prompt)
             first = np.asarray(picture.resize((clip.width, clip.height))).astype(int) + LIGHTER
             turned = [np.roll(first, TURN * number, axis=1) for number in range(clip.num_frames)]
             self.made.append(np.stack(turned).clip(0, 255).astype(np.uint8))
@@ -53,7 +56,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     return model
 
 
-def make(context: WorkerContext, num_frames: int = 26, before: Path | None = None, **changes: int) -> Task:
+def make(context: WorkerContext, num_frames: int = 26, before: Path | None = None, **changes: Any) -> Task:
     """`before`: a video that goes on."""
     engine = replace(context.engine_host.default_engine, frames_at_once=AT_ONCE)
     wanted = {"engine": "preview", "num_frames": num_frames, "width": 128, "height": 64, "seed": 3, "quality": 4}
@@ -142,6 +145,14 @@ def test_the_receipt_tells_of_every_part(context: WorkerContext, model: Model) -
     assert all({"seconds", "output_sha256", "decode_chunk_size"} <= set(each) for each in receipt["parts"])
     assert "colours" not in receipt
     assert "part" not in receipt["parameters"]
+
+
+def test_an_engine_is_given_the_prompt_and_no_step_keeps_it(context: WorkerContext, model: Model) -> None:
+    task = make(context, prompt="a cat blinks")
+    assert model.prompts == ["a cat blinks"] * 5
+    _, steps = context.ledger.task_with_steps(task.task_id)
+    assert all(step.receipt for step in steps)
+    assert not [step for step in steps if "blinks" in str((step.params, step.receipt))]
 
 
 def test_a_clip_of_no_more_than_one_pass_is_one_step(context: WorkerContext, model: Model) -> None:

@@ -24,7 +24,8 @@ LOAD, STORE = 0.02, 0.02
 class ClipStep(StepHandler):
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
-        self.params = RenderClip.model_validate(context.claim.step.params)
+        prompt = context.claim.task.params.get("prompt")
+        self.params = RenderClip.model_validate(context.claim.step.params).with_prompt(prompt)
         self.versions: dict[str, str] = {}
         goes_on = self.params.begins_with != "picture"
         self.wanted = self.settings = self.params.settings.model_copy(update={"goes_on": goes_on})

@@ -14,6 +14,8 @@ from worker.attempt import Attempt
 from worker.engines.base import Renderer
 from worker.media.mp4 import encoder
 
+NO_PARAMETERS = {"memory_plan", "goes_on", "prompt"}
+
 
 def write_receipt(
     renderer: Renderer,
@@ -24,7 +26,8 @@ def write_receipt(
     input_sha256: str,
     video: Artifact,
 ) -> dict[str, Any]:
-    """`versions` are the renderer's, as they were when it rendered."""
+    """`versions` are the renderer's, as they were when it rendered. The prompt is not said: a receipt stands in the
+    ledger with each step, the prompt once, at the task."""
     approximation = renderer.engine.approximation if settings.profile == "fast" else None
     libraries = {"python": platform.python_version(), "pillow": PIL.__version__, "numpy": np.__version__}
     libraries |= {"av": av.__version__} | versions
@@ -32,7 +35,7 @@ def write_receipt(
         "engine": renderer.engine.name,
         "model": renderer.engine.model,
         "revision": renderer.engine.revision,
-        "parameters": settings.model_dump(exclude_none=True, exclude={"memory_plan", "goes_on"}) | {"quality": crf},
+        "parameters": settings.model_dump(exclude_none=True, exclude=NO_PARAMETERS) | {"quality": crf},
         "approximation": approximation and asdict(approximation),
         "seed": settings.seed,
         "device": renderer.device,

@@ -30,7 +30,7 @@ class Payload:
             "warnings": task.warnings,
         }
 
-    def body(self, delivery: "Delivery", result_url: str) -> dict[str, Any]:
-        """Return what is sent, as JSON."""
+    def body(self, delivery: "Delivery", task: Task, result_url: str) -> dict[str, Any]:
+        """Return what is sent, as JSON. `task` is the delivery's, as it is now."""
         data = delivery.data | {"result_url": result_url}
         return {"type": delivery.event, "timestamp": to_iso(delivery.created_at), "data": data}

@@ -25,6 +25,6 @@ class OpenAiPayload(Payload):
     def data(self, task: Task, progress: int) -> dict[str, Any]:
         return {"id": task.task_id}
 
-    def body(self, delivery: "Delivery", result_url: str) -> dict[str, Any]:
+    def body(self, delivery: "Delivery", task: Task, result_url: str) -> dict[str, Any]:
         event = {"id": f"evt_{delivery.delivery_id}", "object": "event", "created_at": int(delivery.created_at)}
         return event | {"type": delivery.event, "data": delivery.data}

@@ -23,13 +23,15 @@ class ReplicatePayload(Payload):
     """The prediction, for the task's own `callback_url`; for an endpoint of the owner's what any task tells."""
 
     def data(self, task: Task, progress: int) -> dict[str, Any]:
-        return {"prediction": prediction_of(task, progress)} | super().data(task, progress)
+        # A task tells up to twelve events at each of 21 places. Its prompt stands once, at the task: `body` adds it.
+        without = {name: value for name, value in task.params.items() if name != "prompt"}
+        return {"prediction": prediction_of(task, progress) | {"input": without}} | super().data(task, progress)
 
-    def body(self, delivery: "Delivery", result_url: str) -> dict[str, Any]:
+    def body(self, delivery: "Delivery", task: Task, result_url: str) -> dict[str, Any]:
         if delivery.endpoint_id is None:
             base, _, _ = result_url.rpartition("/results/")
-            return located(delivery.data["prediction"], base, result_url)
-        body = super().body(delivery, result_url)
+            return located(delivery.data["prediction"] | {"input": task.params}, base, result_url)
+        body = super().body(delivery, task, result_url)
         del body["data"]["prediction"]
         return body
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import AfterValidator
 
 from app.estimate import QueueForecasts
 from app.fetch import Fetcher
@@ -16,6 +17,7 @@ from core.ledger.moves import Ledger
 from core.links import signed
 from core.queue import StepQueue
 from core.storage import Storage
+from core.text import check_text
 from sandbox.decoder import Decoder
 
 LISTENERS, WAITING = 800, 64
@@ -107,8 +109,17 @@ async def _links(request: Request, services: Annotated[Services, Depends(_servic
 ServicesDep = Annotated[Services, Depends(_services)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 LinksDep = Annotated[Links, Depends(_links)]
+
+
+def _can_be_kept(retry_key: str | None) -> str | None:
+    if retry_key:
+        check_text("Idempotency-Key", retry_key)
+    return retry_key
+
+
 RetryKey = Annotated[
     str | None,
+    AfterValidator(_can_be_kept),
     Header(min_length=1, max_length=255, alias="Idempotency-Key", description="The same request, sent again"),
 ]
 needs_key = Depends(_caller)

@@ -39,6 +39,8 @@ RULES = {
     "model_type": "must be an object",
     "value_error": "must be a file",  # which is what FastAPI says of text in the place of one
 }
+# By those of our own validators.
+OWN_RULES = {"too_many_bytes": "must have at most {max_bytes} bytes in UTF-8"}
 PATTERNS = {
     ID_PATTERN: "must be an id, 32 of the characters 0-9 and a-f",
     r"^\d{1,5}x\d{1,5}$": "must be WIDTHxHEIGHT, as 1280x720",
@@ -55,7 +57,7 @@ def invalid_parameter(errors: Sequence[Mapping[str, Any]], *, skip: int = 0) -> 
     param = ".".join(part for part in first["loc"][skip:] if isinstance(part, str))
     if not param:
         return InvalidParameter("the body must be a JSON object")
-    got = shown(len(given) if kind in LENGTHS else given)
+    got = shown(len(given) if kind in LENGTHS else first.get("ctx", {}).get("bytes", given))
     message = f"{param} {rule_of(kind, first.get('ctx', {}))}" + ("" if kind in WITHOUT_VALUE else f"; got {got}")
     return InvalidParameter(message, param=param)
 
@@ -66,4 +68,4 @@ def rule_of(kind: str, context: Mapping[str, Any]) -> str:
         return PATTERNS.get(context["pattern"], "must be written in another way")
     words = {name: shown(value) if isinstance(value, float) else value for name, value in context.items()}
     words["expected"] = str(context.get("expected")).replace("'", "").replace(" or ", ", ")
-    return RULES.get(kind, "cannot be read").format(**words)
+    return (RULES | OWN_RULES).get(kind, "cannot be read").format(**words)

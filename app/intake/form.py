@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncGenerator, Iterator
 from io import BytesIO
 from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
 import fastapi
 from fastapi import HTTPException
@@ -19,8 +20,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.intake.strict_json import JsonRoute, StrictJson, check_each_once
 from core.errors import InvalidParameter
+from core.text import check_name, check_text
 
 MAX_FIELDS = 40
+TOO_MANY_FIELDS = f"Too many fields. Maximum number of fields is {MAX_FIELDS}."  # as Starlette says it
 MAX_FIELD_BYTES = 20_000
 MAX_NAME = 200  # characters: what is in an object of JSON has the object's name before its own, each time
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
@@ -94,7 +97,11 @@ class BoundedForm(StrictJson):
         return self._multipart() if kind == b"multipart/form-data" else self._urlencoded()
 
     async def _urlencoded(self) -> FormData:
-        items = (await super().form(max_fields=MAX_FIELDS)).multi_items()
+        # What is no UTF-8 becomes surrogates, which are refused with the field's name; Starlette would replace it.
+        escaped = (await self.body()).decode(errors="surrogateescape")
+        items = parse_qsl(escaped, keep_blank_values=True, errors="surrogateescape")
+        if len(items) > MAX_FIELDS:
+            raise HTTPException(400, TOO_MANY_FIELDS)
         return normalize_fields([(name, with_pluses(name, value)) for name, value in items])
 
     async def _multipart(self) -> FormData:
@@ -115,7 +122,7 @@ class BoundedForm(StrictJson):
             raise HTTPException(400, "the body must be a JSON object")
         items = list(fields_of(found))
         if len(items) > MAX_FIELDS:
-            raise HTTPException(400, f"Too many fields. Maximum number of fields is {MAX_FIELDS}.")
+            raise HTTPException(400, TOO_MANY_FIELDS)
         return normalize_fields(items)
 
 
@@ -140,6 +147,7 @@ class PictureParser(MultiPartParser):
         _, options = parse_options_header(part.content_disposition)
         if options.get(b"name", b"").decode(errors="replace") in PICTURES and b"filename" not in options:
             part.content_disposition = (part.content_disposition or b"") + b'; filename="text"'
+        check_name(self._decoded(options.get(b"name", b"")))
         super().on_headers_finished()
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -148,11 +156,26 @@ class PictureParser(MultiPartParser):
             raise MultiPartException(f"{part.field_name} may have at most {MAX_FIELD_BYTES} bytes")
         super().on_part_data(data, start, end)
 
+    def on_part_end(self) -> None:
+        if self._current_part.file is None:
+            check_text(self._current_part.field_name, self._decoded(self._current_part.data))
+        super().on_part_end()
+
+    def _decoded(self, text: bytes | bytearray) -> str:
+        """Return the text with surrogates for what is not in the form's character set: Starlette would read all of it
+        as Latin-1."""
+        return text.decode(self._charset, "surrogateescape")
+
 
 def normalize_fields(items: list[tuple[str, str | UploadFile]]) -> FormData:
     """`a[]`, which is how some clients write a list, is another `a`; a picture's field is a file, whatever is in it.
-    Raises InvalidParameter for a field that is there twice and is no list."""
+    Raises InvalidParameter for a field that is there twice and is no list, and for text that not every store can
+    hold."""
     fields = [(name.removesuffix("[]"), value) for name, value in items]
+    for name, value in fields:
+        check_name(name)
+        if isinstance(value, str):
+            check_text(name, value)
     check_each_once(name for name, _ in fields if name not in LISTS)
     return FormData([(name, as_file(name, value)) for name, value in fields])
 

@@ -1,8 +1,9 @@
-"""JSON from a caller, read as it was written: where an object has a name twice, Python would drop one of the values."""
+"""JSON from a caller, read as it was written: where an object has a name twice, Python would drop one of the values.
+What not every store can hold is refused here, for all that comes as JSON."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, ClassVar
 
 from fastapi import Request, Response
@@ -10,13 +11,14 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from core.errors import InvalidParameter, KinoraError
+from core.text import check_name, check_text
 
 LONGEST_NUMBER = 4300  # digits; Python reads no more
 
 
 def read_json(text: str | bytes) -> Any:
-    """Raises InvalidParameter for a name that is there twice, HTTPException for what is no JSON. A whole number that is
-    too long for Python stays text."""
+    """Raises InvalidParameter for a name that is there twice and for text that not every store can hold, HTTPException
+    for what is no JSON. A whole number that is too long for Python stays text."""
     try:
         return json.loads(text, object_pairs_hook=each_once, parse_int=whole_number)
     except (ValueError, RecursionError) as error:
@@ -24,8 +26,23 @@ def read_json(text: str | bytes) -> Any:
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for name, value in pairs:
+        check_name(name)
+        for text in texts_in(value):
+            check_text(name, text)
     check_each_once(name for name, _ in pairs)
     return dict(pairs)
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield a text, and those of a list of lists; what stands in an object has names of its own."""
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, list):
+            left += each
 
 
 def whole_number(digits: str) -> int | str:

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticKnownError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
+MAX_PROMPT, MAX_PROMPT_BYTES = 4000, 12_000  # characters; bytes for so many of nearly every script
 # Of an exact clip's work, in 25 steps at 1024×576: 9 full ones, and 16 that take 8.5 % of one (bench/flops.py).
 FAST_WORK = 0.42
 
@@ -24,15 +25,24 @@ Whole = Annotated[int, no_boolean("int_type")]
 Number = Annotated[float, no_boolean("float_type")]
 
 
+def bounded_bytes(text: str | None) -> str | None:
+    """Refuse, as pydantic does, a text of more bytes than the ledger is to keep of it."""
+    if text is not None and len(text.encode()) > MAX_PROMPT_BYTES:
+        bounds = {"max_bytes": MAX_PROMPT_BYTES, "bytes": len(text.encode())}
+        raise PydanticCustomError("too_many_bytes", "at most {max_bytes} bytes", bounds)
+    return text
+
+
+Prompt = Annotated[str | None, Field(max_length=MAX_PROMPT), AfterValidator(bounded_bytes)]
+
+
 class ClipRequest(BaseModel):
     """The optional fields of a request. What is not given is filled from the engine's entry."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     engine: Annotated[str | None, Field(description="`svd-xt`, `svd`, `turbo`, `preview`, or `auto`")] = None
-    prompt: Annotated[
-        str | None, Field(max_length=4000, description="Kept on the task; no engine here reads it yet")
-    ] = None
+    prompt: Annotated[Prompt, Field(description="Kept on the task; no engine here reads it yet")] = None
     width: Annotated[Whole | None, Field(description="Pixels")] = None
     height: Annotated[Whole | None, Field(description="Pixels")] = None
     num_frames: Annotated[Whole | None, Field(description="Frames in the clip")] = None

@@ -19,7 +19,7 @@ from core.config.settings import Settings
 from core.engines.known import known_engines
 from core.errors import InvalidParameter
 from core.ids import is_id
-from core.requests.clip import ClipRequest
+from core.requests.clip import ClipRequest, Prompt
 from core.task import Callback, Dialect
 
 OPENAI_MODEL = re.compile(r"sora-2(-pro)?(-\d{4}-\d\d-\d\d)?")
@@ -58,7 +58,7 @@ class VideoForm(ClipRequest):
             examples=["1280x720"],
         ),
     ] = None
-    negative_prompt: Annotated[str | None, Field(max_length=4000, description="No engine here reads it")] = None
+    negative_prompt: Annotated[Prompt, Field(description="No engine here reads it")] = None
     guidance_scale: Annotated[float | None, Field(description="Another name for `max_guidance_scale`")] = None
     n: Annotated[int | None, Field(ge=1, le=1, description="How many videos: one a request")] = None
     enable_frame_interpolation: Annotated[

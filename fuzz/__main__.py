@@ -28,7 +28,8 @@ from harness.servers import wait_until
 from harness.stack import ROOT, running_stack
 
 # Small clips, and no bound that only says that there were many requests.
-SETTINGS = {"VIDEO_WIDTH": "64", "VIDEO_HEIGHT": "64", "VIDEO_FRAMES": "2", "ENGINE": "preview", "RATE_LIMIT": "0"}
+SETTINGS = {"VIDEO_WIDTH": "64", "VIDEO_HEIGHT": "64", "VIDEO_FRAMES": "2", "ENGINE": "preview"}
+SETTINGS |= {"RATE_LIMIT": "0", "MAX_TASKS_PER_HOUR": "0"}
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 UNDOCUMENTED = ("UndefinedStatusCode", "UndefinedContentType", "MissingHeaders", "JsonSchemaError", "MalformedJson")
 SETTLE_SECONDS = 120.0

@@ -12,7 +12,9 @@ from app.intake.limits import limits
 from app.main import create_app
 from app.services import Services
 from core.config.settings import Settings
+from core.db.tables import now, tasks
 from core.errors import LedgerUnavailable
+from core.ids import new_id
 from core.queue import StepQueue
 from core.storage import input_key
 from core.task import Claim
@@ -316,6 +318,22 @@ def test_an_upload_is_refused_while_the_disk_is_nearly_full(client: TestClient, 
     status, error = refusal(client)
     assert (status, error["code"]) == (507, "storage_full")
     assert list(services.storage.task_ids()) == []
+
+
+def test_a_key_that_makes_and_cancels_tasks_is_stopped_as_it_comes(settings: Settings, shared_decoder: Decoder) -> None:
+    """The thousandth task of an hour is made, whatever became of the others."""
+    with TestClient(create_app(settings.model_copy(update={"auth": "keys"}), shared_decoder)) as client:
+        ledger = client.app.state.services.ledger
+        key, text = ledger.keys.create("ann")
+        client.headers["Authorization"] = f"Bearer {text}"
+        with ledger.database.begin() as tx:
+            row = {"owner": key.key_id, "status": "canceled", "engine": "preview", "params": {}, "warnings": []}
+            tx.execute(tasks.insert().values(created_at=now()), [row | {"task_id": new_id()} for _ in range(999)])
+        upload(client)
+        refused = client.post("/generate", files={"file": CAT})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "quota_exceeded")
+    assert "1000 tasks an hour" in refused.json()["error"]["message"]
+    assert 3500 < int(refused.headers["Retry-After"]) <= 3600
 
 
 def test_a_megabyte_has_a_million_bytes(settings: Settings) -> None:

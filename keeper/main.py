@@ -20,6 +20,7 @@ from core.config.settings import Settings, read_settings
 from core.errors import Unavailable
 from core.ids import id_seconds, is_id
 from core.ledger.moves import Ledger
+from core.ledger.reads import batched
 from core.ledger.startup import wait_for_ledger
 from core.process.logs import set_up_logs
 from core.process.no_proxy import reach_loopback_directly
@@ -40,6 +41,8 @@ LEAVE_SECONDS = 3.0
 WAKE_AFTER_SECONDS = 2.0
 REPORT_SECONDS = 2.0
 HOUR = 3600.0
+# A task may have dozens of steps, and on SQLite nobody else writes while these are deleted.
+FORGOTTEN_AT_ONCE = 20
 # How long after a task ended something of it may still be stored. It is looked for every hour.
 LATE_SECONDS = 3 * HOUR
 
@@ -60,10 +63,10 @@ class Keeper:
     def tidy(self) -> None:
         """What may take its time: the storage can be slow."""
         ledger = self.ledger
-        self._do(self.delete_expired)
+        self._do(self.delete_expired, self.forget_old)
         if self._an_hour_is_over():
             self._do(ledger.forget_old_workers, ledger.forget_old_keys, ledger.delete_rare_durations)
-            self._do(ledger.deliveries.forget_old, self.sweep, self.delete_late)
+            self._do(ledger.deliveries.forget_old, self.sweep, self.delete_late, self.forget_surplus)
 
     def _do(self, *duties: Callable[[], None]) -> None:
         """Each on its own: one that fails does not keep the others from being done."""
@@ -136,11 +139,30 @@ class Keeper:
                 log.info("upload_swept", task_id=task_id)
 
     def delete_expired(self) -> None:
-        """The bytes of tasks past their time; the ledger's rows stay."""
+        """The bytes of tasks past their time; the ledger's rows stay for a while."""
         for task_id in self.ledger.expired_tasks(self.settings.result_ttl):
-            self.storage.delete_task(task_id)
-            self.ledger.mark_expired(task_id)
-            log.info("task_expired", task_id=task_id)
+            self._expire(task_id)
+
+    def _expire(self, task_id: str) -> None:
+        self.storage.delete_task(task_id)
+        self.ledger.mark_expired(task_id)
+        log.info("task_expired", task_id=task_id)
+
+    def forget_old(self) -> None:
+        """The rows of tasks past their second time."""
+        old = self.ledger.old_tasks(self.settings.task_ttl, FORGOTTEN_AT_ONCE)
+        if old:
+            log.info("tasks_forgotten", count=self.ledger.forget(old))
+
+    def forget_surplus(self) -> None:
+        """Tasks that are too many of their owner's, files and rows, before their time."""
+        if not self.settings.max_tasks_per_key:
+            return
+        for batch in batched(self.ledger.surplus_tasks(self.settings.max_tasks_per_key), FORGOTTEN_AT_ONCE):
+            for task in batch:
+                if task.is_stored:
+                    self._expire(task.task_id)
+            log.info("tasks_forgotten", count=self.ledger.forget([task.task_id for task in batch]))
 
     def delete_late(self) -> None:
         """What was still being stored when its task was deleted, by a worker that died or could not delete it."""

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from core.callbacks.endpoints import CallbackEvent
 from core.callbacks.payloads import payload_in
-from core.db.database import reading, writing
+from core.db.database import delete_in_batches, reading, writing
 from core.db.tables import deliveries, endpoints, now, steps
 from core.errors import DeliveryNotFound
 from core.ids import is_id, new_id
@@ -196,8 +196,7 @@ class Deliveries:
 
     def forget_old(self) -> None:
         """Drop those that ended a month ago."""
-        with writing(self.database) as tx:
-            tx.execute(deliveries.delete().where(deliveries.c.ended_at < now() - FORGOTTEN_SECONDS))
+        delete_in_batches(self.database, deliveries, deliveries.c.ended_at < now() - FORGOTTEN_SECONDS)
 
     def _end(self, delivery: Delivery, status: DeliveryStatus, http_status: int | None, error: str | None) -> None:
         ended = {"status": status, "ended_at": now(), "next_try_at": None, "tries": delivery.tries + 1}

@@ -11,6 +11,7 @@ class LimitSettings(BaseModel):
     auth: Literal["auto", "keys", "off"] = "auto"
     rate_limit: str = "6000/minute"
     max_tasks_per_hour: int = Field(default=1000, ge=0)
+    max_tasks_per_key: int = Field(default=10_000, ge=0)
     max_waiting_per_key: int = Field(default=100, ge=0)
     max_stored_mb_per_key: int = Field(default=20_000, ge=0)
     link_ttl: PositiveInt = 24 * 3600

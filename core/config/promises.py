@@ -13,4 +13,5 @@ class PromiseSettings(BaseModel):
     worker_max_steps: int = Field(default=0, ge=0)
     worker_max_memory_mb: int = Field(default=0, ge=0)
     result_ttl: PositiveFloat = 7 * 24 * 3600.0
+    task_ttl: float = Field(default=30 * 24 * 3600.0, ge=24 * 3600.0)
     log_format: Literal["json", "console"] = "json"

@@ -92,6 +92,16 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
+def delete_in_batches(engine: sa.Engine, table: sa.Table, which: sa.ColumnElement[bool], size: int = 500) -> None:
+    """Delete rows in transactions of their own, so that nobody else who writes waits for all of them."""
+    key = sa.tuple_(*table.primary_key)
+    some = table.delete().where(key.in_(sa.select(*table.primary_key).where(which).limit(size)))
+    deleted = size
+    while deleted == size:
+        with writing(engine) as tx:
+            deleted = tx.execute(some).rowcount
+
+
 def one_at_a_time(tx: sa.Connection, lock: int) -> None:
     """Until `tx` ends no other transaction passes here, so that what is counted and written is one step. On SQLite
     writers queue up anyway."""

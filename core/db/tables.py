@@ -239,6 +239,7 @@ idempotency_keys = Table(
     Column("task_id", ForeignKey("tasks.task_id", ondelete="CASCADE"), nullable=False),
     Column("created_at", Double, nullable=False),
     Index(None, "created_at"),
+    Index(None, "task_id"),
 )
 
 # Where a caller wants to be told of all of his tasks.

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from core.callbacks import deliveries
 from core.callbacks.deliveries import Deliveries
 from core.callbacks.endpoints import CallbackEvent, Endpoints
-from core.db.database import BOUNDS_LOCK, migrate, one_at_a_time, writing
+from core.db.database import BOUNDS_LOCK, delete_in_batches, migrate, one_at_a_time, writing
 from core.db.tables import attempts, idempotency_keys, needs, now, steps, tasks
 from core.db.upsert import insert
 from core.errors import TaskExists
 from core.ids import new_id
-from core.ledger import checkpoints, counters, durations, queue_order, quotas, statements
+from core.ledger import checkpoints, counters, durations, queue_order, quotas, retention, statements
 from core.ledger.counters import Count, Duration
 from core.ledger.keys import Keys
 from core.ledger.reads import (
@@ -158,9 +158,8 @@ class Ledger(Reader):
 
     def forget_old_keys(self) -> None:
         """Drop idempotency keys older than a day."""
-        with writing(self.database) as tx:
-            old = idempotency_keys.c.created_at < now() - KEY_SECONDS
-            tx.execute(idempotency_keys.delete().where(old))
+        old = idempotency_keys.c.created_at < now() - KEY_SECONDS
+        delete_in_batches(self.database, idempotency_keys, old)
 
     # --- an attempt runs ---
 
@@ -426,6 +425,12 @@ class Ledger(Reader):
         its = sa.and_(tasks.c.task_id == task_id, tasks.c.deleted_at.is_(None))
         with writing(self.database) as tx:
             tx.execute(tasks.update().where(its).values(deleted_at=now()))
+
+    def forget(self, task_ids: Collection[str]) -> int:
+        """Delete tasks with all that is recorded of them. Returns how many: one that has not ended stays, and so does
+        one of which something is still to be told."""
+        with writing(self.database) as tx:
+            return tx.execute(retention.FORGET, {"task_ids": list(task_ids)}).rowcount
 
     def delete_rare_durations(self) -> None:
         """Keep the list of measured sizes short."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -10,10 +10,11 @@ from core.db.database import check_reader, connect, reading
 from core.db.tables import artifacts, attempts, idempotency_keys, needs, now, steps, tasks, workers
 from core.errors import IdempotencyMismatch, TaskNotFound
 from core.ids import is_id
-from core.ledger import quotas
+from core.ledger import quotas, retention
 from core.ledger.counters import Histogram, read_counters, read_histograms
 from core.ledger.durations import StepDurations, StepProfile
 from core.ledger.queue_order import DUE, NEXT, READY, parameters_of_next, turn_of
+from core.ledger.retention import SurplusTask
 from core.ledger.snapshots import Snapshot, read_snapshots
 from core.ledger.statements import ARTIFACTS, INPUTS, NEEDS, RESULT
 from core.ledger.workers import WorkerReports
@@ -34,6 +35,8 @@ from core.task import (
     Step,
     Task,
 )
+
+Value = TypeVar("Value")
 
 SET_BACK_SECONDS = 5.0  # a step that became ready so long from now did so before its clock was set back
 MADE_BEFORE = 3  # so many are tried, if the first one is damaged
@@ -142,7 +145,7 @@ def task_made_with(tx: sa.Connection, key: IdempotencyKey) -> str | None:
     return str(row.task_id) if row else None
 
 
-def batched(values: Iterable[str], size: int) -> Iterator[Sequence[str]]:
+def batched(values: Iterable[Value], size: int) -> Iterator[Sequence[Value]]:
     left = iter(values)
     while batch := list(islice(left, size)):
         yield batch
@@ -348,6 +351,16 @@ class Reader(WorkerReports):
         query = sa.select(tasks.c.task_id).where(due).order_by(tasks.c.finished_at).limit(limit)
         with reading(self.database) as connection:
             return list(connection.execute(query).scalars())
+
+    def old_tasks(self, task_ttl: float, limit: int) -> list[str]:
+        """Ended tasks whose rows are due to be deleted: their files were so `task_ttl` seconds ago."""
+        with reading(self.database) as connection:
+            return retention.old_tasks(connection, task_ttl, limit)
+
+    def surplus_tasks(self, most: int) -> list[SurplusTask]:
+        """Ended tasks that are too many of their owner's, who may have `most`."""
+        with reading(self.database) as connection:
+            return retention.surplus_tasks(connection, most)
 
     def just_expired(self, seconds: float) -> list[str]:
         """Tasks that ended in the last `seconds`, and whose bytes are deleted already."""

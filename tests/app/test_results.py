@@ -91,6 +91,32 @@ def test_an_expired_result_is_gone(client: TestClient, services: Services, finis
     assert (response.status_code, response.json()["error"]["code"]) == (410, "result_expired")
 
 
+def test_a_forgotten_task_is_as_one_that_never_was(client: TestClient, services: Services, finished: str) -> None:
+    services.storage.delete_task(finished)
+    services.ledger.mark_expired(finished)
+    calls = [
+        ("GET", "/status/{}"),
+        ("GET", "/status/{}/events"),
+        ("GET", "/results/{}"),
+        ("GET", "/results/{}/thumbnail"),
+        ("POST", "/cancel/{}"),
+        ("POST", "/tasks/{}/retry"),
+        ("DELETE", "/tasks/{}"),
+        ("GET", "/v1/videos/{}"),
+        ("POST", "/v1/videos/{}/remix"),
+        ("GET", "/v1/predictions/{}"),
+        ("GET", "/v2beta/image-to-video/result/{}"),
+    ]
+    assert client.get(f"/results/{finished}").json()["error"]["code"] == "result_expired"
+    assert services.ledger.forget([finished]) == 1
+    for method, path in calls:
+        form = {"data": {"seed": "1"}} if path.endswith("remix") else {}
+        answer = client.request(method, path.format(finished), **form)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "task_not_found"), path
+    assert client.get(f"/tasks?after={finished}").json()["tasks"] == []
+    assert client.get("/webhooks/deliveries").json()["deliveries"] == []
+
+
 def test_deleting_a_task_deletes_its_files_and_keeps_its_record(
     client: TestClient, services: Services, finished: str
 ) -> None:

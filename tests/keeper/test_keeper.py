@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 
 from core.config.settings import Settings
-from core.errors import ArtifactNotFound, LedgerUnavailable, StorageUnavailable
+from core.db.tables import tasks
+from core.errors import ArtifactNotFound, LedgerUnavailable, StorageUnavailable, TaskNotFound
 from core.ids import new_id
 from core.ledger.moves import Ledger
 from core.queue import StepQueue
@@ -201,3 +202,46 @@ def test_as_many_wake_ups_are_there_as_steps_are_ready(keeper: Keeper, monkeypat
     keeper.queue.remove(ids[3])
     keeper.wake()
     assert len(keeper.queue.queued_ids("cpu")) == 3
+
+
+def test_an_expired_task_is_forgotten_after_a_second_time(keeper: Keeper) -> None:
+    keeper.settings = keeper.settings.model_copy(update={"result_ttl": -1.0})
+    keeper.ledger.create(new := new_task())
+    keeper.ledger.cancel(new.task_id)
+    keeper.tidy()
+    assert keeper.ledger.task(new.task_id).expired_at
+    keeper.settings = keeper.settings.model_copy(update={"task_ttl": -1.0})
+    keeper.tidy()
+    with pytest.raises(TaskNotFound):
+        keeper.ledger.task(new.task_id)
+
+
+def age(keeper: Keeper, days: float) -> None:
+    """Let all tasks have ended so long ago."""
+    with keeper.ledger.database.begin() as tx:
+        tx.execute(tasks.update().values(finished_at=tasks.c.finished_at - days * 24 * 3600))
+
+
+def test_tasks_beyond_the_bound_are_forgotten_with_their_files(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keeper.main.FORGOTTEN_AT_ONCE", 2)
+    keeper.settings = keeper.settings.model_copy(update={"max_tasks_per_key": 1})
+    owner = keeper.ledger.keys.create("ann")[0].key_id
+    made = [replace(new_task(), owner=owner, stored_bytes=10) for _ in range(6)]
+    for task in made:
+        keeper.ledger.create(task)
+        keeper.ledger.cancel(task.task_id)
+        keeper.storage.put(input_key(task.task_id, "picture"), b"picture")
+    age(keeper, days=2)
+    keeper.tidy()
+    assert [task.task_id for task in keeper.ledger.tasks(limit=9)] == [made[-1].task_id]
+    assert list(keeper.storage.task_ids()) == [made[-1].task_id]
+    assert keeper.ledger.keys.all()[0].stored_bytes == 10
+
+
+def test_without_a_bound_no_task_is_too_many(keeper: Keeper) -> None:
+    keeper.settings = keeper.settings.model_copy(update={"max_tasks_per_key": 0})
+    keeper.ledger.create(new := new_task())
+    keeper.ledger.cancel(new.task_id)
+    age(keeper, days=9)
+    keeper.forget_surplus()
+    assert keeper.ledger.task(new.task_id)

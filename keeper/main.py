@@ -17,6 +17,7 @@ from types import FrameType
 import structlog
 
 from core.config.settings import Settings, read_settings
+from core.db.database import BATCH_PAUSE_SECONDS
 from core.errors import Unavailable
 from core.ids import id_seconds, is_id
 from core.ledger.moves import Ledger
@@ -163,6 +164,7 @@ class Keeper:
                 if task.is_stored:
                     self._expire(task.task_id)
             log.info("tasks_forgotten", count=self.ledger.forget([task.task_id for task in batch]))
+            time.sleep(BATCH_PAUSE_SECONDS)
 
     def delete_late(self) -> None:
         """What was still being stored when its task was deleted, by a worker that died or could not delete it."""

@@ -161,6 +161,7 @@ class Deliveries:
         """Try it again at once, whatever became of it, with the whole schedule. Raises DeliveryNotFound."""
         its = sa.and_(_of(owner), deliveries.c.delivery_id == delivery_id)
         again = {"status": DeliveryStatus.PENDING, "tries": 0, "next_try_at": now(), "ended_at": None}
+        again["redelivered_at"] = now()
         row = None
         if is_id(delivery_id):
             with writing(self.database) as tx:

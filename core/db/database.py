@@ -18,6 +18,8 @@ from core.db.tables import ledger
 from core.errors import LedgerTooNew, LedgerUnavailable, Unusable
 
 BUSY_TIMEOUT_MS = 10_000
+# Between two batches of rows that are deleted: on SQLite nobody is told that it is his turn to write, he looks again.
+BATCH_PAUSE_SECONDS = 0.1
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # Keys of PostgreSQL's advisory locks; any constants would do that differ.
@@ -93,13 +95,15 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def delete_in_batches(engine: sa.Engine, table: sa.Table, which: sa.ColumnElement[bool], size: int = 500) -> None:
-    """Delete rows in transactions of their own, so that nobody else who writes waits for all of them."""
+    """Delete rows in several transactions, so that nobody else who writes waits for all of them."""
     key = sa.tuple_(*table.primary_key)
     some = table.delete().where(key.in_(sa.select(*table.primary_key).where(which).limit(size)))
-    deleted = size
-    while deleted == size:
+    while True:
         with writing(engine) as tx:
             deleted = tx.execute(some).rowcount
+        if deleted < size:
+            return
+        time.sleep(BATCH_PAUSE_SECONDS)
 
 
 def one_at_a_time(tx: sa.Connection, lock: int) -> None:

@@ -282,6 +282,7 @@ deliveries = Table(
     Column("ended_at", Double),
     Column("http_status", Integer),
     Column("error", Text),
+    Column("redelivered_at", Double),  # the last time
     Index(None, "task_id"),
     Index(None, "endpoint_id"),
     Index(None, "status", "next_try_at"),

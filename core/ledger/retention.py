@@ -12,10 +12,15 @@ from core.status import Status
 # After its end, at least: until then MAX_TASKS_PER_HOUR counts it, its idempotency key gives it, and a worker may
 # still have to delete what it stored.
 KEPT_SECONDS = 24 * 3600.0
-SURPLUS_AT_ONCE = 5000  # of each owner and hour
+SURPLUS_AT_ONCE = 20_000  # of each owner and hour
 
 OWNER: sa.BindParameter[str] = sa.bindparam("owner")
-TOLD = ~sa.exists().where(deliveries.c.task_id == tasks.c.task_id, deliveries.c.status == DeliveryStatus.PENDING)
+# What is told once more, which can be asked for again and again, holds no task.
+TOLD = ~sa.exists().where(
+    deliveries.c.task_id == tasks.c.task_id,
+    deliveries.c.status == DeliveryStatus.PENDING,
+    deliveries.c.redelivered_at.is_(None),
+)
 OLD = (
     sa.select(tasks.c.task_id)
     .where(tasks.c.expired_at < now() - sa.bindparam("task_ttl", type_=sa.Double), TOLD)

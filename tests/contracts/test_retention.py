@@ -116,10 +116,15 @@ def test_a_task_is_kept_until_its_callbacks_are_told_or_given_up(ledger: Ledger,
     assert ledger.forget([task_id]) == 0
     end_deliveries(ledger)
     assert (ledger.old_tasks(MONTH, ALL), surplus(ledger, 0)) == ([task_id], [task_id])
+    assert ledger.forget([task_id]) == 1
+
+
+def test_whoever_has_a_callback_told_again_and_again_does_not_keep_its_task(ledger: Ledger, owner: str) -> None:
+    task_id = canceled(ledger, owner, 2, callback=Callback("https://told.example/", ["task.canceled"]))
     (delivery,) = ledger.deliveries.page(owner, status=None, task_id=task_id, after=None, limit=9)
-    ledger.deliveries.redeliver(owner, delivery.delivery_id)
-    assert ledger.forget([task_id]) == 0
     end_deliveries(ledger)
+    assert ledger.deliveries.redeliver(owner, delivery.delivery_id).status == DeliveryStatus.PENDING
+    assert surplus(ledger, 0) == [task_id]
     assert ledger.forget([task_id]) == 1
     with pytest.raises(DeliveryNotFound):
         ledger.deliveries.redeliver(owner, delivery.delivery_id)

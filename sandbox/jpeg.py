@@ -14,6 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from core.errors import ImageUnreadable
 from sandbox.chained import chained
 from sandbox.memory import PIXEL_BYTES, check_memory, free_bytes
+from sandbox.parts import few_parts
 from sandbox.sizes import SHORT_SIDE, check_size
 from sandbox.stored import Stored, turn_of
 
@@ -150,6 +151,7 @@ def find_segments(data: bytes) -> Segments:
     raise ImageUnreadable("file is broken: there is no picture in it", param="file")
 
 
+@few_parts
 def head_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield each segment's marker, and where it begins and ends, up to the first scan's head."""
     at = len(START)

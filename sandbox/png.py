@@ -15,6 +15,7 @@ from sandbox.chained import chained
 from sandbox.coded_colours import CodedColours, coded_colours
 from sandbox.memory import PIXEL_BYTES, check_memory
 from sandbox.mended import Mended
+from sandbox.parts import few_parts
 from sandbox.primaries import SRGB, Primaries, between
 from sandbox.sizes import check_size
 from sandbox.stored import Colours, Stored, turn_of
@@ -110,6 +111,7 @@ def read_chunks(data: bytes) -> tuple[dict[bytes, bytes], list[memoryview]]:
     return first, parts
 
 
+@few_parts
 def all_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
     """Yield each chunk's kind, its content, and whether its check sum is right."""
     view, at = memoryview(data), SIGNATURE

@@ -9,6 +9,7 @@ from PIL import Image
 
 from sandbox.chained import chained
 from sandbox.memory import check_memory
+from sandbox.parts import few_parts
 from sandbox.sizes import check_size
 from sandbox.stored import Stored, turn_of
 
@@ -36,6 +37,7 @@ def is_lossless(data: bytes) -> bool:
     return any(kind == b"VP8L" for kind, _ in all_chunks(data))
 
 
+@few_parts
 def all_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Yield each chunk's kind and its content, as much of it as there is."""
     view, at = memoryview(data), 12

@@ -120,6 +120,11 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     small = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1_000_000), 9))
     yield "ztxt-hundreds", with_chunks(*[small] * 300), EITHER
     yield "chunks-hundred-thousand", with_chunks(*[chunk(b"tEXt", b"a\0b")] * 100_000), EITHER
+    yield "png-of-a-million-parts", with_chunks(chunk(b"tEXt", b"") * 1_000_000), BROKEN
+    yield "png-of-a-million-parts-with-pixels", with_chunks(chunk(b"IDAT", b"") * 1_000_000), BROKEN
+    yield "jpeg-of-four-million-parts", with_segments(segment(0xFE, b"") * 4_000_000), BROKEN
+    webp = saved(cat(), "WEBP")
+    yield "webp-of-two-million-parts", webp + b"JUNK\0\0\0\0" * 2_000_000, BROKEN
     scans = saved(Image.new("L", (4000, 4000), 99), "JPEG", progressive=True)
     last = scans[scans.rindex(b"\xff\xda") : -2]
     yield "jpeg-of-60-scans", scans[:-2] + last * 50 + b"\xff\xd9", EITHER

@@ -7,10 +7,6 @@ from typing import Any
 
 from core.ids import new_id
 
-# In base64 there are 4 bytes for each 3. It may be broken into lines, and escaped as in a URL, which makes three
-# characters of two of its 64 and of each line's end.
-BASE64_GROWTH = 1.54
-
 
 def json_with_base64(answer: Callable[[str], dict[str, Any]], parts: Iterable[bytes]) -> Iterator[bytes]:
     """Yield as JSON what `answer` returns of a text, with what `parts` are together in that text's place."""

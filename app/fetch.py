@@ -9,7 +9,9 @@ import contextlib
 import functools
 import socket
 import ssl
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx2
 import structlog
@@ -41,16 +43,21 @@ class Fetcher:
         # A resolver that hangs keeps its thread for longer than its fetch waits.
         self.resolvers = ThreadPoolExecutor(8 * AT_ONCE, thread_name_prefix="resolver")
 
-    def fetch_picture(self, url: str, settings: Settings, owner: str = "", param: str = "image_url") -> bytes:
-        """Return what is at `url`, which stands in the field `param`. Raises InvalidRequest for what the caller can
-        mend, QueueFull if too many are being fetched, or too many of `owner`'s."""
+    @contextmanager
+    def fetched_picture(
+        self, url: str, settings: Settings, owner: str = "", param: str = "image_url"
+    ) -> Iterator[bytes]:
+        """Yield what is at `url`, which stands in the field `param`. Its place among those who fetch is held for as
+        long as it is in memory. Raises InvalidRequest for what the caller can mend, QueueFull if too many are being
+        fetched, or too many of `owner`'s."""
         destination = check_outbound_url(url, settings.fetch_allow, param)
-        try:
-            with self.limit.slot(owner):
-                return asyncio.run(self._fetch(destination, settings.max_upload_mb))
-        except FetchFailed as failed:
-            log.info("fetch_failed", host=destination.host, reason=failed.message)
-            raise
+        with self.limit.slot(owner):
+            try:
+                picture = asyncio.run(self._fetch(destination, settings.max_upload_mb))
+            except FetchFailed as failed:
+                log.info("fetch_failed", host=destination.host, reason=failed.message)
+                raise
+            yield picture
 
     async def _fetch(self, destination: OutboundUrl, max_mb: int) -> bytes:
         try:

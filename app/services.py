@@ -10,6 +10,7 @@ from pydantic import AfterValidator
 
 from app.estimate import QueueForecasts
 from app.fetch import Fetcher
+from app.upload_size import largest_upload
 from core.concurrency import ConcurrencyLimit
 from core.config.settings import Settings
 from core.ledger.keys import Keys
@@ -20,7 +21,7 @@ from core.storage import Storage
 from core.text import check_text
 from sandbox.decoder import Decoder
 
-LISTENERS, WAITING = 800, 64
+LISTENERS, WAITING, UPLOADS = 800, 64, 64
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,21 @@ class Services:
     waiting: ConcurrencyLimit = field(
         default_factory=lambda: ConcurrencyLimit(WAITING, "as many wait for the answer to their request as may at once")
     )
+    uploads: ConcurrencyLimit = field(
+        default_factory=lambda: ConcurrencyLimit(UPLOADS, "as many uploads are coming in as may at once")
+    )
+    """Each lies in the temporary folder as it comes in."""
 
     @cached_property
     def forecasts(self) -> QueueForecasts:
         return QueueForecasts(self.ledger)
+
+    @cached_property
+    def texts(self) -> ConcurrencyLimit:
+        """Bytes of requests and files that are in memory because there is a picture in them as text, which takes three
+        times as much again while it is read. A key has room for one of the largest."""
+        room = 2 * largest_upload(self.settings.max_upload_mb)
+        return ConcurrencyLimit(room, "as many pictures are coming in as text as may at once")
 
 
 @dataclass(frozen=True)

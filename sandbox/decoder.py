@@ -3,6 +3,7 @@
 This is the asking side of sandbox/__main__.py. Of a child's answer nothing is believed but its shape, for hostile bytes
 may have taken the child over."""
 
+import io
 import json
 import os
 import signal
@@ -14,17 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from core import errors
 from core.concurrency import COME_BACK_SECONDS, ConcurrencyLimit
 from core.errors import ImageUnreadable, InvalidRequest, QueueFull
 from sandbox.protocol import JOB, PID, REPLY, WALL_SECONDS, Kind
+from sandbox.turns import Turns
 
 AT_ONCE = 2
 WAITING = 18
 
 START_SECONDS = 20.0  # for the sandbox to load its code, on a machine that has much else to do
 ANSWER_SECONDS = WALL_SECONDS + 5.0
+PIECE_BYTES = 1 << 20  # of an upload, which is in a file for as long as it waits
 MAX_REFUSAL_BYTES = 10_000
 MAX_PICTURE_BYTES = 120_000_000  # 30 megapixels of noise as PNG; more does not fit the sandbox's memory
 
@@ -37,12 +41,12 @@ REFUSALS: dict[str, type[InvalidRequest]] = {
 
 
 class Decoder:
-    """Safe to use from many threads: two pictures at once, the others wait their turn. Nothing runs before the first
-    picture comes, and its sandbox ends when this process does, or with `close`."""
+    """Safe to use from many threads: two pictures at once, of one key one, and the others wait their turn. Nothing runs
+    before the first picture comes, and its sandbox ends when this process does, or with `close`."""
 
     def __init__(self) -> None:
         self.limit = ConcurrencyLimit(AT_ONCE + WAITING, "as many pictures wait to be decoded as may")
-        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self.turns = Turns(AT_ONCE)
         self._lock = threading.Lock()
         self._sandbox: subprocess.Popen[bytes] | None = None
         self._asks: socket.socket | None = None
@@ -50,17 +54,14 @@ class Decoder:
         self._ready: socket.socket | None = None
         """To a child that waits for the next upload."""
 
-    def decode(self, upload: bytes, max_megapixels: int, owner: str = "") -> bytearray:
-        """The picture as a JPEG or PNG with nothing else in it. Raises what sandbox/pictures.read_picture does, and
-        QueueFull if too many wait, or too many of `owner`'s."""
-        with self.decoding(upload, max_megapixels, owner) as picture:
-            return picture()
-
     @contextmanager
-    def decoding(self, upload: bytes, max_megapixels: int, owner: str = "") -> Iterator[Callable[[], bytearray]]:
-        """Yield what gives the picture, as `decode` does. If a turn is free a child is at it at once while the caller
-        does something else; to leave the block without the picture ends the child. Raises QueueFull."""
-        with ExitStack() as held:  # a turn, a slot and a child: all are given back with the answer
+    def decoding(self, upload: BinaryIO, max_megapixels: int, owner: str = "") -> Iterator[Callable[[], bytearray]]:
+        """Yield what gives the picture as a JPEG or PNG with nothing else in it. If a turn is free a child is at it at
+        once while the caller does something else; to leave the block without the picture ends the child.
+
+        Raises what sandbox/pictures.read_picture does, and QueueFull if too many wait, or too many of `owner`'s."""
+        # A slot is held for as long as the picture is in memory, a turn and a child until the answer is there.
+        with ExitStack() as slot, ExitStack() as held:
 
             def begin() -> socket.socket:
                 job, child = self._start_job(max_megapixels, upload)
@@ -69,10 +70,9 @@ class Decoder:
                 return job
 
             begun = None
-            nobody_waits = self.limit.slots - self.limit.free < AT_ONCE
-            if nobody_waits and self._turns.acquire(blocking=False):
-                held.callback(self._turns.release)
-                held.enter_context(self.limit.slot(owner))
+            if self.turns.take_now(owner):
+                held.callback(self.turns.give_back, owner)
+                slot.enter_context(self.limit.slot(owner))
                 begun = begin()
 
             def picture() -> bytearray:
@@ -80,8 +80,8 @@ class Decoder:
                 with held:
                     if begun:
                         return read_answer(begun)
-                    held.enter_context(self.limit.slot(owner))
-                    held.enter_context(self._turns)
+                    slot.enter_context(self.limit.slot(owner))
+                    held.enter_context(self.turns.turn(owner))
                     return read_answer(begin())
 
             yield picture
@@ -90,7 +90,7 @@ class Decoder:
         with self._lock:
             self._stop()
 
-    def _start_job(self, max_megapixels: int, upload: bytes) -> tuple[socket.socket, int | None]:
+    def _start_job(self, max_megapixels: int, upload: BinaryIO) -> tuple[socket.socket, int | None]:
         """The socket and the descriptor of a child that has its upload. A sandbox that does not answer is started
         again once."""
         for _ in range(2):
@@ -158,12 +158,14 @@ def new_child(sandbox: socket.socket) -> socket.socket:
     return ours
 
 
-def give(job: socket.socket, max_megapixels: int, upload: bytes) -> int | None:
+def give(job: socket.socket, max_megapixels: int, upload: BinaryIO) -> int | None:
     """Send a child its upload, and return the descriptor of its process. Raises OSError if none is there."""
     job.settimeout(START_SECONDS)
-    job.sendall(JOB.pack(Kind.PICTURE, max_megapixels, len(upload)))
+    job.sendall(JOB.pack(Kind.PICTURE, max_megapixels, upload.seek(0, io.SEEK_END)))
+    upload.seek(0)
     with suppress(ConnectionError):  # a child that has left has answered: an empty upload it knows without this
-        job.sendall(upload)
+        while piece := upload.read(PIECE_BYTES):
+            job.sendall(piece)
     (pid,) = PID.unpack(receive(job, PID.size, START_SECONDS))
     return handle_of(pid)
 

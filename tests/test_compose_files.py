@@ -18,7 +18,7 @@ from prometheus_client import generate_latest
 from starlette.testclient import TestClient
 
 from app.main import create_app
-from app.middleware.body_limit import largest_upload
+from app.upload_size import largest_upload
 from core.config.settings import Settings
 from harness.servers import free_port
 from worker.metrics import WorkerMetrics

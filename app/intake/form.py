@@ -18,8 +18,9 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from app.intake.source import is_text, size_of_file
 from app.intake.strict_json import JsonRoute, StrictJson, check_each_once
-from core.errors import InvalidParameter
+from core.errors import InvalidParameter, KinoraError
 from core.text import check_name, check_text
 
 MAX_FIELDS = 40
@@ -111,10 +112,18 @@ class BoundedForm(StrictJson):
         except MultiPartException as error:
             raise HTTPException(400, error.message) from error
         try:
-            return normalize_fields(form.multi_items())
-        except InvalidParameter:
+            normalized = normalize_fields(form.multi_items())
+            self._have_room_for_texts(normalized)
+        except KinoraError:
             await form.close()
             raise
+        return normalized
+
+    def _have_room_for_texts(self, form: FormData) -> None:
+        """Until the answer begins. Files wait on disk, but a text is read into memory as a whole. Raises QueueFull."""
+        texts = [given.file for given in form.values() if isinstance(given, UploadFile) and is_text(given.file)]
+        bytes_of_texts = sum(size_of_file(file) for file in texts)
+        self.state.upload.enter_context(self.app.state.services.texts.slot(self.state.caller.owner, bytes_of_texts))
 
     async def _json_form(self) -> FormData:
         found = await self.json()  # app/middleware/json_bodies.py has seen to it that it is little but for pictures

@@ -3,16 +3,18 @@
 import base64
 import binascii
 import hashlib
+import io
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import BinaryIO
 
 from fastapi import UploadFile
 
-from app.base64_json import BASE64_GROWTH
 from app.services import Services
+from app.upload_size import BASE64_GROWTH
 from core.config.settings import Settings
 from core.errors import (
     ArtifactNotFound,
@@ -44,11 +46,17 @@ SPACES = b"\r\n \t\f"
 
 @dataclass(frozen=True)
 class SentPicture:
-    content: bytes
+    file: BinaryIO
+    """On disk if it came as one: it waits for its turn there, and not in memory."""
     param: str
     """The field that it was sent in, as the caller calls it."""
     is_text: bool = False
     """Whether it came as text, base64 or not."""
+
+    @cached_property
+    def sha256(self) -> str:
+        self.file.seek(0)
+        return hashlib.file_digest(self.file, "sha256").hexdigest()  # type: ignore[arg-type]  # it has readinto
 
 
 @dataclass(frozen=True)
@@ -106,15 +114,22 @@ class Gathered:
 def gathering(source: Source, services: Services, owner: str) -> Iterator[Callable[[], Gathered]]:
     """Yield what gathers the input. A picture that was sent is being decoded meanwhile; nothing else is begun before
     it is called, which raises InvalidRequest for what the caller can mend, TaskGone, QueueFull, StorageUnavailable."""
-    if isinstance(source, SentPicture):
-        with services.decoder.decoding(source.content, services.settings.max_image_megapixels, owner) as picture:
+    with ExitStack() as held:
+        if isinstance(source, SentPicture):
+            picture = held.enter_context(decoding(source, services, owner))
             yield lambda: sent(source, picture, services.storage)
-    else:
-        yield partial(gather, source, services, owner)
+        elif isinstance(source, PictureUrl):
+            yield lambda: fetched(source, services, owner, held)
+        else:
+            yield partial(taken_over, source, services)
+
+
+def decoding(given: SentPicture, services: Services, owner: str) -> AbstractContextManager[Callable[[], bytearray]]:
+    return services.decoder.decoding(given.file, services.settings.max_image_megapixels, owner)
 
 
 def sent(given: SentPicture, picture: Callable[[], bytearray], storage: Storage) -> Gathered:
-    sha256 = hashlib.sha256(given.content).hexdigest()  # beside the decoding, if a child was free for it
+    sha256 = given.sha256  # beside the decoding, if a child was free for it
     with refused_by_its_field(given):
         clean = picture()
     media_type = "image/png" if clean.startswith(b"\x89PNG") else "image/jpeg"
@@ -133,23 +148,25 @@ def refused_by_its_field(given: SentPicture) -> Iterator[None]:
         raise type(error)(message, param=given.param) from error
 
 
-def gather(source: PictureUrl | Remix | Extension, services: Services, owner: str) -> Gathered:
-    storage = services.storage
-    if isinstance(source, (Remix, Extension)):
-        before = earlier_input(source, services)
-        try:
-            return Gathered(
-                before.role,
-                before.media_type,
-                before.sha256,
-                storage.size(before.key),
-                partial(storage.copy, before.key),
-            )
-        except ArtifactNotFound as error:
-            raise TaskGone("what it would be made from was deleted", reason="result_expired") from error
-    fetched = services.fetcher.fetch_picture(source.url, services.settings, owner, source.param)
-    decode = partial(services.decoder.decode, fetched, services.settings.max_image_megapixels, owner)
-    return sent(SentPicture(fetched, source.param), decode, storage)
+def fetched(source: PictureUrl, services: Services, owner: str, held: ExitStack) -> Gathered:
+    """Return what is at a URL; `held` has its places among those who fetch and decode, until it is stored."""
+    content = held.enter_context(services.fetcher.fetched_picture(source.url, services.settings, owner, source.param))
+    given = SentPicture(io.BytesIO(content), source.param)
+    return sent(given, held.enter_context(decoding(given, services, owner)), services.storage)
+
+
+def taken_over(source: Remix | Extension, services: Services) -> Gathered:
+    before, storage = earlier_input(source, services), services.storage
+    try:
+        return Gathered(
+            before.role,
+            before.media_type,
+            before.sha256,
+            storage.size(before.key),
+            partial(storage.copy, before.key),
+        )
+    except ArtifactNotFound as error:
+        raise TaskGone("what it would be made from was deleted", reason="result_expired") from error
 
 
 def earlier_input(source: Remix | Extension, services: Services) -> Input:
@@ -164,7 +181,7 @@ def earlier_input(source: Remix | Extension, services: Services) -> Input:
 def name_of(source: Source) -> str:
     """The same for the same source, and for no other."""
     if isinstance(source, SentPicture):
-        return hashlib.sha256(source.content).hexdigest()
+        return source.sha256
     return source.url if isinstance(source, PictureUrl) else f"{type(source).__name__} of {source.task.task_id}"
 
 
@@ -172,29 +189,52 @@ def uploaded(given: UploadFile | None, settings: Settings, param: str) -> SentPi
     """The picture in a form's field, or the URL that stands there. Raises FileMissing, InvalidRequest."""
     if given is None:
         raise FileMissing(f"no picture was sent: give one as {param}", param=param)
-    most = int(settings.max_upload_mb * 1_000_000 * BASE64_GROWTH)
-    content = given.file.read(most + 1)
-    if len(content) > most:
-        raise UploadTooLarge(f"the picture may have at most {settings.max_upload_mb} MB", param=param)
-    return read_picture(content, settings, param)
+    if not is_text(given.file):
+        return checked(SentPicture(given.file, param), settings)
+    # In memory, for which there is room: see app/intake/form.py and app/middleware/json_bodies.py.
+    if size_of_file(given.file) > settings.max_upload_mb * 1_000_000 * BASE64_GROWTH:
+        raise too_large(settings, param)
+    return read_text(given.file.read(), settings, param)
 
 
-def read_picture(given: bytes, settings: Settings, param: str) -> SentPicture | PictureUrl:
-    """A picture's own bytes, or those of its base64 or `data:` URL; or else the URL of it, which may stand in an
-    object, as its `image_url`. Spaces and quotes around a text are no part of it.
+def is_text(file: BinaryIO) -> bool:
+    """Clients send a picture's own bytes, its base64 or its URL under any name and media type."""
+    file.seek(0)
+    is_text = not NO_TEXT.search(file.read(1000))
+    file.seek(0)
+    return is_text
 
-    Told apart by what they are, since clients send any of them under any name and media type. What is no base64 is
-    given back as it is: whether it is a picture is judged where it is decoded. Raises FileMissing, UploadTooLarge,
-    InvalidParameter."""
-    is_text = not NO_TEXT.search(given[:1000])  # looked at first: most are files of many MB
-    picture = from_text(given, param) if is_text else given
+
+def size_of_file(file: BinaryIO) -> int:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return size
+
+
+def read_text(given: bytes, settings: Settings, param: str) -> SentPicture | PictureUrl:
+    """Return what a text is the base64 or the `data:` URL of; or else the URL of it, which may stand in an object, as
+    its `image_url`. Spaces and quotes around a text are no part of it.
+
+    What is no base64 is given back as it is: whether it is a picture is judged where it is decoded. Raises FileMissing,
+    UploadTooLarge, InvalidParameter."""
+    picture = from_text(given, param)
     if isinstance(picture, PictureUrl):
         return picture
-    if len(picture) > settings.max_upload_mb * 1_000_000:
-        raise UploadTooLarge(f"the picture may have at most {settings.max_upload_mb} MB", param=param)
-    if not picture:
-        raise FileMissing(f"the picture in {param} is empty", param=param)
-    return SentPicture(picture, param, is_text)
+    return checked(SentPicture(io.BytesIO(picture), param, is_text=True), settings)
+
+
+def checked(given: SentPicture, settings: Settings) -> SentPicture:
+    """Raises FileMissing, UploadTooLarge."""
+    size = size_of_file(given.file)
+    if size > settings.max_upload_mb * 1_000_000:
+        raise too_large(settings, given.param)
+    if not size:
+        raise FileMissing(f"the picture in {given.param} is empty", param=given.param)
+    return given
+
+
+def too_large(settings: Settings, param: str) -> UploadTooLarge:
+    return UploadTooLarge(f"the picture may have at most {settings.max_upload_mb} MB", param=param)
 
 
 def from_text(given: bytes, param: str) -> PictureUrl | bytes:

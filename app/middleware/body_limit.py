@@ -12,20 +12,12 @@ from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.base64_json import BASE64_GROWTH
 from app.errors import refusal
 from app.middleware.base import Middleware
 from app.route_path import route_path
+from app.upload_size import FORM_BYTES, largest_upload
+from core.concurrency import ConcurrencyLimit
 from core.errors import QueueFull, UploadTooLarge
-
-# What the other fields and the multipart wrapping may add to the picture; and what any other request may send.
-FORM_BYTES = 64 * 1024
-# Each lies in the temporary folder as it comes in.
-UPLOADS_AT_ONCE = 64
-
-
-def largest_upload(max_upload_mb: int) -> int:
-    return int(max_upload_mb * 1_000_000 * BASE64_GROWTH) + FORM_BYTES
 
 
 class BodyLimit(Middleware):
@@ -36,17 +28,12 @@ class BodyLimit(Middleware):
         self.max_upload_mb = max_upload_mb
         self.limits = {True: largest_upload(max_upload_mb), False: FORM_BYTES}
         self.counted = {large: RequestBodyLimitMiddleware(app, limit) for large, limit in self.limits.items()}
-        self.coming = 0
-        """Uploads, now."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_upload = self.uploads.fullmatch(route_path(scope)) is not None
         length, limit = Headers(scope=scope).get("content-length", "0"), self.limits[is_upload]
         if length.isdigit() and int(length[:20]) > limit:
             await refusal(Request(scope), self.too_large(is_upload))(scope, receive, send)
-        elif is_upload and self.coming >= UPLOADS_AT_ONCE:
-            full = QueueFull(f"{UPLOADS_AT_ONCE} uploads are coming in, and no more may at once", retry_after=5)
-            await refusal(Request(scope), full)(scope, receive, send)
         elif is_upload:
             await self._count(scope, receive, send)
         else:
@@ -59,16 +46,18 @@ class BodyLimit(Middleware):
 
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Until its answer begins, which may go on for as long as somebody waits for a video."""
-        self.coming += 1
+        request = Request(scope)
+        uploads: ConcurrencyLimit = request.app.state.services.uploads
         with ExitStack() as place:
-            place.callback(self._let_go)
-            scope.setdefault("state", {})["upload"] = place  # for who waits before there is an answer
+            try:
+                place.enter_context(uploads.slot(request.state.caller.owner))
+            except QueueFull as full:
+                await refusal(request, full)(scope, receive, send)
+                return
+            request.state.upload = place  # for who waits before there is an answer
 
             async def answer(message: Message) -> None:
                 place.close()
                 await send(message)
 
             await self.counted[True](scope, receive, answer)
-
-    def _let_go(self) -> None:
-        self.coming -= 1

@@ -13,12 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import refusal
 from app.middleware.base import Middleware
-from app.middleware.body_limit import FORM_BYTES, largest_upload
 from app.route_path import route_path
+from app.upload_size import FORM_BYTES, largest_upload
 from core.concurrency import ConcurrencyLimit
 from core.errors import QueueFull, UploadTooLarge
 
-HELD_BYTES = 128_000_000
 # Base64 as app/intake/source.py reads it: in quotes, with spaces, behind what begins a data: URL, escaped as in a URL.
 # Behind that comma there is neither comma nor bracket, so that nothing between the end of one text and the beginning of
 # another is taken for it. It is tried at each quote once, and there may not be many.
@@ -41,8 +40,6 @@ class JsonBodies(Middleware):
         super().__init__(app)
         self.uploads = uploads
         self.largest = largest_upload(max_upload_mb)
-        bytes_held = max(HELD_BYTES, 2 * self.largest)  # of which a key has half
-        self.limit = ConcurrencyLimit(bytes_held, "as many pictures are coming in as JSON as may at once")
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
@@ -50,8 +47,9 @@ class JsonBodies(Middleware):
             await self.app(scope, receive, send)
             return
         owner, length = request.state.caller.owner, request.headers.get("content-length", "")
+        room: ConcurrencyLimit = request.app.state.services.texts
         try:
-            with self.limit.slot(owner, int(length) if length.isdigit() else self.largest):
+            with room.slot(owner, int(length) if length.isdigit() else self.largest):
                 body = await read_body(receive)
         except (QueueFull, HTTPException) as error:  # there is no room, or it is too slow or too large
             await refusal(request, error)(scope, receive, send)
@@ -63,7 +61,7 @@ class JsonBodies(Middleware):
             await refusal(request, UploadTooLarge(message))(scope, receive, send)
             return
         # Which is no more than it had a moment ago.
-        request.state.upload.enter_context(self.limit.slot(owner, len(body)))
+        request.state.upload.enter_context(room.slot(owner, len(body)))
         await self.app(scope, replay(body, receive), send)
 
 

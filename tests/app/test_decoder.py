@@ -33,6 +33,7 @@ from sandbox.decoder import AT_ONCE, ROOT, WAITING, Decoder, end, give, handle_o
 from sandbox.pictures import read_picture
 from sandbox.protocol import JOB, PID, REPLY, Kind
 from tests.app.conftest import FUZZ_EXAMPLES
+from tests.app.decoding import decoded
 from tests.sandbox.files import WIDE, exif, gradient, photo, saved
 from tests.sandbox.test_pictures import CASES, HEIC
 
@@ -59,7 +60,7 @@ def at_work(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def sandbox_of(decoder: Decoder) -> psutil.Process:
-    decoder.decode(CAT, 50)
+    decoded(decoder, CAT, 50)
     assert decoder._sandbox
     return psutil.Process(decoder._sandbox.pid)
 
@@ -84,7 +85,7 @@ def test_the_same_picture_comes_back_with_nothing_else_in_it(
 ) -> None:
     """Turned and with its colours: a child can load no more code, so all of Pillow's must be there."""
     upload = saved(photo(), exif=exif(orientation), icc_profile=WIDE, **options)
-    with Image.open(io.BytesIO(shared_decoder.decode(upload, 50))) as picture:
+    with Image.open(io.BytesIO(decoded(shared_decoder, upload, 50))) as picture:
         assert (picture.format, picture.mode) == (stored, "RGB")
         assert not set(picture.info) - {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
         assert not picture.getexif()
@@ -93,7 +94,7 @@ def test_the_same_picture_comes_back_with_nothing_else_in_it(
 
 def test_a_refusal_comes_through_as_it_was_made(shared_decoder: Decoder) -> None:
     with pytest.raises(ImageTooLarge, match=r"at most 1 megapixels; got 2\.0 \(2000×1000\)") as caught:
-        shared_decoder.decode(png(2000, 1000), 1)
+        decoded(shared_decoder, png(2000, 1000), 1)
     assert caught.value.param == "file"
 
 
@@ -138,7 +139,7 @@ def test_a_large_heic_avif_and_webp_fit_the_limits(shared_decoder: Decoder) -> N
 
 
 def sized(decoder: Decoder, upload: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(decoder.decode(upload, 50))) as picture:
+    with Image.open(io.BytesIO(decoded(decoder, upload, 50))) as picture:
         return picture.size
 
 
@@ -150,8 +151,8 @@ def test_memory_runs_out_for_the_child_alone(shared_decoder: Decoder, kind: str)
     """libwebp has two canvases, libjpeg all coefficients of a progressive picture."""
     options: dict[str, Any] = {"method": 0} if kind == "WEBP" else {"progressive": True, "subsampling": 0}
     with pytest.raises(ImageTooLarge, match="more memory than is allowed"):
-        shared_decoder.decode(saved(Image.new("RGB", (8000, 6000)), kind, **options), 50)
-    assert shared_decoder.decode(CAT, 50)
+        decoded(shared_decoder, saved(Image.new("RGB", (8000, 6000)), kind, **options), 50)
+    assert decoded(shared_decoder, CAT, 50)
 
 
 def in_a_child(code: str) -> subprocess.CompletedProcess[str]:
@@ -243,12 +244,12 @@ def test_a_child_whose_upload_does_not_come_is_ended() -> None:
 def test_a_child_that_breaks_off_costs_its_picture_and_nothing_else(decoder: Decoder, at_work: list[int]) -> None:
     sandbox = sandbox_of(decoder)
     with ThreadPoolExecutor() as pool:
-        lost = pool.submit(decoder.decode, saved(gradient(8000, 6000), "JPEG"), 50)
+        lost = pool.submit(decoded, decoder, saved(gradient(8000, 6000), "JPEG"), 50)
         wait_until(lambda: len(at_work) == 2, what="a child with the upload")
         psutil.Process(at_work[-1]).kill()
         with pytest.raises(ImageUnreadable, match="takes too long or breaks off"):
             lost.result()
-    assert decoder.decode(CAT, 50)
+    assert decoded(decoder, CAT, 50)
     assert sandbox_of(decoder) == sandbox
 
 
@@ -288,7 +289,7 @@ def test_a_child_is_there_before_its_upload_is(decoder: Decoder, at_work: list[i
     sandbox = sandbox_of(decoder)
     for _ in range(3):
         waiting = waiting_child(sandbox, at_work)
-        assert decoder.decode(CAT, 50)
+        assert decoded(decoder, CAT, 50)
         assert at_work[-1] == waiting.pid
         psutil.wait_procs([waiting], 10)
         assert not waiting.is_running()
@@ -301,14 +302,15 @@ def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: py
     os.killpg(first.pid, signal.SIGSTOP)  # with the child that waits
     monkeypatch.setattr(decoder_module, "START_SECONDS", 5.0)
     for _ in range(AT_ONCE * waits):
-        decoder._turns.acquire()
+        assert decoder.turns.take_now("")
     try:
         with ThreadPoolExecutor() as pool:
-            made = pool.submit(decoder.decode, CAT, 50)
+            made = pool.submit(decoded, decoder, CAT, 50)
             if waits:
                 wait_until(lambda: decoder.limit.free < decoder.limit.slots, what="it to come")
                 time.sleep(0.2)  # it has seen that there is no turn
-                decoder._turns.release(AT_ONCE)
+                for _ in range(AT_ONCE):
+                    decoder.turns.give_back("")
             assert made.result(60)
         assert decoder._sandbox
         assert decoder._sandbox.pid != first.pid
@@ -323,14 +325,15 @@ def test_who_finds_the_sandbox_dead_leaves_the_one_that_was_started_since(
     real, calls = decoder_module.give, Counter[bytes]()
     both_have_a_child, one_tries_again, two_tries_again = threading.Barrier(2), threading.Event(), threading.Event()
 
-    def give_in_turn(job: socket.socket, max_megapixels: int, upload: bytes) -> int | None:
-        calls[upload] += 1
-        if calls[upload] == 1:
+    def give_in_turn(job: socket.socket, max_megapixels: int, upload: io.BytesIO) -> int | None:
+        name = upload.getvalue()
+        calls[name] += 1
+        if calls[name] == 1:
             both_have_a_child.wait(10)
-            if upload == b"two":
+            if name == b"two":
                 one_tries_again.wait(10)
             raise OSError("the sandbox is dead")
-        if upload == b"one":
+        if name == b"one":
             one_tries_again.set()
             two_tries_again.wait(10)
         two_tries_again.set()
@@ -338,7 +341,7 @@ def test_who_finds_the_sandbox_dead_leaves_the_one_that_was_started_since(
 
     monkeypatch.setattr(decoder_module, "give", give_in_turn)
     with ThreadPoolExecutor() as pool:
-        for begun in [pool.submit(decoder._start_job, 50, upload) for upload in (b"one", b"two")]:
+        for begun in [pool.submit(decoder._start_job, 50, io.BytesIO(upload)) for upload in (b"one", b"two")]:
             end(*begun.result(60))
     assert calls == {b"one": 2, b"two": 2}, "nobody needed a third"
 
@@ -346,11 +349,12 @@ def test_who_finds_the_sandbox_dead_leaves_the_one_that_was_started_since(
 SERVER = """
 import sys, threading
 from sandbox.decoder import Decoder
+from tests.app.decoding import decoded
 decoder = Decoder()
-decoder.decode(open('samples/cat.jpg', 'rb').read(), 50)
+decoded(decoder, open('samples/cat.jpg', 'rb').read())
 large = sys.stdin.buffer.read()
 for _ in range(2):
-    threading.Thread(target=decoder.decode, args=(large, 50), daemon=True).start()
+    threading.Thread(target=decoded, args=(decoder, large), daemon=True).start()
 threading.Event().wait()
 """
 
@@ -420,7 +424,7 @@ def test_the_answer_of_a_child_that_has_gone_already_is_heard() -> None:
 
     with ours, ThreadPoolExecutor() as pool:
         pool.submit(child)
-        handle = give(ours, 50, bytes(10_000_000))
+        handle = give(ours, 50, io.BytesIO(bytes(10_000_000)))
         with pytest.raises(ImageUnsupported):
             read_answer(ours)
     assert handle is not None
@@ -446,20 +450,29 @@ def test_a_child_that_was_taken_over_does_not_stay() -> None:
 def test_who_leaves_without_the_picture_ends_the_child_and_frees_its_turn(decoder: Decoder, at_work: list[int]) -> None:
     large = saved(gradient(8000, 6000), "JPEG")
     for _ in range(2 * AT_ONCE):
-        with decoder.decoding(large, 50):
+        with decoder.decoding(io.BytesIO(large), 50):
             child = psutil.Process(at_work[-1])
             child.suspend()  # it would end by itself once it has decoded
         psutil.wait_procs([child], 10)
         assert not child.is_running()
-    assert decoder.decode(CAT, 50)
+    assert decoded(decoder, CAT, 50)
 
 
-def test_who_comes_while_others_wait_takes_no_turn_before_them(decoder: Decoder, at_work: list[int]) -> None:
-    with decoder.limit.slot("", AT_ONCE), decoder.decoding(CAT, 50) as picture:
-        assert at_work == []
-        assert picture()
-    with decoder.decoding(CAT, 50):
+def test_a_key_has_one_turn_of_two_and_its_next_picture_waits(decoder: Decoder, at_work: list[int]) -> None:
+    with (
+        decoder.decoding(io.BytesIO(CAT), 50, "ann"),
+        decoder.decoding(io.BytesIO(CAT), 50, "ann"),
+        decoder.decoding(io.BytesIO(CAT), 50, "bob") as bobs,
+    ):
         assert len(at_work) == 2
+        assert bobs()
+
+
+def test_a_place_is_held_for_as_long_as_the_picture_is_in_memory(decoder: Decoder) -> None:
+    with decoder.decoding(io.BytesIO(CAT), 50) as picture:
+        assert picture()
+        assert decoder.limit.free == decoder.limit.slots - 1
+    assert decoder.limit.free == decoder.limit.slots
 
 
 def test_a_sandbox_that_cannot_be_started_is_tried_twice_and_frees_the_turn(
@@ -475,13 +488,17 @@ def test_a_sandbox_that_cannot_be_started_is_tried_twice_and_frees_the_turn(
         patch.setattr(subprocess, "Popen", refuses)
         for _ in range(AT_ONCE + 1):
             with pytest.raises(QueueFull, match="no process for decoding"):
-                decoder.decode(CAT, 50)
+                decoded(decoder, CAT, 50)
     assert len(tries) == 2 * (AT_ONCE + 1)
-    assert decoder.decode(CAT, 50)
+    assert decoded(decoder, CAT, 50)
 
 
 def test_a_turn_is_over_with_its_answer(decoder: Decoder) -> None:
-    with decoder.decoding(CAT, 50) as first, decoder.decoding(CAT, 50) as second, decoder.decoding(CAT, 50) as third:
+    with (
+        decoder.decoding(io.BytesIO(CAT), 50) as first,
+        decoder.decoding(io.BytesIO(CAT), 50) as second,
+        decoder.decoding(io.BytesIO(CAT), 50) as third,
+    ):
         assert first()
         assert third()
         assert second()
@@ -553,7 +570,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 def test_whatever_is_uploaded_becomes_a_plain_picture_or_a_refusal(shared_decoder: Decoder, upload: bytes) -> None:
     """Any other error passes on and fails the test."""
     with suppress(InvalidRequest):
-        assert read_picture(bytes(shared_decoder.decode(upload, 1)), 1).mode == "RGB"
+        assert read_picture(bytes(decoded(shared_decoder, upload, 1)), 1).mode == "RGB"
 
 
 DECODES = """
@@ -561,9 +578,10 @@ import sys
 sys.modules |= dict.fromkeys(["fastapi", "starlette", "uvicorn"])
 import worker.main
 from sandbox.decoder import Decoder
+from tests.app.decoding import decoded
 
 decoder = Decoder()
-picture = decoder.decode(open(sys.argv[1], "rb").read(), 50)
+picture = decoded(decoder, open(sys.argv[1], "rb").read(), 50)
 decoder.close()
 print(picture[:3].hex())
 """

@@ -30,13 +30,18 @@ from sandbox.pictures import read_picture
 PICTURE, FETCHER = answered(CAT), Fetcher()
 
 
+def fetch(url: str, settings: Settings, owner: str = "") -> bytes:
+    with FETCHER.fetched_picture(url, settings, owner) as picture:
+        return picture
+
+
 def settings_for(*hosts: Host, **more: object) -> Settings:
     return Settings(_env_file=None, fetch_allow=",".join(host.netloc for host in hosts), **more)
 
 
 def fails(host: Host, url: str | None = None) -> str:
     with pytest.raises(FetchFailed) as caught:
-        FETCHER.fetch_picture(url or host.url, settings_for(host))
+        fetch(url or host.url, settings_for(host))
     assert caught.value.param == "image_url"
     return caught.value.message
 
@@ -49,7 +54,7 @@ def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_picture_is_fetched_from_an_allowed_host(address: str) -> None:
     with hosting(PICTURE, address) as host:
-        assert FETCHER.fetch_picture(host.url, settings_for(host)) == CAT
+        assert fetch(host.url, settings_for(host)) == CAT
         (request,) = host.requests
     assert request.startswith("GET /picture HTTP/1.1\r\n")
     assert f"host: {host.netloc}\r\n" in request.lower()
@@ -59,7 +64,7 @@ def test_a_picture_is_fetched_from_an_allowed_host(address: str) -> None:
 def test_a_host_of_this_machine_that_is_not_allowed_is_not_asked() -> None:
     with hosting(PICTURE) as host:
         with pytest.raises(DestinationForbidden):
-            FETCHER.fetch_picture(host.url, Settings(_env_file=None))
+            fetch(host.url, Settings(_env_file=None))
         assert host.requests == []
 
 
@@ -67,11 +72,11 @@ def test_a_name_that_changes_its_address_after_it_was_judged_gains_nothing(monke
     with hosting(PICTURE, PUBLIC) as first, hosting(answered(b"secret"), PRIVATE, first.port) as inner:
         pretend_public(monkeypatch, first.port)
         resolver = Resolver(monkeypatch, [PUBLIC], [PRIVATE])
-        assert FETCHER.fetch_picture(f"http://rebind.example:{first.port}/a", Settings(_env_file=None)) == CAT
+        assert fetch(f"http://rebind.example:{first.port}/a", Settings(_env_file=None)) == CAT
         assert resolver.asked == ["rebind.example"], "the resolver is asked once"
         assert f"host: rebind.example:{first.port}\r\n" in first.requests[0].lower()
         with pytest.raises(DestinationForbidden):
-            FETCHER.fetch_picture(f"http://rebind.example:{first.port}/a", Settings(_env_file=None))
+            fetch(f"http://rebind.example:{first.port}/a", Settings(_env_file=None))
         assert (len(first.requests), inner.requests) == (1, [])
 
 
@@ -83,7 +88,7 @@ def test_a_name_with_one_private_address_is_not_connected_to(
         pretend_public(monkeypatch, outer.port)
         Resolver(monkeypatch, answer)
         with pytest.raises(DestinationForbidden):
-            FETCHER.fetch_picture(f"http://mixed.example:{outer.port}/", Settings(_env_file=None))
+            fetch(f"http://mixed.example:{outer.port}/", Settings(_env_file=None))
         assert outer.requests == inner.requests == []
 
 
@@ -91,7 +96,7 @@ def test_where_one_address_does_not_answer_the_next_is_taken(monkeypatch: pytest
     with hosting(PICTURE, PUBLIC) as host:
         Resolver(monkeypatch, ["127.0.0.3", PUBLIC])
         allowed = Settings(_env_file=None, fetch_allow=f"two.lan:{host.port}")
-        assert FETCHER.fetch_picture(f"http://two.lan:{host.port}/", allowed) == CAT
+        assert fetch(f"http://two.lan:{host.port}/", allowed) == CAT
 
 
 @pytest.mark.parametrize("answer", [[], ["no address"], [""], [PUBLIC, "fe80::1%"]])
@@ -136,7 +141,7 @@ def test_of_a_name_with_many_addresses_a_few_are_tried(monkeypatch: pytest.Monke
 def test_a_redirect_is_not_followed(address: str, status: str) -> None:
     with hosting(PICTURE, address) as inner, hosting(answered(b"", status, location=inner.url), address) as outer:
         with pytest.raises(FetchFailed) as caught:
-            FETCHER.fetch_picture(outer.url, settings_for(outer, inner))
+            fetch(outer.url, settings_for(outer, inner))
         assert caught.value.message == f"image_url could not be fetched: it answered {status[:3]}"
         assert (len(outer.requests), inner.requests) == (1, [])
 
@@ -182,10 +187,10 @@ def test_a_resolver_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", hangs)
     with pytest.raises(FetchFailed, match="it took more than"):
-        FETCHER.fetch_picture("https://slow.example/", Settings(_env_file=None))
+        fetch("https://slow.example/", Settings(_env_file=None))
     released.set()
     with pytest.raises(FetchFailed, match="its host has no address"):
-        FETCHER.fetch_picture("https://slow.example/", Settings(_env_file=None))
+        fetch("https://slow.example/", Settings(_env_file=None))
 
 
 def endless(head: bytes, part: bytes) -> tuple[Callable[[socket.socket], None], list[int]]:
@@ -211,7 +216,7 @@ def endless(head: bytes, part: bytes) -> tuple[Callable[[socket.socket], None], 
 def test_a_body_without_an_end_is_read_up_to_the_limit(head: bytes, part: bytes) -> None:
     talk, sent = endless(head, part)
     with hosting(talk) as host, pytest.raises(UploadTooLarge) as caught:
-        FETCHER.fetch_picture(host.url, settings_for(host, max_upload_mb=1))
+        fetch(host.url, settings_for(host, max_upload_mb=1))
     assert caught.value.param == "image_url"
     assert sent[0] < 20_000_000, "what the kernel's buffers hold comes on top of the limit"
 
@@ -247,7 +252,7 @@ def test_a_host_that_lies_or_speaks_another_language_is_a_failed_fetch(answer: b
 
 def test_what_follows_the_length_that_was_said_is_not_read() -> None:
     with hosting(answered(CAT + b"more", content_length=str(len(CAT)))) as host:
-        assert FETCHER.fetch_picture(host.url, settings_for(host)) == CAT
+        assert fetch(host.url, settings_for(host)) == CAT
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "identity, gzip"])
@@ -264,7 +269,7 @@ def test_no_proxy_and_no_netrc_has_a_say(monkeypatch: pytest.MonkeyPatch, tmp_pa
             monkeypatch.setenv(name, f"http://{proxy.netloc}")
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name)
-        assert FETCHER.fetch_picture(host.url, settings_for(host)) == CAT
+        assert fetch(host.url, settings_for(host)) == CAT
         assert proxy.requests == []
         assert "authorization" not in host.requests[0].lower()
 
@@ -277,27 +282,27 @@ def test_a_certificate_must_be_for_the_name_and_not_for_the_address(
     with hosting(PICTURE, PUBLIC, tls=shown) as host:
         pretend_public(monkeypatch, host.port)
         Resolver(monkeypatch, [PUBLIC])
-        assert FETCHER.fetch_picture(f"https://pictures.example:{host.port}/", Settings(_env_file=None)) == CAT
+        assert fetch(f"https://pictures.example:{host.port}/", Settings(_env_file=None)) == CAT
         for other in ("other.example", PUBLIC):
             with pytest.raises(FetchFailed, match="ConnectError"):
-                FETCHER.fetch_picture(f"https://{other}:{host.port}/", Settings(_env_file=None))
+                fetch(f"https://{other}:{host.port}/", Settings(_env_file=None))
         assert len(host.requests) == 1
 
 
 def test_no_more_are_fetched_at_once_than_may_be() -> None:
     with hosting(dribble(b"", b"")) as host, hosting(PICTURE) as quick, ThreadPoolExecutor(20) as pool:
-        asked = [pool.submit(FETCHER.fetch_picture, host.url, settings_for(host)) for _ in range(20)]
+        asked = [pool.submit(fetch, host.url, settings_for(host)) for _ in range(20)]
         kinds = sorted(type(each.exception()).__name__ for each in asked)
         assert kinds == ["FetchFailed"] * AT_ONCE + ["QueueFull"] * (20 - AT_ONCE)
         assert {each.exception().retry_after > 0 for each in asked if isinstance(each.exception(), QueueFull)} == {True}
-        assert FETCHER.fetch_picture(quick.url, settings_for(quick)) == CAT, "their places are free again"
+        assert fetch(quick.url, settings_for(quick)) == CAT, "their places are free again"
 
 
 def test_one_key_gets_half_of_the_places() -> None:
     with hosting(dribble(b"", b"")) as host, hosting(PICTURE) as quick, ThreadPoolExecutor(AT_ONCE) as pool:
-        asked = [pool.submit(FETCHER.fetch_picture, host.url, settings_for(host), "ann") for _ in range(AT_ONCE)]
+        asked = [pool.submit(fetch, host.url, settings_for(host), "ann") for _ in range(AT_ONCE)]
         wait_until(lambda: sum(each.done() for each in asked) == AT_ONCE // 2, what="refusals")
-        assert FETCHER.fetch_picture(quick.url, settings_for(quick), "bob") == CAT
+        assert fetch(quick.url, settings_for(quick), "bob") == CAT
         kinds = sorted(type(each.exception()).__name__ for each in asked)
         assert kinds == ["FetchFailed"] * (AT_ONCE // 2) + ["QueueFull"] * (AT_ONCE // 2)
 
@@ -433,7 +438,7 @@ def test_nothing_is_fetched_for_a_caller_who_has_no_room(client: TestClient, sou
 def test_a_host_that_nobody_answers_for_is_a_failed_fetch() -> None:
     port = free_port()
     with pytest.raises(FetchFailed, match="ConnectError"):
-        FETCHER.fetch_picture(f"http://127.0.0.1:{port}/", Settings(_env_file=None, fetch_allow=f"127.0.0.1:{port}"))
+        fetch(f"http://127.0.0.1:{port}/", Settings(_env_file=None, fetch_allow=f"127.0.0.1:{port}"))
 
 
 def test_where_one_address_says_nothing_the_next_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,4 +453,4 @@ def test_where_one_address_says_nothing_the_next_is_taken(monkeypatch: pytest.Mo
             first.connect_ex(("127.0.0.3", host.port))
         Resolver(monkeypatch, ["127.0.0.3", PUBLIC])
         allowed = Settings(_env_file=None, fetch_allow=f"two.lan:{host.port}")
-        assert FETCHER.fetch_picture(f"http://two.lan:{host.port}/", allowed) == CAT
+        assert fetch(f"http://two.lan:{host.port}/", allowed) == CAT

@@ -1,20 +1,16 @@
 """What every answer carries, what the log says of it, and what a web page may do here."""
 
-import asyncio
 import io
 import json
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
-from starlette.types import Message, Receive, Scope, Send
 
 from app.intake.form import MAX_FILES
 from app.main import create_app
-from app.middleware.body_limit import BodyLimit
 from app.services import Services
 from core.config.settings import Settings
 from core.errors import LedgerUnavailable
@@ -290,41 +286,6 @@ def test_only_an_upload_may_be_large(client: TestClient) -> None:
     assert (chunked.status_code, chunked.json()["error"]["code"]) == (413, "upload_too_large")
     few = client.post("/webhooks", json={"url": "https://example.com/", "events": ["task.failed"] * 6})
     assert (few.status_code, few.json()["error"]["param"]) == (422, "events")
-
-
-def test_so_many_uploads_come_in_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.middleware.body_limit.UPLOADS_AT_ONCE", 0)
-    answer = client.post("/generate", files={"file": CAT})
-    assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == (
-        429,
-        "queue_full",
-        "5",
-    )
-    monkeypatch.setattr("app.middleware.body_limit.UPLOADS_AT_ONCE", 1)
-    for _ in range(3):  # each makes room for the next
-        assert client.post("/generate", files={"file": CAT}).status_code == 202
-
-
-def test_whoever_waits_for_a_video_takes_no_uploads_place() -> None:
-    taken = []
-
-    async def answer(_scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        taken.append(limit.coming)
-        await send({"type": "http.response.start", "status": 201, "headers": []})
-        taken.append(limit.coming)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(_message: Message) -> None:
-        return
-
-    limit = BodyLimit(answer, max_upload_mb=1, uploads=re.compile("/v1/predictions"))
-    asyncio.run(limit({"type": "http", "path": "/v1/predictions", "headers": []}, receive, send))
-    assert taken == [1, 0]
-    assert limit.coming == 0
 
 
 def test_a_request_has_few_headers(client: TestClient) -> None:

@@ -20,9 +20,9 @@ from app.dialects.openai import content as video_content
 from app.intake.accept import accept
 from app.intake.source import Extension, Remix
 from app.intake.submission import Submission
-from app.middleware import json_bodies
 from app.middleware.auth import ANYONE
 from app.services import Services
+from app.upload_size import largest_upload
 from core.errors import InvalidParameter, NotReady, TaskGone, TaskNotFound
 from core.requests.clip import Clip, ClipRequest
 from core.storage import artifact_key, input_key
@@ -245,19 +245,11 @@ def test_json_is_small_but_for_its_pictures(client: TestClient, body: str) -> No
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "upload_too_large"), answer.text
 
 
-def json_layer(client: TestClient) -> json_bodies.JsonBodies:
-    middleware = client.app.middleware_stack
-    while not isinstance(middleware, json_bodies.JsonBodies):
-        middleware = middleware.app if not hasattr(middleware, "counted") else middleware.counted[True].app
-    return middleware
-
-
-def test_only_so_much_json_is_held_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_bodies, "HELD_BYTES", 1)
-    assert client.post("/generate", json={"image": TEXT}).status_code == 202, "the largest is always taken"
-    middleware = json_layer(client)
-    assert middleware.limit.free == middleware.limit.slots
-    with middleware.limit.slot("", middleware.limit.slots):
+def test_only_so_much_json_is_held_at_once(client: TestClient, services: Services) -> None:
+    assert services.texts.slots // 2 >= largest_upload(services.settings.max_upload_mb), "of one key too"
+    assert client.post("/generate", json={"image": TEXT}).status_code == 202
+    assert services.texts.free == services.texts.slots
+    with services.texts.slot("", services.texts.slots):
         answer = client.post("/generate", json={"image": TEXT})
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
 
@@ -509,14 +501,13 @@ def test_a_list_may_begin_with_the_oldest(services: Services, client: TestClient
 
 def test_what_json_is_held_counts_for_its_own_key(client: TestClient, services: Services) -> None:
     held: list[str] = []
-    middleware = json_layer(client)
-    place = middleware.limit.slot
+    place = services.texts.slot
 
     def counted(owner: str, places: int = 1) -> AbstractContextManager[None]:
         held.append(owner)
         return place(owner, places)
 
-    middleware.limit.slot = counted
+    services.texts.slot = counted
     key, text = services.ledger.keys.create("ann")
     answer = client.post("/generate", json={"image": TEXT}, headers={"X-API-Key": text})
     assert answer.status_code == 202

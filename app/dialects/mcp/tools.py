@@ -18,15 +18,15 @@ from starlette.concurrency import run_in_threadpool
 
 from app.errors import code_and_message
 from app.intake.accept import accept
-from app.intake.source import read_picture
+from app.intake.source import read_text
 from app.intake.strict_json import read_json
 from app.intake.submission import Submission
-from app.middleware.body_limit import largest_upload
 from app.routes import engines, status
 from app.routes.engines import EngineList
 from app.routes.status import TaskPage, TaskStatus
 from app.services import Caller, Links, Services, links_of
 from app.tasks import follow, require_result
+from app.upload_size import largest_upload
 from app.validation import invalid_parameter
 from core.config.settings import Settings
 from core.errors import InvalidParameter, KinoraError, TaskNotFound
@@ -119,7 +119,7 @@ def make_video(
     """Make a short video out of a picture. Answers at once; wait_for_task tells when it is done."""
     asked = RequestContext(context)
     with refusals():
-        source = read_picture(picture.encode(errors="replace"), asked.services.settings, "picture")
+        source = read_text(picture.encode(errors="replace"), asked.services.settings, "picture")
         submission = Submission(source, clip or ClipRequest(), dialect=Dialect.MCP)
         task_id = accept(asked.services, asked.caller, submission)
         return status.status(task_id, asked.services, asked.caller, asked.links)

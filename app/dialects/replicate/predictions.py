@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.errors import documented
 from app.intake.accept import accept
-from app.intake.source import TEXT_RULE, PictureUrl, SentPicture, Sizing, read_picture
+from app.intake.source import TEXT_RULE, PictureUrl, SentPicture, Sizing, read_text
 from app.intake.submission import Submission
 from app.router import create_router
 from app.routes import status
@@ -336,7 +336,7 @@ def picture_in(given: dict[str, Any], settings: Settings) -> SentPicture | Pictu
     text = given[named[0]]
     if not isinstance(text, str):
         raise InvalidParameter(f"{named[0]} must be a picture as text; {TEXT_RULE}", param=named[0])
-    return read_picture(text.encode(errors="replace"), settings, named[0])  # JSON can hold half a character
+    return read_text(text.encode(errors="replace"), settings, named[0])  # JSON can hold half a character
 
 
 def with_size(request: ClipRequest, sizing: str, size: tuple[int, int]) -> ClipRequest:

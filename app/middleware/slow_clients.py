@@ -1,5 +1,6 @@
 """Bounds on how slowly a client may send and read, so that a few thousand of them do not hold everything there is. A
-connection on which nothing is asked stays for the next request, unless somebody else needs its place.
+connection on which nothing is asked stays for the next request, unless somebody else needs its place: then those go
+first that are quiet for longest, and after them those whose request has been coming for longest.
 
 The head of a request and the reading of its answer are bounded by `BoundedHttp`, uvicorn's own protocol with two
 clocks; the body by `SlowClients`.
@@ -24,7 +25,7 @@ HEAD_SECONDS = 15.0
 MAX_HEAD_BYTES = 64 * 1024  # beside what comes in one read, at most 256 KB
 MAX_HEADERS = 100
 MAX_PIPELINED = 100  # requests that wait for the answer to the one before them
-BODY_PAUSE_SECONDS = 30.0  # between two pieces of a body
+WINDOW_SECONDS, LEAST_BYTES = 30.0, 64 * 1024  # in each so much of a body comes, or its end
 BODY_SECONDS = 600.0
 READ_SECONDS = 300.0  # for a piece of an answer; a part of a video has half a megabyte
 
@@ -36,7 +37,7 @@ class BoundedHttp(HttpToolsProtocol):
     _read_clock: asyncio.TimerHandle | None = None
     _head_bytes = 0  # since a request began, or a piece of its body came: head, trailers, a line without end
     _answering: RequestResponseCycle | None = None
-    _idle_since = 0.0
+    _quiet_since = 0.0  # since its last answer ended, or its next request began to come
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower
         super().connection_made(transport)
@@ -44,7 +45,7 @@ class BoundedHttp(HttpToolsProtocol):
         transport.set_write_buffer_limits(high=0)  # writing is paused whenever something is left to read
         self._await_head()
         if self._are_full():
-            self._close_longest_idle()
+            self._close_another()
 
     def data_received(self, data: bytes) -> None:
         if self._is_idle() and self._head_clock is None:
@@ -95,7 +96,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._idle_since = self.loop.time()
+        self._quiet_since = self.loop.time()
         if self._are_full() and self._is_kept():
             self.timeout_keep_alive_handler()
 
@@ -124,18 +125,27 @@ class BoundedHttp(HttpToolsProtocol):
         """Whether the connection is there for a next request and nothing else."""
         return self.timeout_keep_alive_task is not None and not self.transport.is_closing()
 
-    def _close_longest_idle(self) -> None:
-        kept = [each for each in self.connections if isinstance(each, BoundedHttp) and each._is_kept()]
-        if kept:
-            longest = min(kept, key=lambda each: each._idle_since)
-            longest.timeout_keep_alive_handler()
-            self.connections.discard(longest)  # at once: the new one may have sent its request already
+    def _close_another(self) -> None:
+        others = [each for each in self.connections if isinstance(each, BoundedHttp) and each is not self]
+        quiet = [each for each in others if each._is_kept() or each._is_asking()]
+        if quiet:
+            first = min(quiet, key=lambda each: (not each._is_kept(), each._quiet_since))
+            if first._is_kept():
+                first.timeout_keep_alive_handler()
+            else:
+                first._refuse(408, "the request did not come in time, and others need its place")
+            self.connections.discard(first)  # at once: the new one may have sent its request already
+
+    def _is_asking(self) -> bool:
+        """Whether nothing is under way but the head of a request, which is not whole."""
+        return self._head_clock is not None and self._is_idle() and not self.transport.is_closing()
 
     def _is_idle(self) -> bool:
         """Whether every request whose head has come is answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self) -> None:
+        self._quiet_since = self.loop.time()
         self._head_clock = self.loop.call_later(HEAD_SECONDS, self._refuse, 408, "the request did not come in time")
 
     def _stop_head_clock(self) -> None:
@@ -193,20 +203,24 @@ class SlowClients(Middleware):
             error = HTTPException(431, f"a request may have at most {MAX_HEADERS} headers")
             await refusal(Request(scope), error)(scope, receive, send)
             return
-        body_ends = asyncio.get_running_loop().time() + BODY_SECONDS
-        whole = False
+        time = asyncio.get_running_loop().time
+        body_ends, window_ends = time() + BODY_SECONDS, time() + WINDOW_SECONDS
+        whole, in_window = False, 0
 
         async def receive_soon() -> Message:
-            nonlocal whole
+            nonlocal whole, in_window, window_ends
             if whole:  # what comes now is only that the client has left
                 return await receive()
+            if in_window >= LEAST_BYTES:
+                in_window, window_ends = 0, time() + WINDOW_SECONDS
             try:
-                async with asyncio.timeout_at(min(body_ends, asyncio.get_running_loop().time() + BODY_PAUSE_SECONDS)):
+                async with asyncio.timeout_at(min(body_ends, window_ends)):
                     message = await receive()
             except TimeoutError:
                 headers = {"Connection": "close"}
                 raise HTTPException(408, "the rest of the request did not come in time", headers) from None
             whole = not message.get("more_body", False)
+            in_window += len(message.get("body", b""))
             return message
 
         await self.app(scope, receive_soon, send)

@@ -37,7 +37,7 @@ UPGRADE = (
 
 @pytest.fixture
 def server(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[uvicorn.Server]:
-    for name in ("HEAD_SECONDS", "BODY_PAUSE_SECONDS", "READ_SECONDS"):
+    for name in ("HEAD_SECONDS", "WINDOW_SECONDS", "READ_SECONDS"):
         monkeypatch.setattr(slow_clients, name, SOON)
     server = uvicorn.Server(
         uvicorn.Config(create_app(settings), port=0, http=BoundedHttp, log_config=None, access_log=False)
@@ -178,7 +178,7 @@ def test_a_client_that_leaves_ends_the_answer_before_the_last(
 def test_headers_without_end_are_refused_while_an_answer_is_under_way(
     connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch, head: bytes, more: bytes
 ) -> None:
-    for name in ("BODY_PAUSE_SECONDS", "READ_SECONDS"):
+    for name in ("WINDOW_SECONDS", "READ_SECONDS"):
         monkeypatch.setattr(slow_clients, name, 60)
     connection = connect()
     connection.sendall(head)
@@ -204,6 +204,23 @@ def test_a_pipelined_body_may_take_longer_than_a_head(connect: Callable[[], sock
     answers = all_of(connection)
     assert answers.startswith(b"HTTP/1.1 200")
     assert b"image_unsupported" in answers
+
+
+WEBHOOK = b"POST /webhooks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(("head", "beginning"), [(UPLOAD, PART), (WEBHOOK, b"{")], ids=["form", "JSON"])
+def test_a_body_that_comes_too_slowly_is_given_up(
+    connect: Callable[[], socket.socket], head: bytes, beginning: bytes
+) -> None:
+    """A byte now and then would keep an upload's place from others for ten minutes."""
+    connection = connect()
+    connection.sendall(head + b"Content-Length: 50000\r\n\r\n" + beginning)
+    with contextlib.suppress(ConnectionError):
+        for _ in range(30):
+            connection.sendall(b" ")
+            threading.Event().wait(SOON / 4)
+    assert all_of(connection).startswith(b"HTTP/1.1 408")
 
 
 def lives(connection: socket.socket) -> bool:
@@ -319,6 +336,26 @@ def test_the_connection_that_is_idle_for_longest_makes_place_for_a_new_one(full_
             assert lives(newcomer)
         assert [kept[number].recv(65536) for number in (1, 0)] == [b"", b""]
         assert lives(kept[2])
+
+
+def test_the_oldest_unfinished_head_makes_place_for_a_new_connection(full_server: uvicorn.Server) -> None:
+    address = address_of(full_server)
+    with contextlib.ExitStack() as opened:
+        heads = []
+        for number in range(3):
+            heads.append(opened.enter_context(socket.create_connection(address, timeout=20)))
+            heads[-1].sendall(b"GET / HTTP/1.1\r\n")
+            connected = number + 1
+            wait_until(lambda: len(full_server.server_state.connections) == connected, what="it")  # noqa: B023 - at once
+        newcomer = opened.enter_context(socket.create_connection(address, timeout=20))
+        assert lives(newcomer)
+        assert all_of(heads[0]).startswith(b"HTTP/1.1 408"), "it came first"
+        another = opened.enter_context(socket.create_connection(address, timeout=20))
+        assert lives(another)
+        assert all_of(newcomer) == b"", "who only keeps a place goes before who asks"
+        for head in heads[1:]:
+            head.sendall(LAST.partition(b"\r\n")[2])
+            assert all_of(head).startswith(b"HTTP/1.1 200")
 
 
 def test_a_connection_at_work_makes_place_for_nobody(full_server: uvicorn.Server) -> None:

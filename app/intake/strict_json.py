@@ -14,11 +14,17 @@ from core.errors import InvalidParameter, KinoraError
 from core.text import check_name, check_text
 
 LONGEST_NUMBER = 4300  # digits; Python reads no more
+# Beyond these, reading a small body and refusing each part of it takes far longer than receiving it. A prompt may have
+# thousands of quotes.
+MAX_QUOTES, MAX_OBJECTS, MAX_NAMES = 10_000, 5_000, 200
 
 
 def read_json(text: str | bytes) -> Any:
     """Raises InvalidParameter for a name that is there twice and for text that not every store can hold, HTTPException
-    for what is no JSON. A whole number that is too long for Python stays text."""
+    for what is no JSON or has very many parts. A whole number that is too long for Python stays text."""
+    quote, brace = ('"', "{") if isinstance(text, str) else (b'"', b"{")
+    if text.count(quote) > MAX_QUOTES or text.count(brace) > MAX_OBJECTS:  # type: ignore[arg-type]  # of the same kind
+        raise HTTPException(400, f"the body may have at most {MAX_QUOTES} quotes and {MAX_OBJECTS} braces")
     try:
         return json.loads(text, object_pairs_hook=each_once, parse_int=whole_number)
     except (ValueError, RecursionError) as error:
@@ -26,6 +32,8 @@ def read_json(text: str | bytes) -> Any:
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_NAMES:
+        raise HTTPException(400, f"an object may have at most {MAX_NAMES} fields; got {len(pairs)}")
     for name, value in pairs:
         check_name(name)
         for text in texts_in(value):

@@ -1,5 +1,6 @@
 """Ledgers that each released version wrote, with tasks in every state: they migrate, read the same and go on."""
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -204,7 +205,9 @@ def check_keys(released: Released, ledger: Ledger) -> None:
     assert made.keys() == released.asked.keys()
     for text, asked in released.asked.items():
         callback = Callback(*asked["callback"]) if asked["callback"] else None
-        sent = Submission(SentPicture(b"picture", "file"), ClipRequest(**asked["request"]), callback=callback)
+        sent = Submission(
+            SentPicture(io.BytesIO(b"picture"), "file"), ClipRequest(**asked["request"]), callback=callback
+        )
         key = IdempotencyKey(made[text]["owner"], text, sent.fingerprint)
         assert ledger.task_made_with(key) == made[text]["task_id"]
         with pytest.raises(TaskExists):

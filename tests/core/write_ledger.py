@@ -5,6 +5,7 @@ ids, secrets and the clock are counted.
 """
 
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -140,7 +141,7 @@ class Writer:
         """Return the key `text` of a request that sent b"picture"."""
         told = callback and [callback.url, callback.events]
         self.asked[text] = {"request": request.model_dump(exclude_none=True), "callback": told}
-        sent = Submission(SentPicture(b"picture", "file"), request, callback=callback)
+        sent = Submission(SentPicture(io.BytesIO(b"picture"), "file"), request, callback=callback)
         return IdempotencyKey(self.owner, text, sent.fingerprint)
 
     def claim(self, task_id: str, position: int = 0, lease: float = 10.0) -> Claim:

@@ -140,7 +140,8 @@ def become_resolver() -> None:
 def come_of(fetcher: Fetcher, name: str) -> str:
     """Return the code of the error, and its message."""
     try:
-        fetcher.fetch_picture(f"http://{name}/a.jpg", Settings(_env_file=None), param="image_url")
+        with fetcher.fetched_picture(f"http://{name}/a.jpg", Settings(_env_file=None)):
+            pass
     except KinoraError as error:
         return f"{error.code}: {error.message}"
     return "fetched"

@@ -103,7 +103,7 @@ def test_where_one_address_does_not_answer_the_next_is_taken(monkeypatch: pytest
 def test_what_is_no_address_is_a_failed_fetch(monkeypatch: pytest.MonkeyPatch, answer: list[str]) -> None:
     Resolver(monkeypatch, answer)
     with pytest.raises(FetchFailed, match="its host has no address"):
-        FETCHER.fetch_picture("http://empty.example/", Settings(_env_file=None))
+        fetch("http://empty.example/", Settings(_env_file=None))
 
 
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), UnicodeError("label empty or too long")])
@@ -113,14 +113,14 @@ def test_a_resolver_that_breaks_is_a_failed_fetch(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(socket, "getaddrinfo", breaks)
     with pytest.raises(FetchFailed, match="its host has no address"):
-        FETCHER.fetch_picture("http://broken.example/", Settings(_env_file=None))
+        fetch("http://broken.example/", Settings(_env_file=None))
 
 
 @pytest.mark.parametrize("address", ["fe80::1%lo", "fe80::1%1", "2606:4700::1%lo"])
 def test_an_address_of_one_interface_is_not_connected_to(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     Resolver(monkeypatch, [address])
     with pytest.raises(DestinationForbidden):
-        FETCHER.fetch_picture("http://scoped.example/", Settings(_env_file=None))
+        fetch("http://scoped.example/", Settings(_env_file=None))
 
 
 def test_of_a_name_with_many_addresses_a_few_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,10 +129,10 @@ def test_of_a_name_with_many_addresses_a_few_are_tried(monkeypatch: pytest.Monke
         silent = [f"127.0.1.{number}" for number in range(1, 100)]  # where nobody listens
         allowed = Settings(_env_file=None, fetch_allow=f"many.lan:{host.port}")
         Resolver(monkeypatch, [*silent[:tried], PUBLIC, *silent[tried:]])
-        assert FETCHER.fetch_picture(f"http://many.lan:{host.port}/", allowed) == CAT
+        assert fetch(f"http://many.lan:{host.port}/", allowed) == CAT
         Resolver(monkeypatch, [*silent, PUBLIC])
         with pytest.raises(FetchFailed, match="ConnectError"):
-            FETCHER.fetch_picture(f"http://many.lan:{host.port}/", allowed)
+            fetch(f"http://many.lan:{host.port}/", allowed)
         assert len(host.requests) == 1
 
 

@@ -3,9 +3,11 @@
 import os
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -53,8 +55,8 @@ def caddy(folder: Path, port: int, upstream: int) -> tuple[list[str], Path]:
     text = (ROOT / "deploy/proxy/Caddyfile").read_text()
     text = text.replace(f"{NAME} {{", f"localhost:{port} {{\n\ttls {cert} {key}").replace(":8000", f":{upstream}")
     text = text.replace("log {", f"log {{\n\t\toutput file {folder}/access.log")
-    options = "{\n\tadmin off\n\tauto_https disable_redirects\n\tskip_install_trust\n}\n"
-    (folder / "Caddyfile").write_text(options + text)
+    options = "{\n\tadmin off\n\tauto_https disable_redirects\n\tskip_install_trust\n"
+    (folder / "Caddyfile").write_text(text.replace("{\n", options, 1))
     return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"], folder / "access.log"
 
 
@@ -105,6 +107,31 @@ def test_the_example_serves_over_tls_and_logs_no_secret(
     assert "/results/" in text
     assert key not in text
     assert urlsplit(link).query.partition("signature=")[2] not in text
+
+
+def test_one_address_has_so_many_requests_at_a_time_behind_nginx(tmp_path: Path, service: tuple[int, str]) -> None:
+    if not os.environ.get("CI") and not shutil.which("nginx"):
+        pytest.skip("no nginx here")
+    port = free_port()
+    command, _ = nginx(tmp_path, port, service[0])
+    proxy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    trusted = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+    try:
+        with (
+            httpx2.Client(base_url=f"https://localhost:{port}", verify=trusted, timeout=60) as client,
+            ExitStack() as held,
+        ):
+            wait_until(lambda: answers(client), 30, "nginx")
+            for _ in range(100):
+                plain = socket.create_connection(("localhost", port))
+                connection = held.enter_context(trusted.wrap_socket(plain, server_hostname="localhost"))
+                connection.sendall(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+            wait_until(lambda: client.get("/health/live").status_code == 429, 20, "a refusal")
+            held.close()
+            wait_until(lambda: answers(client), 20, "an answer")
+    finally:
+        proxy.terminate()
+        proxy.wait(20)
 
 
 def follow(client: httpx2.Client, path: str, headers: dict[str, str]) -> None:

@@ -112,3 +112,10 @@ def test_a_prompt_may_have_thousands_of_quotes_and_braces(client: TestClient) ->
     for character in '"{':
         answer = client.post("/generate", json={"image": TEXT, "prompt": character * 4000})
         assert answer.status_code == 202, answer.text
+
+
+def test_a_form_that_may_hold_no_picture_needs_no_room(client: TestClient, finished: str) -> None:
+    """A remix, as the clients of others send it."""
+    for fields in ({"prompt": (None, "again")}, {"prompt": (None, "again"), "image": TEXT.encode()}):
+        answer = client.post(f"/v1/videos/{finished}/remix", files=fields)
+        assert answer.status_code == (422 if "image" in fields else 200), answer.text

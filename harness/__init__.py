@@ -1,1 +1,1 @@
-"""What tests, bench, chaos and fuzz stand on: real servers, the whole service as processes, a receiver, a proxy."""
+"""What tests and the tools beside them stand on: real servers, the whole service as processes, a receiver, a proxy."""

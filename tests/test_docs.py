@@ -108,7 +108,7 @@ def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_and_commands_that_the_pages_name_exist(page: Path) -> None:
     for path in re.findall(
-        r"`((?:app|core|worker|keeper|sandbox|harness|mutate|fuzz|tests|scripts|docs|deploy|bench|chaos)/[\w./-]+)`",
+        r"`((?:app|core|worker|keeper|sandbox|harness|mutate|fuzz|tests|scripts|docs|deploy|bench|chaos|attack)/[\w./-]+)`",
         page.read_text(),
     ):
         assert (ROOT / path).exists(), f"{page.name} names {path}"

@@ -5,7 +5,7 @@ import sys
 
 from harness.stack import ROOT
 
-FOLDERS = ("bench", "chaos", "fuzz", "harness", "mutate")
+FOLDERS = ("attack", "bench", "chaos", "fuzz", "harness", "mutate")
 IMPORT = """
 import importlib, sys
 

@@ -19,7 +19,7 @@ from core.errors import ArtifactNotFound, StorageUnavailable, Unusable
 if TYPE_CHECKING:  # obstore keeps this type out of the running module
     from obstore.store import ClientConfig, RetryConfig
 
-PART_BYTES = 1 << 19  # a reader who does not read holds two of them in memory
+PART_BYTES = 1 << 17  # a reader who does not read holds two of them in memory
 DOWNLOAD_BYTES = 5_000_000
 HURRY: "ClientConfig" = {"timeout": "2s", "connect_timeout": "1s", "allow_http": True}  # the endpoint is the operator's
 PATIENCE: "ClientConfig" = {"timeout": "15s", "connect_timeout": "3s", "allow_http": True}  # for one part of 5 MB

@@ -27,7 +27,7 @@ MAX_HEADERS = 100
 MAX_PIPELINED = 100  # requests that wait for the answer to the one before them
 WINDOW_SECONDS, LEAST_BYTES = 30.0, 64 * 1024  # in each so much of a body comes, or its end
 BODY_SECONDS = 600.0
-READ_SECONDS = 300.0  # for a piece of an answer; a part of a video has half a megabyte
+READ_SECONDS = 300.0  # for a piece of an answer; a part of a video has 128 KB
 
 
 class BoundedHttp(HttpToolsProtocol):

@@ -14,7 +14,8 @@ import httpx2
 from attack.target import LOOPBACK
 from harness.pictures import CAT
 
-STATUS_SECONDS, UPLOAD_SECONDS = 0.05, 1.0
+# Ten ask for a status, each twice a second, so that no call waits for the answer to the one before.
+STATUS_CLIENTS, STATUS_SECONDS, UPLOAD_SECONDS = 10, 0.5, 1.0
 PATIENCE_SECONDS = 30.0
 SMALL = {"engine": "preview", "width": "64", "height": "64", "num_frames": "2"}
 STATUS, UPLOAD = "status", "upload"
@@ -44,10 +45,10 @@ class OtherCaller:
     def running(self) -> Iterator["OtherCaller"]:
         """Make a task, and then go on until the end of the block."""
         self._upload()
-        threads = [
-            threading.Thread(target=self._repeat, args=(STATUS, STATUS_SECONDS, self._ask_status)),
-            threading.Thread(target=self._repeat, args=(UPLOAD, UPLOAD_SECONDS, self._upload)),
-        ]
+        begun, apart = time.monotonic(), STATUS_SECONDS / STATUS_CLIENTS
+        turns = [(STATUS, begun + number * apart, STATUS_SECONDS, self._ask_status) for number in range(STATUS_CLIENTS)]
+        turns.append((UPLOAD, begun, UPLOAD_SECONDS, self._upload))
+        threads = [threading.Thread(target=self._repeat, args=each) for each in turns]
         for thread in threads:
             thread.start()
         try:
@@ -60,8 +61,7 @@ class OtherCaller:
     def between(self, begin: float, end: float) -> list[Call]:
         return [call for call in self.calls if begin <= call.due < end]
 
-    def _repeat(self, what: str, period: float, call: Callable[[], int]) -> None:
-        due = time.monotonic()
+    def _repeat(self, what: str, due: float, period: float, call: Callable[[], int]) -> None:
         while not self._ended.wait(max(0.0, due - time.monotonic())):
             status = call()
             self.calls.append(Call(what, due, time.monotonic() - due, status))

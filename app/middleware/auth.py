@@ -1,6 +1,7 @@
 """Who calls: found out before anything of the body is read, for every path but those that are listed here."""
 
 import ipaddress
+from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
@@ -12,6 +13,7 @@ from app.middleware.base import Middleware
 from app.middleware.browser_guard import check_browser
 from app.middleware.failed_keys import FailedKeys
 from app.middleware.limiter import Allowance, Limiter
+from app.middleware.turns import Turns
 from app.route_path import route_path
 from app.services import Caller, Services
 from core.config.settings import Settings
@@ -27,6 +29,7 @@ OPEN_TO_STRANGERS = ("/health",)
 # What must tell that the ledger is away, though nobody can be known without it.
 TOLD_WITHOUT_LEDGER = ("/health", "/metrics")
 LINKED = "/results/"
+READING = ("GET", "HEAD")
 # What proxies add.
 FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
@@ -41,6 +44,7 @@ class Authentication(Middleware):
         super().__init__(app)
         self.limiter = limiter
         self.failed_keys = FailedKeys()
+        self.turns = Turns()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = route_path(scope)
@@ -48,7 +52,13 @@ class Authentication(Middleware):
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        send = partial(self._tell_allowance, request, send)
+        async with AsyncExitStack() as turn:
+            if request.method in READING and (text := key_in(request)):
+                await turn.enter_async_context(self.turns.of(text))
+            await self._let_in(request, receive, partial(self._tell_allowance, request, turn, send))
+
+    async def _let_in(self, request: Request, receive: Receive, send: Send) -> None:
+        scope = request.scope
         try:
             request.state.caller = await self.failed_keys.look_up(key_in(request), self._admit, request)
         except KinoraError as error:
@@ -66,7 +76,8 @@ class Authentication(Middleware):
                 raise RateLimited(f"this key may send {self.limiter.rule}", retry_after=allowance.seconds)
         return caller
 
-    async def _tell_allowance(self, request: Request, send: Send, message: Message) -> None:
+    async def _tell_allowance(self, request: Request, turn: AsyncExitStack, send: Send, message: Message) -> None:
+        await turn.aclose()  # what is streamed, or waits for events, comes after
         allowance: Allowance | None = getattr(request.state, "allowance", None)
         if message["type"] == "http.response.start" and allowance:
             message["headers"] = [*message.get("headers", []), *allowance.headers]
@@ -91,7 +102,7 @@ def identify(services: Services, request: Request) -> Caller:
         raise
     if text is None and path in OPEN_TO_STRANGERS:
         return STRANGER
-    if text is None and path.startswith(LINKED) and request.method in ("GET", "HEAD"):
+    if text is None and path.startswith(LINKED) and request.method in READING:
         expires, signature = (request.query_params.get(name, "") for name in ("expires", "signature"))
         if signature and opens(path, expires, signature, services.ledger.keys.link_secret):
             return ANYONE  # of this one path

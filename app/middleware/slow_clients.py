@@ -25,7 +25,7 @@ HEAD_SECONDS = 15.0
 MAX_HEAD_BYTES = 64 * 1024  # beside what comes in one read, at most 256 KB
 MAX_HEADERS = 100
 MAX_PIPELINED = 100  # requests that wait for the answer to the one before them
-WINDOW_SECONDS, LEAST_BYTES = 30.0, 64 * 1024  # in each so much of a body comes, or its end
+WINDOW_SECONDS, LEAST_BYTES = 30.0, 64 * 1024  # of waiting: in each so much of a body comes, or its end
 BODY_SECONDS = 600.0
 READ_SECONDS = 300.0  # for a piece of an answer; a part of a video has 128 KB
 
@@ -204,23 +204,25 @@ class SlowClients(Middleware):
             await refusal(Request(scope), error)(scope, receive, send)
             return
         time = asyncio.get_running_loop().time
-        body_ends, window_ends = time() + BODY_SECONDS, time() + WINDOW_SECONDS
+        body_ends, window_left = time() + BODY_SECONDS, WINDOW_SECONDS
         whole, in_window = False, 0
 
         async def receive_soon() -> Message:
-            nonlocal whole, in_window, window_ends
+            nonlocal whole, in_window, window_left
             if whole:  # what comes now is only that the client has left
                 return await receive()
             if in_window >= LEAST_BYTES:
-                in_window, window_ends = 0, time() + WINDOW_SECONDS
+                in_window, window_left = 0, WINDOW_SECONDS
+            asked_at = time()
             try:
-                async with asyncio.timeout_at(min(body_ends, window_ends)):
+                async with asyncio.timeout_at(min(body_ends, asked_at + window_left)):
                     message = await receive()
             except TimeoutError:
                 headers = {"Connection": "close"}
                 raise HTTPException(408, "the rest of the request did not come in time", headers) from None
             whole = not message.get("more_body", False)
             in_window += len(message.get("body", b""))
+            window_left -= time() - asked_at  # and not what this server took for what had come
             return message
 
         await self.app(scope, receive_soon, send)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -331,6 +332,7 @@ def test_the_connection_that_is_idle_for_longest_makes_place_for_a_new_one(full_
         for connection in (kept[1], kept[0], kept[2]):
             assert lives(connection)
             wait_until(lambda: is_kept(full_server, connection), what="the end of the answer")  # noqa: B023 - at once
+            time.sleep(0.01)  # the server's clock counts in milliseconds
         for _ in range(2):
             newcomer = opened.enter_context(socket.create_connection(address, timeout=20))
             assert lives(newcomer)
@@ -347,6 +349,7 @@ def test_the_oldest_unfinished_head_makes_place_for_a_new_connection(full_server
             heads[-1].sendall(b"GET / HTTP/1.1\r\n")
             connected = number + 1
             wait_until(lambda: len(full_server.server_state.connections) == connected, what="it")  # noqa: B023 - at once
+            time.sleep(0.01)  # the server's clock counts in milliseconds
         newcomer = opened.enter_context(socket.create_connection(address, timeout=20))
         assert lives(newcomer)
         assert all_of(heads[0]).startswith(b"HTTP/1.1 408"), "it came first"

@@ -106,7 +106,7 @@ def test_a_download_that_cannot_go_on_is_broken_off_without_a_trace(
     server: uvicorn.Server, services: Services, task_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with begun(server, f"/results/{task_id}") as (connection, _):
-        os.truncate(services.storage._folder / services.ledger.artifacts(task_id)["video"].key, 1_000_000)
+        lose_most(services, task_id)
         assert len(rest_of(connection)) < len(VIDEO), "which its client sees by Content-Length"
     assert said_as_a_fault(caplog) == []
     assert "answer_broken_off" in caplog.text
@@ -118,11 +118,15 @@ def test_a_download_that_cannot_go_on_is_broken_off_for_its_reason_by_another_se
     server: uvicorn.Server, services: Services, task_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with begun(server, f"/results/{task_id}") as (connection, _):
-        os.truncate(services.storage._folder / services.ledger.artifacts(task_id)["video"].key, 1_000_000)
+        lose_most(services, task_id)
         assert len(rest_of(connection)) < len(VIDEO)
     wait_until(lambda: said_as_a_fault(caplog), what="the server's own words")
     assert "StorageUnavailable" in caplog.text
     assert "AttributeError" not in caplog.text
+
+
+def lose_most(services: Services, task_id: str) -> None:
+    os.truncate(services.storage._folder / services.ledger.artifacts(task_id)["video"].key, 1_000_000)
 
 
 def url_of(server: uvicorn.Server) -> str:

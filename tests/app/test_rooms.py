@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +14,7 @@ from app.middleware.body_limit import BodyLimit
 from app.services import UPLOADS, Services
 from core.concurrency import ConcurrencyLimit
 from harness.pictures import CAT
+from tests.app.conftest import noted_slots
 from tests.app.test_source import TEXT
 
 
@@ -59,17 +60,10 @@ def test_whoever_waits_for_a_video_takes_no_uploads_place() -> None:
 
 def test_text_in_a_form_is_held_as_json_is(client: TestClient, services: Services) -> None:
     """A file waits for its turn on disk; a text is read as a whole."""
-    held: list[int] = []
-    place = services.texts.slot
-
-    def counted(owner: str, places: int = 1) -> AbstractContextManager[None]:
-        held.append(places)
-        return place(owner, places)
-
-    services.texts.slot = counted
+    held, place = noted_slots(services.texts), services.texts.slot
     for name, picture in (("file", TEXT.encode()), ("file", CAT), ("image_url", TEXT.encode())):
         assert client.post("/generate", files={name: picture}).status_code == 202
-    assert held == [len(TEXT), 0, len(TEXT)]
+    assert held == [("", len(TEXT)), ("", 0), ("", len(TEXT))]
     assert services.texts.free == services.texts.slots
     with place("", services.texts.slots):
         refused = client.post("/generate", files={"file": TEXT.encode()})

@@ -7,7 +7,6 @@ import random
 import textwrap
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from core.storage import artifact_key, input_key
 from core.task import Claim
 from harness.pictures import CAT, png
 from harness.servers import wait_until
-from tests.app.conftest import VIDEO, upload
+from tests.app.conftest import VIDEO, noted_slots, upload
 from tests.conftest import artifacts_at
 
 TEXT = base64.b64encode(CAT).decode()
@@ -500,15 +499,8 @@ def test_a_list_may_begin_with_the_oldest(services: Services, client: TestClient
 
 
 def test_what_json_is_held_counts_for_its_own_key(client: TestClient, services: Services) -> None:
-    held: list[str] = []
-    place = services.texts.slot
-
-    def counted(owner: str, places: int = 1) -> AbstractContextManager[None]:
-        held.append(owner)
-        return place(owner, places)
-
-    services.texts.slot = counted
+    held = noted_slots(services.texts)
     key, text = services.ledger.keys.create("ann")
     answer = client.post("/generate", json={"image": TEXT}, headers={"X-API-Key": text})
     assert answer.status_code == 202
-    assert held == [key.key_id] * 2, "as it comes in, and while it is worked on"
+    assert [owner for owner, _ in held] == [key.key_id] * 2, "as it comes in, and while it is worked on"

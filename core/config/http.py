@@ -24,8 +24,18 @@ class HttpSettings(BaseModel):
     def _is_a_web_address(cls, public_url: str) -> str:
         if public_url and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", public_url):
             raise ValueError("must be like https://video.example.com, with or without a path")
-        if not NOT_IN_PATH.isdisjoint(unquote(urlsplit(public_url).path)):
-            raise ValueError(f"its path may hold none of {' '.join(sorted(NOT_IN_PATH))}, escaped or not")
+        parts = urlsplit(public_url)
+        try:
+            path = unquote(parts.path, errors="strict")
+            parts.port  # noqa: B018 - raises for one that is none
+        except ValueError as error:
+            raise ValueError("has a port that is none, or a path that is no UTF-8") from error
+        if not re.fullmatch(r"[\w.\[\]:-]*", parts.netloc):
+            raise ValueError("must name a host, with or without a port, and nothing else before the path")
+        if "%2f" in parts.path.lower() or not path.isprintable() or not NOT_IN_PATH.isdisjoint(path):
+            raise ValueError(
+                f"its path may hold no / as %2F and none of {' '.join(sorted(NOT_IN_PATH))}, escaped or not"
+            )
         return public_url
 
     @field_validator("allowed_hosts")

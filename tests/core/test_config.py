@@ -149,7 +149,23 @@ UNFIT = "DATABASE_URL: what stands behind ? does not fit:"
     [
         ("AUTH", "maybe", "AUTH: Input should be 'auto', 'keys' or 'off'"),
         ("PUBLIC_URL", "video.example.com", "PUBLIC_URL: must be like https://"),
-        ("PUBLIC_URL", "https://video.example.com/a%3Fb", "PUBLIC_URL: its path may hold none of "),
+        *(
+            (
+                "PUBLIC_URL",
+                f"https://video.example.com/{path}",
+                "PUBLIC_URL: its path may hold no / as %2F and none of ",
+            )
+            for path in ("a%3Fb", "a%2Fb", "a%0d%0aX", "a\\b")
+        ),
+        (
+            "PUBLIC_URL",
+            "https://video.example.com/%ff",
+            "PUBLIC_URL: has a port that is none, or a path that is no UTF-8",
+        ),
+        ("PUBLIC_URL", "https://video.example.com:99999", "PUBLIC_URL: has a port that is none"),
+        ("PUBLIC_URL", "https://video.example.com:abc/k", "PUBLIC_URL: has a port that is none"),
+        ("PUBLIC_URL", "https://ann:secret@video.example.com", "PUBLIC_URL: must name a host, with or without a port"),
+        ("PUBLIC_URL", "https://video.example.com\\k", "PUBLIC_URL: must name a host, with or without a port"),
         ("ALLOWED_HOSTS", "a.example, http://b.example", "ALLOWED_HOSTS: must be like kinora.example.com"),
         ("ALLOWED_HOSTS", "b.example:8000", "ALLOWED_HOSTS: must be like kinora.example.com"),
         ("ALLOWED_HOSTS", "*", "ALLOWED_HOSTS: must be like kinora.example.com"),

@@ -52,9 +52,12 @@ def redis_options(url: str) -> dict[str, Any]:
 
 def check_redis_url(url: str) -> None:
     """Connects to nothing. Raises ValueError, with a message that quotes nothing of `url` but the names of options."""
-    query = url.partition("?")[2]
-    if "@" not in query:  # else a ? stands in the password
-        _check_query(parse_qsl(query, keep_blank_values=True), is_tls=url.startswith("rediss://"))
+    given = parse_qsl(url.partition("?")[2], keep_blank_values=True)
+    try:
+        urlsplit(url).port  # noqa: B018 - raises where a ? in the password has cut it
+    except ValueError as error:
+        raise ValueError(SHAPE) from error
+    _check_query(given, is_tls=url.startswith("rediss://"))
     try:
         options = redis_options(url)
         with Redis(**options) as redis:
@@ -67,6 +70,8 @@ def check_redis_url(url: str) -> None:
 def _check_query(given: list[tuple[str, str]], is_tls: bool) -> None:
     names = [name for name, _ in given]
     for name, value in given:
+        if not re.fullmatch(r"\w+", name):  # but the rest of a password with a ? in it
+            raise ValueError(SHAPE)
         if name not in OPTIONS:
             raise ValueError(f"has no option {name}: there are {', '.join(OPTIONS)}")
         pattern, kind = OPTIONS[name]

@@ -221,6 +221,8 @@ UNFIT = "DATABASE_URL: what stands behind ? does not fit:"
         ("REDIS_URL", f"rediss://redis.example?ssl_keyfile={ENV_EXAMPLE}", "REDIS_URL: ssl_keyfile needs ssl_certfile"),
         ("REDIS_URL", "rediss://redis.example?ca_file=/ca.pem", "REDIS_URL: has no option ca_file: there are db, "),
         ("REDIS_URL", "redis://redis.example?retry=3", "REDIS_URL: has no option retry: "),
+        ("REDIS_URL", "redis://redis.example/0?retry=3&password=a@b", "REDIS_URL: has no option retry: "),
+        ("REDIS_URL", "redis://p?ss@redis.example/0", "REDIS_URL: must be like rediss://"),
         ("REDIS_URL", "redis://redis.example?socket_timeout=5", "REDIS_URL: has no option socket_timeout: "),
         ("REDIS_URL", "redis://redis.example?decode_responses=true", "REDIS_URL: has no option decode_responses: "),
         ("REDIS_URL", "redis://redis.example?db=zero", "REDIS_URL: db must be a number"),

@@ -20,6 +20,12 @@ def test_the_env_example_lists_every_setting_with_its_default() -> None:
     assert Settings(_env_file=ENV_EXAMPLE) == Settings(_env_file=None)
 
 
+def test_a_copy_of_the_env_example_changes_nothing() -> None:
+    """Some programs look whether a setting was made: scripts/serve for a Redis, compose for AUTH."""
+    made = Settings(_env_file=ENV_EXAMPLE).model_fields_set
+    assert made.isdisjoint({"redis_url", "redis_host", "auth"})
+
+
 def test_every_line_of_the_env_example_is_explained() -> None:
     explained = False
     for line in ENV_EXAMPLE.read_text().splitlines():

@@ -1,16 +1,19 @@
 """Requests with keys that open nothing, and those who come from the same address with keys that do."""
 
+import asyncio
 import secrets
+import threading
 from collections.abc import Iterator
 
 import httpx2
 import pytest
 import sqlalchemy as sa
+from fastapi import Request
 from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.middleware import failed_keys
-from app.middleware.failed_keys import MOST_FAILURES, FailedKeys, remember
+from app.middleware.failed_keys import LOOK_UPS, MOST_FAILURES, FailedKeys, remember
 from app.services import Services
 from core.config.settings import Settings
 from core.ledger.keys import new_text
@@ -153,3 +156,26 @@ def test_behind_a_proxy_the_address_is_the_callers(settings: Settings) -> None:
         assert guessed == [401] * MOST_FAILURES + [429]
         assert status(key, "198.51.100.1") == 200
         assert status(new_text(), "198.51.100.2") == 401
+
+
+def test_keys_that_are_not_known_are_looked_up_in_a_few_threads_and_others_beside_them() -> None:
+    entered, going_on = threading.Semaphore(0), threading.Event()
+
+    def look_up(request: Request) -> str:
+        if request.scope["is_new"]:
+            entered.release()
+            going_on.wait(30)
+        return "opens"
+
+    async def look_all_up() -> None:
+        keys = FailedKeys()
+        known, new = Request({"type": "http", "is_new": False}), Request({"type": "http", "is_new": True})
+        assert await keys.look_up("ann's", look_up, known) == "opens"
+        unknown = [asyncio.create_task(keys.look_up(new_text(), look_up, new)) for _ in range(LOOK_UPS + 3)]
+        await asyncio.to_thread(lambda: [entered.acquire(timeout=30) for _ in range(LOOK_UPS)])
+        assert await keys.look_up("ann's", look_up, known) == "opens", "while they are looked up"
+        assert not entered.acquire(blocking=False)
+        going_on.set()
+        assert await asyncio.gather(*unknown) == ["opens"] * len(unknown)
+
+    asyncio.run(look_all_up())

@@ -1,5 +1,6 @@
 """Clients that send and read as slowly as they can, against a real server on a real port."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -13,10 +14,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import uvicorn
+from starlette.types import Message, Receive, Scope, Send
 
 from app.main import create_app
 from app.middleware import slow_clients
-from app.middleware.slow_clients import KEEP_ALIVE_SECONDS, BoundedHttp
+from app.middleware.slow_clients import KEEP_ALIVE_SECONDS, BoundedHttp, SlowClients
 from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from harness.pictures import SAMPLES
@@ -222,6 +224,27 @@ def test_a_body_that_comes_too_slowly_is_given_up(
             connection.sendall(b" ")
             threading.Event().wait(SOON / 4)
     assert all_of(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_a_server_that_is_slow_itself_blames_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_clients, "WINDOW_SECONDS", SOON)
+    came = []
+
+    async def slow(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while (message := await receive())["more_body"]:
+            came.append(message["body"])
+            await asyncio.sleep(SOON)
+
+    pieces = iter([True, True, True, False])
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"x", "more_body": next(pieces)}
+
+    async def send(_message: Message) -> None:
+        return
+
+    asyncio.run(SlowClients(slow)({"type": "http", "headers": []}, receive, send))
+    assert came == [b"x"] * 3
 
 
 def lives(connection: socket.socket) -> bool:

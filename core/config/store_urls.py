@@ -1,4 +1,5 @@
-"""Whether a URL can name the ledger's database, or the storage. Connects to nothing."""
+"""Whether a URL can name the ledger's database, or the storage. Sends nothing to anybody: libpq is asked to connect to
+an address that the kernel refuses."""
 
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def _failure(**options: Any) -> str:
     from psycopg import pq
     from psycopg.conninfo import make_conninfo
 
-    connection = pq.PGconn.connect_start(make_conninfo(hostaddr=NOWHERE, **options).encode())
+    # With a port, or one that a service names would stand in what libpq says.
+    connection = pq.PGconn.connect_start(make_conninfo(hostaddr=NOWHERE, port="1", **options).encode())
     try:
         return connection.error_message.decode(errors="replace").partition("\n")[0]
     finally:

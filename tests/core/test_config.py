@@ -66,6 +66,13 @@ def test_what_libpq_takes_may_stand_in_the_url(options: str) -> None:
     assert Settings(_env_file=None, database_url=url).database_url == url
 
 
+def test_a_service_of_libpq_may_name_a_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "services").write_text("[kinora]\nhost=db.example\nport=6432\ndbname=kinora\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    url = "postgresql:///?service=kinora"
+    assert Settings(_env_file=None, database_url=url).database_url == url
+
+
 def test_without_urls_both_stores_are_in_the_data_folder(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, data_dir=tmp_path)
     assert settings.resolved_database_url == f"sqlite:///{tmp_path}/kinora.db"

@@ -90,6 +90,7 @@ def address_of(request: Request) -> str:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host[:100]
+    address = getattr(address, "ipv4_mapped", None) or address
     if isinstance(address, ipaddress.IPv4Address):
-        return host
+        return str(address)
     return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))

@@ -88,6 +88,12 @@ def test_the_addresses_of_one_ipv6_network_are_counted_together(client: TestClie
     assert ask(client, new_text(), address="2001:db8:0:2::1")[0] == 401
 
 
+def test_an_address_of_ipv4_is_one_however_it_is_written(client: TestClient, key: str) -> None:
+    exhaust(client, "::ffff:192.0.2.1")
+    assert ask(client, new_text(), address="192.0.2.1")[0] == 429
+    assert ask(client, new_text(), address="::ffff:192.0.2.2")[0] == 401
+
+
 def test_no_key_at_all_counts_too(client: TestClient, key: str) -> None:
     for _ in range(MOST_FAILURES):
         assert client.get("/tasks").status_code == 401

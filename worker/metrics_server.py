@@ -38,7 +38,8 @@ class MetricsServer:
     def start(self, host: str, port: int) -> None:
         """Raises OSError, if the port is taken say."""
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address, family=family)
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # at ::, IPv4 too
+        listener = socket.create_server(address, family=family, dualstack_ipv6=both)
         threading.Thread(target=asyncio.run, args=[self._serve(listener)], name="metrics", daemon=True).start()
 
     async def _serve(self, listener: socket.socket) -> None:

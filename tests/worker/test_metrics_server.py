@@ -85,9 +85,10 @@ def test_one_more_closes_the_oldest_and_nobody_else(port: int) -> None:
 def test_who_neither_asks_nor_reads_is_let_go(
     port: int, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(metrics_server, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(metrics_server, "ANSWER_SECONDS", 2.0)
     Gauge("large", "More than the kernel keeps", ["much"], registry=registry).labels("x" * 30_000_000)
     with connections(port, 1) as (held,):
+        wait_until(lambda: not is_over(port, held), what="the connection to be taken")
         held.sendall(sent)
         wait_until(lambda: is_over(port, held), what="the end of the connection")
 

@@ -15,7 +15,6 @@ from core.ledger.snapshots import Snapshot
 from core.status import Status
 from core.task import Task
 
-# Each has a connection, and in memory or in the temporary folder what it sent.
 LOOK_SECONDS = 1.0  # whether the service ends
 
 

@@ -23,7 +23,7 @@ from core.callbacks.deliveries import Deliveries, Delivery
 from core.callbacks.endpoints import Endpoints
 from core.callbacks.payloads import payload_of
 from core.config.settings import Settings
-from core.errors import InvalidRequest, Unavailable
+from core.errors import InvalidRequest, TaskNotFound, Unavailable
 from core.ledger.moves import Ledger
 from core.links import signed
 from core.outbound import OutboundUrl, check_outbound_url
@@ -131,6 +131,8 @@ class Deliverer:
             await self._ask(self._record, delivery, answered, error)
             # Not what went wrong: that may quote the URL. The owner's list of deliveries has it.
             log.info("callback_tried", **names, number=delivery.tries + 1, http_status=answered, arrived=not error)
+        except TaskNotFound:  # it was forgotten, and this with it
+            log.info("callback_forgotten", **names)
         except Unavailable as unavailable:
             log.warning("callback_not_recorded", **names, reason=unavailable.message)
         except Exception:

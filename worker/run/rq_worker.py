@@ -53,8 +53,8 @@ class WakeUps(Queue):
         while found := cls._lmove(connection, queue_key, timeout):
             if is_id(str(found[1], errors="replace")):
                 break
-            entry = found[1][:MOST_SHOWN]  # it may have megabytes
-            log.warning("job_refused", job_id=repr(entry))
+            entry = found[1]
+            log.warning("job_refused", job_id=repr(entry[:MOST_SHOWN]))  # it may have megabytes
             # All that were taken: one that is being answered needs to stand there no more.
             connection.unlink(taken_key(queue_key.removeprefix(cls.redis_queue_namespace_prefix)), JOB_PREFIX + entry)
         return found

@@ -11,6 +11,11 @@ from core.errors import QueueFull
 COME_BACK_SECONDS = 5
 
 
+def share_of(owner: str, all_there_is: int) -> int:
+    """Return how much of a thing one caller gets at most: a key half; all who call without one are one, and get all."""
+    return all_there_is // 2 if owner else all_there_is
+
+
 class ConcurrencyLimit:
     """At most `slots` at once, of which one key gets half at most. Without keys all callers are one."""
 
@@ -24,9 +29,8 @@ class ConcurrencyLimit:
     @contextmanager
     def slot(self, owner: str, slots: int = 1) -> Iterator[None]:
         """Hold one slot, or so many. Raises QueueFull at once if not as many are left for `owner`."""
-        most = self.slots // 2 if owner else self.slots
         with self._lock:
-            if slots > self.free or self._taken[owner] + slots > most:
+            if slots > self.free or self._taken[owner] + slots > share_of(owner, self.slots):
                 raise QueueFull(self.refusal, retry_after=COME_BACK_SECONDS)
             self._count(owner, slots)
         try:

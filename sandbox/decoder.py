@@ -46,7 +46,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self.limit = ConcurrencyLimit(AT_ONCE + WAITING, "as many pictures wait to be decoded as may")
-        self.turns = Turns(AT_ONCE)
+        self._turns = Turns(AT_ONCE)
         self._lock = threading.Lock()
         self._sandbox: subprocess.Popen[bytes] | None = None
         self._asks: socket.socket | None = None
@@ -70,8 +70,8 @@ class Decoder:
                 return job
 
             begun = None
-            if self.turns.take_now(owner):
-                held.callback(self.turns.give_back, owner)
+            if self._turns.take_now(owner):
+                held.callback(self._turns.give_back, owner)
                 slot.enter_context(self.limit.slot(owner))
                 begun = begin()
 
@@ -81,7 +81,7 @@ class Decoder:
                     if begun:
                         return read_answer(begun)
                     slot.enter_context(self.limit.slot(owner))
-                    held.enter_context(self.turns.turn(owner))
+                    held.enter_context(self._turns.turn(owner))
                     return read_answer(begin())
 
             yield picture

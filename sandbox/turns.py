@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from core.concurrency import share_of
+
 
 class Turns:
     """So many at once, of which one key has half at most. Without keys all callers are one, and have all of them.
@@ -22,7 +24,8 @@ class Turns:
         """Return whether there was a turn that nobody who waits may have; it is taken then."""
         with self._changed:
             is_free = self._may_have_one(owner) and self._next() is None
-            self._taken[owner] += is_free
+            if is_free:
+                self._taken[owner] += 1
             return is_free
 
     def give_back(self, owner: str) -> None:
@@ -49,8 +52,7 @@ class Turns:
             self.give_back(owner)
 
     def _may_have_one(self, owner: str) -> bool:
-        most = self.turns // 2 if owner else self.turns
-        return self._taken.total() < self.turns and self._taken[owner] < most
+        return self._taken.total() < self.turns and self._taken[owner] < share_of(owner, self.turns)
 
     def _next(self) -> object | None:
         may = [who for who, owner in self._waiting.items() if self._may_have_one(owner)]

@@ -12,8 +12,8 @@ from app.errors import refusal
 from app.middleware.base import Middleware
 from app.middleware.browser_guard import check_browser
 from app.middleware.failed_keys import FailedKeys
+from app.middleware.key_turns import KeyTurns
 from app.middleware.limiter import Allowance, Limiter
-from app.middleware.turns import Turns
 from app.route_path import route_path
 from app.services import Caller, Services
 from core.config.settings import Settings
@@ -44,7 +44,7 @@ class Authentication(Middleware):
         super().__init__(app)
         self.limiter = limiter
         self.failed_keys = FailedKeys()
-        self.turns = Turns()
+        self.turns = KeyTurns()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = route_path(scope)

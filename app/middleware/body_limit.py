@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import refusal
 from app.middleware.base import Middleware
-from app.middleware.turns import Turns, piece_by_piece
+from app.middleware.key_turns import KeyTurns, piece_by_piece
 from app.route_path import route_path
 from app.upload_size import FORM_BYTES, largest_upload
 from core.concurrency import ConcurrencyLimit
@@ -27,7 +27,7 @@ class BodyLimit(Middleware):
         super().__init__(app)
         self.uploads = uploads
         self.max_upload_mb = max_upload_mb
-        self.turns = Turns()
+        self.turns = KeyTurns()
         self.limits = {True: largest_upload(max_upload_mb), False: FORM_BYTES}
         self.counted = {large: RequestBodyLimitMiddleware(app, limit) for large, limit in self.limits.items()}
 
@@ -62,5 +62,6 @@ class BodyLimit(Middleware):
                 place.close()
                 await send(message)
 
-            pieces = place.enter_context(piece_by_piece(receive, self.turns.of(request.state.caller.owner)))
-            await self.counted[True](scope, pieces, answer)
+            if owner := request.state.caller.owner:
+                receive = place.enter_context(piece_by_piece(receive, self.turns.of(owner)))
+            await self.counted[True](scope, receive, answer)

@@ -302,7 +302,7 @@ def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: py
     os.killpg(first.pid, signal.SIGSTOP)  # with the child that waits
     monkeypatch.setattr(decoder_module, "START_SECONDS", 5.0)
     for _ in range(AT_ONCE * waits):
-        assert decoder.turns.take_now("")
+        assert decoder._turns.take_now("")
     try:
         with ThreadPoolExecutor() as pool:
             made = pool.submit(decoded, decoder, CAT, 50)
@@ -310,7 +310,7 @@ def test_a_sandbox_that_hangs_is_started_again(decoder: Decoder, monkeypatch: py
                 wait_until(lambda: decoder.limit.free < decoder.limit.slots, what="it to come")
                 time.sleep(0.2)  # it has seen that there is no turn
                 for _ in range(AT_ONCE):
-                    decoder.turns.give_back("")
+                    decoder._turns.give_back("")
             assert made.result(60)
         assert decoder._sandbox
         assert decoder._sandbox.pid != first.pid

@@ -11,7 +11,7 @@ from starlette.types import Message, Receive
 AT_ONCE = 4
 
 
-class Turns:
+class KeyTurns:
     """Of each key as many at a time; the others wait, in their order, and hold no thread."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Turns of one key at what all share: the event loop and its threads."""
+"""KeyTurns of one key at what all share: the event loop and its threads."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.testclient import TestClient
 from starlette.types import Message
 
-from app.middleware.turns import AT_ONCE, Turns, piece_by_piece
+from app.middleware.key_turns import AT_ONCE, KeyTurns, piece_by_piece
 from app.services import Services
 from harness.servers import wait_until
 
@@ -39,7 +39,7 @@ def test_of_one_key_a_few_requests_are_worked_on_and_the_others_wait(client: Tes
 
 
 def test_of_one_keys_bodies_a_few_have_a_piece_read_at_once() -> None:
-    turns, handled, most = Turns(), Counter[str](), Counter[str]()
+    turns, handled, most = KeyTurns(), Counter[str](), Counter[str]()
 
     async def read(key: str) -> None:
         pieces = iter([True, True, False])
@@ -64,7 +64,7 @@ def test_of_one_keys_bodies_a_few_have_a_piece_read_at_once() -> None:
 @pytest.mark.parametrize("more", [True, False])
 def test_a_body_that_breaks_off_keeps_no_turn(more: bool) -> None:
     async def break_off() -> int:
-        turn = Turns().of("ann")
+        turn = KeyTurns().of("ann")
 
         async def receive() -> Message:
             return {"type": "http.request", "body": b"x", "more_body": more}

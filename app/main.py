@@ -82,7 +82,7 @@ def create_app(settings: Settings | None = None, decoder: Decoder | None = None)
     errors.install(app)
     # Each is wrapped around those before it.
     uploads = re.compile("|".join(["/generate", *(dialect.uploads for dialect in DIALECTS)]))
-    app.add_middleware(JsonBodies, max_upload_mb=settings.max_upload_mb, uploads=uploads)
+    app.add_middleware(JsonBodies, uploads=uploads)
     app.add_middleware(BodyLimit, max_upload_mb=settings.max_upload_mb, uploads=uploads)
     app.add_middleware(Routing)
     app.add_middleware(Authentication, limiter=app.state.limiter)

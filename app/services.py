@@ -22,6 +22,7 @@ from core.text import check_text
 from sandbox.decoder import Decoder
 
 LISTENERS, WAITING, UPLOADS = 800, 64, 64
+TEXT_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Services:
     def texts(self) -> ConcurrencyLimit:
         """Bytes of requests and files that are in memory because there is a picture in them as text, which takes three
         times as much again while it is read. A key has room for one of the largest."""
-        room = 2 * largest_upload(self.settings.max_upload_mb)
+        room = max(TEXT_BYTES, 2 * largest_upload(self.settings.max_upload_mb))
         return ConcurrencyLimit(room, "as many pictures are coming in as text as may at once")
 
 

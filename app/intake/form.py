@@ -101,9 +101,9 @@ class BoundedForm(StrictJson):
     async def _urlencoded(self) -> FormData:
         # What is no UTF-8 becomes surrogates, which are refused with the field's name; Starlette would replace it.
         escaped = (await self.body()).decode(errors="surrogateescape")
-        items = parse_qsl(escaped, keep_blank_values=True, errors="surrogateescape")
-        if len(items) > MAX_FIELDS:
+        if escaped.count("&") >= MAX_FIELDS:  # before they are read, which takes a fiftieth of a second for thousands
             raise HTTPException(400, TOO_MANY_FIELDS)
+        items = parse_qsl(escaped, keep_blank_values=True, errors="surrogateescape")
         return normalize_fields([(name, with_pluses(name, value)) for name, value in items])
 
     async def _multipart(self) -> FormData:

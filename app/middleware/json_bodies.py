@@ -6,6 +6,8 @@ small: a list of a million lists takes far more time and memory to read than it 
 """
 
 import re
+from collections.abc import Callable
+from contextlib import ExitStack
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
@@ -14,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import refusal
 from app.middleware.base import Middleware
 from app.route_path import route_path
-from app.upload_size import FORM_BYTES, largest_upload
+from app.upload_size import FORM_BYTES
 from core.concurrency import ConcurrencyLimit
 from core.errors import QueueFull, UploadTooLarge
 
@@ -27,22 +29,22 @@ DATA_URL = re.compile(rb"(?:[ b']|\\[nrt]|\\){0,20}data:[^,\[\]{}]{0,200}base64 
 
 
 class JsonBodies(Middleware):
-    def __init__(self, app: ASGIApp, max_upload_mb: int, uploads: re.Pattern[str]) -> None:
+    def __init__(self, app: ASGIApp, uploads: re.Pattern[str]) -> None:
         """`uploads`: the paths of requests that may hold a picture."""
         super().__init__(app)
         self.uploads = uploads
-        self.largest = largest_upload(max_upload_mb)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         if request.method != "POST" or not self.uploads.fullmatch(route_path(scope)) or is_form(request):
             await self.app(scope, receive, send)
             return
-        owner, length = request.state.caller.owner, request.headers.get("content-length", "")
+        owner, told = request.state.caller.owner, request.headers.get("content-length", "")
+        length = int(told) if told.isdigit() else 0
         room: ConcurrencyLimit = request.app.state.services.texts
         try:
-            with room.slot(owner, int(length) if length.isdigit() else self.largest):
-                body = await read_body(receive)
+            with ExitStack() as coming:
+                body = await read_body(receive, lambda more: coming.enter_context(room.slot(owner, more)), length)
         except (QueueFull, HTTPException) as error:  # there is no room, or it is too slow or too large
             await refusal(request, error)(scope, receive, send)
             return
@@ -76,14 +78,19 @@ def is_form(request: Request) -> bool:
     return kind in ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
-async def read_body(receive: Receive) -> bytes | None:
-    """None: the client has left."""
-    body = bytearray()
+async def read_body(receive: Receive, make_room: Callable[[int], None], length: int) -> bytes | None:
+    """None: the client has left. Makes room for as much as is announced (`length`) before any of it comes, and then for
+    what comes beyond it. Raises QueueFull."""
+    body, room = bytearray(), length
+    make_room(room)
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         body += message.get("body", b"")
+        if len(body) > room:
+            make_room(len(body) - room)
+            room = len(body)
         if not message.get("more_body"):
             return bytes(body)
 

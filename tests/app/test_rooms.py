@@ -1,8 +1,12 @@
 """What all callers share of memory, disk and connections: of each, one key has half at most."""
 
 import asyncio
+import json
 import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +15,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.middleware.auth import ANYONE
 from app.middleware.body_limit import BodyLimit
-from app.services import UPLOADS, Services
+from app.middleware.key_turns import AT_ONCE
+from app.services import UPLOADS, Caller, Services
 from core.concurrency import ConcurrencyLimit
 from harness.pictures import CAT
+from harness.servers import wait_until
 from tests.app.conftest import noted_slots
 from tests.app.test_source import TEXT
 
@@ -113,3 +119,66 @@ def test_a_form_that_may_hold_no_picture_needs_no_room(client: TestClient, finis
     for fields in ({"prompt": (None, "again")}, {"prompt": (None, "again"), "image": TEXT.encode()}):
         answer = client.post(f"/v1/videos/{finished}/remix", files=fields)
         assert answer.status_code == (422 if "image" in fields else 200), answer.text
+
+
+def test_json_that_says_no_length_takes_no_more_room_than_it_has(client: TestClient, services: Services) -> None:
+    key, text = services.ledger.keys.create("ann")
+    as_json = {"X-API-Key": text, "Content-Type": "application/json"}
+    body = json.dumps({"image": TEXT}).encode()
+    with services.texts.slot(key.key_id, services.texts.slots // 2 - len(body)):
+        assert client.post("/generate", content=iter([body[:9], body[9:]]), headers=as_json).status_code == 202
+        assert client.post("/generate", content=iter([body, b" "]), headers=as_json).status_code == 429
+
+
+def test_many_fields_of_a_small_form_are_counted_and_not_read(client: TestClient) -> None:
+    as_form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = client.post("/generate", content=b"a&" * 30_000, headers=as_form)
+    assert (answer.status_code, "Too many fields" in answer.json()["error"]["message"]) == (400, True)
+
+
+def test_an_agent_who_waits_takes_no_uploads_place(client: TestClient, services: Services) -> None:
+    task_id = client.post("/generate", files={"file": CAT}).json()["task_id"]
+    call = {"name": "wait_for_task", "arguments": {"task_id": task_id, "seconds": 60}}
+    asked = partial(client.post, "/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call})
+    with ThreadPoolExecutor(1) as agent:
+        waiting = agent.submit(asked)
+        wait_until(lambda: services.waiting.free == services.waiting.slots - 1, what="an agent who waits")
+        assert services.uploads.free == services.uploads.slots
+        client.post(f"/cancel/{task_id}")
+        assert waiting.result(30).json()["result"]["structuredContent"]["status"] == "canceled"
+    with services.waiting.slot("", services.waiting.slots):
+        assert "queue_full" in asked().text
+
+
+def test_pieces_of_one_keys_bodies_wait_for_one_another_and_for_no_other() -> None:
+    going_on, inside = asyncio.Event(), Counter[str]()
+
+    async def read(scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        inside[scope["state"]["caller"].owner] += 1
+        await going_on.wait()
+        await receive()
+
+    limit = BodyLimit(read, max_upload_mb=1, uploads=re.compile("/generate"))
+    uploads = ConcurrencyLimit(100, "full")
+    app = SimpleNamespace(state=SimpleNamespace(services=SimpleNamespace(uploads=uploads)))
+
+    async def send_as(owner: str) -> None:
+        pieces = iter([True, False])
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"x", "more_body": next(pieces)}
+
+        caller = Caller(owner, owner, admin=False)
+        scope = {"type": "http", "path": "/generate", "headers": [], "app": app, "state": {"caller": caller}}
+        await limit(scope, receive, lambda _: asyncio.sleep(0))
+
+    async def send_all() -> None:
+        owners = ["ann"] * (AT_ONCE + 2) + ["bob"] + [""] * (AT_ONCE + 2)
+        sent = [asyncio.create_task(send_as(owner)) for owner in owners]
+        await asyncio.sleep(0.05)
+        assert inside == {"ann": AT_ONCE, "bob": 1, "": AT_ONCE + 2}
+        going_on.set()
+        await asyncio.gather(*sent)
+
+    asyncio.run(send_all())

@@ -141,7 +141,9 @@ async def wait_for_task(
     asked = RequestContext(context)
     with refusals():
         await run_in_threadpool(asked.services.ledger.task, task_id, asked.caller.sees)
-        await tell_progress(context, asked.request, task_id, seconds)
+        with asked.services.waiting.slot(asked.caller.owner):
+            asked.request.state.upload.close()  # its place is for others while this one waits
+            await tell_progress(context, asked.request, task_id, seconds)
         return await run_in_threadpool(status.status, task_id, asked.services, asked.caller, asked.links)
 
 

@@ -42,7 +42,9 @@ def test_the_start_script_keeps_a_worker_on_each_gpu_and_ends_them_all(
     def pids() -> dict[str | None, int]:
         return {worker.gpu: worker.pid for worker in ledger.workers() if psutil.pid_exists(worker.pid)}
 
-    script = subprocess.Popen([ROOT / "scripts" / "workers"], env=environment, start_new_session=True)
+    folder = Path(environment["DATA_DIR"])
+    elsewhere = environment | {"DATA_DIR": folder.name}
+    script = subprocess.Popen([ROOT / "scripts" / "workers"], cwd=folder.parent, env=elsewhere, start_new_session=True)
     wait_until(lambda: pids().keys() == {FIRST, SECOND}, 60, "a worker on each GPU")
     before = pids()
     os.kill(before[FIRST], signal.SIGKILL)

@@ -16,6 +16,8 @@ import pytest
 import sqlalchemy as sa
 from redis import Redis
 
+from core.config.settings import Settings
+from core.ledger.moves import Ledger
 from core.process.unusable import EXIT_UNUSABLE
 from harness.pictures import SAMPLES
 from harness.servers import RedisServer, free_port, wait_until
@@ -243,3 +245,17 @@ def test_the_unit_for_systemd_is_valid(tmp_path: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"RestartPreventExitStatus={EXIT_UNUSABLE}\n" in text
+    stops = re.search(r"TimeoutStopSec=(\d+)", text)
+    assert stops is not None
+    assert int(stops[1]) > Settings(_env_file=None).shutdown_grace
+
+
+def test_keys_are_made_from_any_folder_for_the_data_folder_that_is_named_there(tmp_path: Path) -> None:
+    (home := tmp_path / "else where").mkdir()
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "DATA_DIR": "my data"}
+    command = [ROOT / "scripts/keys", "create", "--name", "ann"]
+    made = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stderr
+    ledger = Ledger(f"sqlite:///{home}/my data/kinora.db")
+    assert ledger.keys.find(made.stdout.split()[0]) is not None
+    ledger.close()

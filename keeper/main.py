@@ -196,7 +196,8 @@ def main() -> None:
     with scratch_folder("keeper") as scratch:
         while not ended.wait(TICK_SECONDS):
             keeper.tick()
-            if not (delivering.is_alive() and tidying.is_alive()):
+            # Told to stop meanwhile, they may have ended before this tick has.
+            if not ((delivering.is_alive() and tidying.is_alive()) or ended.is_set()):
                 sys.exit("kinora: a thread of the keeper died; the log says why")  # the supervisor starts a fresh one
             show_life(scratch)
     for thread in (delivering, tidying):

@@ -33,7 +33,7 @@ def main() -> None:
     reach_loopback_directly()
     try:
         check_defaults(settings)
-        create_app(settings)  # each process makes its own, where what does not fit would be a traceback
+        app = create_app(settings)  # of several processes each makes its own: there it would be a traceback
     except InvalidParameter as error:
         raise Unusable(f"the settings do not fit: {error.message}") from error
     check_ledger(settings)
@@ -44,8 +44,8 @@ def main() -> None:
         if settings.api_workers > 1:
             os.environ[MULTIPROCESS_FOLDER] = str(folder)
         uvicorn.run(
-            "app.main:create_app",
-            factory=True,
+            "app.main:create_app" if settings.api_workers > 1 else app,
+            factory=settings.api_workers > 1,
             host=settings.api_host,
             port=settings.api_port,
             workers=settings.api_workers,

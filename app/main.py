@@ -17,6 +17,7 @@ from app import errors, router
 from app.dialects import mcp, openai, replicate, stability
 from app.dialects.mcp.server import McpServer
 from app.events import SnapshotPoller
+from app.intake.form import PICTURES
 from app.middleware.auth import Authentication
 from app.middleware.body_limit import BodyLimit
 from app.middleware.browser_guard import allowed_origins
@@ -82,7 +83,8 @@ def create_app(settings: Settings | None = None, decoder: Decoder | None = None)
     errors.install(app)
     # Each is wrapped around those before it.
     uploads = re.compile("|".join(["/generate", *(dialect.uploads for dialect in DIALECTS)]))
-    app.add_middleware(JsonBodies, uploads=uploads)
+    pictures = {*PICTURES, *(name for dialect in DIALECTS for name in dialect.pictures)}
+    app.add_middleware(JsonBodies, uploads=uploads, pictures=pictures)
     app.add_middleware(BodyLimit, max_upload_mb=settings.max_upload_mb, uploads=uploads)
     app.add_middleware(Routing)
     app.add_middleware(Authentication, limiter=app.state.limiter)

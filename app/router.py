@@ -9,8 +9,8 @@ from fastapi.params import Depends as Dependency
 from fastapi.routing import APIRoute
 
 from app import errors
-from app.intake.strict_json import JsonRoute, check_each_once
 from app.services import needs_key
+from app.strict_json import JsonRoute, check_each_once
 
 
 async def each_query_once(request: Request) -> None:

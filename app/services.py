@@ -10,7 +10,6 @@ from pydantic import AfterValidator
 
 from app.estimate import QueueForecasts
 from app.fetch import Fetcher
-from app.upload_size import largest_upload
 from core.concurrency import ConcurrencyLimit
 from core.config.settings import Settings
 from core.ledger.keys import Keys
@@ -22,7 +21,6 @@ from core.text import check_text
 from sandbox.decoder import Decoder
 
 LISTENERS, WAITING, UPLOADS = 800, 64, 64
-TEXT_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,6 @@ class Services:
     @cached_property
     def forecasts(self) -> QueueForecasts:
         return QueueForecasts(self.ledger)
-
-    @cached_property
-    def texts(self) -> ConcurrencyLimit:
-        """Bytes of requests and files that are in memory because there is a picture in them as text, which takes three
-        times as much again while it is read. A key has room for one of the largest."""
-        room = max(TEXT_BYTES, 2 * largest_upload(self.settings.max_upload_mb))
-        return ConcurrencyLimit(room, "as many pictures are coming in as text as may at once")
 
 
 @dataclass(frozen=True)

@@ -27,17 +27,17 @@ class ConcurrencyLimit:
         self._lock = threading.Lock()
 
     @contextmanager
-    def slot(self, owner: str, slots: int = 1) -> Iterator[None]:
-        """Hold one slot, or so many. Raises QueueFull at once if not as many are left for `owner`."""
+    def slot(self, owner: str) -> Iterator[None]:
+        """Hold one slot. Raises QueueFull at once if none is left for `owner`."""
         with self._lock:
-            if slots > self.free or self._taken[owner] + slots > share_of(owner, self.slots):
+            if not self.free or self._taken[owner] >= share_of(owner, self.slots):
                 raise QueueFull(self.refusal, retry_after=COME_BACK_SECONDS)
-            self._count(owner, slots)
+            self._count(owner, 1)
         try:
             yield
         finally:
             with self._lock:
-                self._count(owner, -slots)
+                self._count(owner, -1)
 
     def _count(self, owner: str, more: int) -> None:
         self.free -= more

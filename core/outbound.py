@@ -141,11 +141,15 @@ def host_of(url: str) -> str:
     return urlsplit(url).netloc.lower()[:255]
 
 
-def _split(url: str, param: str) -> tuple[SplitResult, str, int]:
-    """The parts of `url`, its host in its one spelling, and its port. Raises InvalidParameter."""
-    size = len(url.encode(errors="replace"))
+def check_length(size: int, param: str) -> None:
+    """Raises InvalidParameter for a URL of too many bytes."""
     if size > MAX_URL:
         raise InvalidParameter(f"{param} must have at most {MAX_URL} bytes; got {size}", param=param)
+
+
+def _split(url: str, param: str) -> tuple[SplitResult, str, int]:
+    """The parts of `url`, its host in its one spelling, and its port. Raises InvalidParameter."""
+    check_length(len(url.encode(errors="replace")), param)
     if any(letter.isspace() or not letter.isprintable() for letter in url):
         raise InvalidParameter(f"{param} must hold no spaces and no control characters", param=param)
     try:

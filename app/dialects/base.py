@@ -15,6 +15,8 @@ class HttpDialect:
     routers: tuple[APIRouter, ...]
     uploads: str
     """A regular expression of the paths whose requests may hold a picture."""
+    pictures: tuple[str, ...] = ()
+    """What a picture is called in JSON that is not read as a form."""
     paths: tuple[str, ...] = ()
     """What is in the paths whose errors have `error_fields`, beside our own shape: behind a wrong beginning too."""
     error_fields: ErrorFields | None = None

@@ -6,10 +6,8 @@ the field `a[b]`, as clients write it who turn objects into forms. A form has no
 """
 
 import json
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack
-from io import BytesIO
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Annotated, Any, BinaryIO
 from urllib.parse import parse_qsl
 
 import fastapi
@@ -19,8 +17,8 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from app.intake.source import is_text, size_of_file
-from app.intake.strict_json import JsonRoute, StrictJson, check_each_once
+from app.json_pictures import file_of_text
+from app.strict_json import JsonRoute, StrictJson, check_each_once
 from core.errors import InvalidParameter, KinoraError
 from core.text import check_name, check_text
 
@@ -114,30 +112,19 @@ class BoundedForm(StrictJson):
         except MultiPartException as error:
             raise HTTPException(400, error.message) from error
         try:
-            normalized = normalize_fields(form.multi_items())
-            self._have_room_for_texts(normalized)
+            return normalize_fields(form.multi_items())
         except KinoraError:
             await form.close()
             raise
-        return normalized
-
-    def _have_room_for_texts(self, form: FormData) -> None:
-        """Until the answer begins. Files wait on disk, but a text is read into memory as a whole. Raises QueueFull."""
-        place: ExitStack | None = getattr(self.state, "upload", None)
-        if not place:  # a request that may hold no picture is small
-            return
-        texts = [given.file for given in form.values() if isinstance(given, UploadFile) and is_text(given.file)]
-        bytes_of_texts = sum(size_of_file(file) for file in texts)
-        place.enter_context(self.app.state.services.texts.slot(self.state.caller.owner, bytes_of_texts))
 
     async def _json_form(self) -> FormData:
-        found = await self.json()  # app/middleware/json_bodies.py has seen to it that it is little but for pictures
+        found = await self.json()  # app/middleware/json_bodies.py has seen to it that it is little
         if not isinstance(found, dict):
             raise HTTPException(400, "the body must be a JSON object")
         items = list(fields_of(found))
         if len(items) > MAX_FIELDS:
             raise HTTPException(400, TOO_MANY_FIELDS)
-        return normalize_fields(items)
+        return normalize_fields(items, getattr(self.state, "file_of", file_of_text))
 
 
 class PictureParser(MultiPartParser):
@@ -181,17 +168,24 @@ class PictureParser(MultiPartParser):
         return text.decode(self._charset, "surrogateescape")
 
 
-def normalize_fields(items: list[tuple[str, str | UploadFile]]) -> FormData:
-    """`a[]`, which is how some clients write a list, is another `a`; a picture's field is a file, whatever is in it.
-    Raises InvalidParameter for a field that is there twice and is no list, and for text that not every store can
-    hold."""
+def normalize_fields(
+    items: list[tuple[str, str | UploadFile]], file_of: Callable[[str], BinaryIO] = file_of_text
+) -> FormData:
+    """`a[]`, which is how some clients write a list, is another `a`; a picture's field is a file, whatever is in it:
+    `file_of` gives a text as one. Raises InvalidParameter for a field that is there twice and is no list, and for text
+    that not every store can hold."""
     fields = [(name.removesuffix("[]"), value) for name, value in items]
     for name, value in fields:
         check_name(name)
         if isinstance(value, str):
             check_text(name, value)
     check_each_once(name for name, _ in fields if name not in LISTS)
-    return FormData([(name, as_file(name, value)) for name, value in fields])
+    return FormData(
+        [
+            (name, UploadFile(file_of(value)) if isinstance(value, str) and name in PICTURES else value)
+            for name, value in fields
+        ]
+    )
 
 
 def with_pluses(name: str, value: Any) -> Any:
@@ -200,10 +194,6 @@ def with_pluses(name: str, value: Any) -> Any:
         return value
     head, comma, text = value.strip().rpartition(",")
     return head + comma + text.strip().replace(" ", "+")
-
-
-def as_file(name: str, value: str | UploadFile) -> str | UploadFile:
-    return UploadFile(BytesIO(value.encode(errors="replace"))) if isinstance(value, str) and name in PICTURES else value
 
 
 def fields_of(found: dict[str, Any], inside: str = "") -> Iterator[tuple[str, str | UploadFile]]:

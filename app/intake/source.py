@@ -1,7 +1,5 @@
 """What a clip is made from: a picture that is sent, one that is fetched, or what an earlier task had or made."""
 
-import base64
-import binascii
 import hashlib
 import io
 import re
@@ -13,6 +11,7 @@ from typing import BinaryIO
 
 from fastapi import UploadFile
 
+from app.intake.picture_text import decode_text
 from app.services import Services
 from app.upload_size import BASE64_GROWTH
 from core.config.settings import Settings
@@ -20,7 +19,6 @@ from core.errors import (
     ArtifactNotFound,
     FileMissing,
     ImageUnsupported,
-    InvalidParameter,
     InvalidRequest,
     TaskGone,
     UploadTooLarge,
@@ -31,17 +29,7 @@ from core.storage import Storage, input_key
 from core.task import Input, Task
 
 TEXT_RULE = "text must be base64, a data: URL or an http(s) URL"
-# How some clients wrap a URL; not read as JSON, which a large one would make expensive.
-OBJECT = re.compile(rb'\s*{\s*"image_url"\s*:\s*"([^"]*)"\s*}\s*')
-WEB_URL = re.compile(rb"https?://", re.IGNORECASE)
-DATA_URL = re.compile(rb"data:([^,]{0,200}; *base64 *,)?", re.IGNORECASE)
 NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
-# What stands around a text that was written out with its quotes; Python's bytes have a b before them.
-QUOTES = ((b"b'", b"'"), (b'b"', b'"'), (b"'", b"'"), (b'"', b'"'))
-# What of base64 a URL writes in another way. Nothing else is unescaped: each escape would take 40 bytes of memory.
-ESCAPED = {b"%2B": b"+", b"%2F": b"/", b"%3D": b"=", b"%0A": b"", b"%0D": b"", b"%20": b""}
-URL_SAFE = bytes.maketrans(b"-_", b"+/")
-SPACES = b"\r\n \t\f"
 
 
 @dataclass(frozen=True)
@@ -186,15 +174,13 @@ def name_of(source: Source) -> str:
 
 
 def uploaded(given: UploadFile | None, settings: Settings, param: str) -> SentPicture | PictureUrl:
-    """The picture in a form's field, or the URL that stands there. Raises FileMissing, InvalidRequest."""
+    """The picture in a form's field, or the URL that stands there. Raises FileMissing, UploadTooLarge,
+    InvalidParameter."""
     if given is None:
         raise FileMissing(f"no picture was sent: give one as {param}", param=param)
     if not is_text(given.file):
         return checked(SentPicture(given.file, param), settings)
-    # In memory, for which there is room: see app/intake/form.py and app/middleware/json_bodies.py.
-    if size_of_file(given.file) > settings.max_upload_mb * 1_000_000 * BASE64_GROWTH:
-        raise too_large(settings, param)
-    return read_text(given.file.read(), settings, param)
+    return read_text(given.file, settings, param)
 
 
 def is_text(file: BinaryIO) -> bool:
@@ -211,16 +197,16 @@ def size_of_file(file: BinaryIO) -> int:
     return size
 
 
-def read_text(given: bytes, settings: Settings, param: str) -> SentPicture | PictureUrl:
-    """Return what a text is the base64 or the `data:` URL of; or else the URL of it, which may stand in an object, as
-    its `image_url`. Spaces and quotes around a text are no part of it.
+def read_text(file: BinaryIO, settings: Settings, param: str) -> SentPicture | PictureUrl:
+    """Return the URL in a text, or the picture that it is the base64 or the `data:` URL of: the file itself, which is
+    decoded in its place. An object may stand around it, as its `image_url`, and spaces and quotes.
 
     What is no base64 is given back as it is: whether it is a picture is judged where it is decoded. Raises FileMissing,
     UploadTooLarge, InvalidParameter."""
-    picture = from_text(given, param)
-    if isinstance(picture, PictureUrl):
-        return picture
-    return checked(SentPicture(io.BytesIO(picture), param, is_text=True), settings)
+    if size_of_file(file) > settings.max_upload_mb * 1_000_000 * BASE64_GROWTH:
+        raise too_large(settings, param)
+    url = decode_text(file, param)
+    return PictureUrl(url, param) if url else checked(SentPicture(file, param, is_text=True), settings)
 
 
 def checked(given: SentPicture, settings: Settings) -> SentPicture:
@@ -235,42 +221,3 @@ def checked(given: SentPicture, settings: Settings) -> SentPicture:
 
 def too_large(settings: Settings, param: str) -> UploadTooLarge:
     return UploadTooLarge(f"the picture may have at most {settings.max_upload_mb} MB", param=param)
-
-
-def from_text(given: bytes, param: str) -> PictureUrl | bytes:
-    """Return the URL in a text, or the bytes that it is base64 of, or the text itself."""
-    text = without_quotes(given)
-    if found := OBJECT.fullmatch(text):
-        text = without_quotes(found[1].replace(b"\\/", b"/"))
-    if WEB_URL.match(text):
-        return PictureUrl(text.decode(errors="replace"), param)
-    decoded = from_base64(text, param)
-    return given if decoded is None else decoded
-
-
-def from_base64(text: bytes, param: str) -> bytes | None:
-    """None: it is no base64. Raises InvalidParameter for a `data:` URL without base64 that can be read."""
-    head = DATA_URL.match(text[:300])
-    if head and not head[1]:
-        cut = " and has no data: curl cuts a value of -F at its semicolon, give it by --form-string"
-        message = f"{param} holds a data: URL that is not in base64" + ("" if b"," in text else cut)
-        raise InvalidParameter(message, param=param)
-    packed = without_quotes(text[head.end() :]) if head else text
-    for escaped, plain in ESCAPED.items() if b"%" in packed else ():
-        packed = packed.replace(escaped, plain).replace(escaped.lower(), plain)
-    packed = packed.translate(URL_SAFE, SPACES).rstrip(b"=")
-    try:
-        return base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
-    except binascii.Error as error:
-        if head:
-            raise InvalidParameter(f"{param} holds a data: URL whose base64 is broken", param=param) from error
-        return None
-
-
-def without_quotes(text: bytes) -> bytes:
-    """`text` without the spaces and the quotes around it."""
-    text = text.strip()
-    for opening, closing in QUOTES:
-        if len(text) > len(opening) and text.startswith(opening) and text.endswith(closing):
-            return text[len(opening) : -1].strip()
-    return text

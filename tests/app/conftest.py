@@ -1,13 +1,11 @@
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.services import Services
-from core.concurrency import ConcurrencyLimit
 from core.config.settings import Settings
 from core.ledger.workers import Worker
 from core.storage import artifact_key
@@ -40,18 +38,6 @@ def services(client: TestClient) -> Services:
     """With a keeper that is alive, or so it seems."""
     client.app.state.services.ledger.report_keeper("k")
     return client.app.state.services
-
-
-def noted_slots(limit: ConcurrencyLimit) -> list[tuple[str, int]]:
-    """Return a list of whose slots are taken from now on, and how many."""
-    noted, slot = [], limit.slot
-
-    def noted_slot(owner: str, slots: int = 1) -> AbstractContextManager[None]:
-        noted.append((owner, slots))
-        return slot(owner, slots)
-
-    limit.slot = noted_slot  # type: ignore[method-assign]  # of this one
-    return noted
 
 
 def upload(client: TestClient, **fields: object) -> str:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import random
 import textwrap
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,20 +14,17 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
-from app.dialects.openai import content as video_content
 from app.intake.accept import accept
 from app.intake.source import Extension, Remix
 from app.intake.submission import Submission
 from app.middleware.auth import ANYONE
 from app.services import Services
-from app.upload_size import largest_upload
 from core.errors import InvalidParameter, NotReady, TaskGone, TaskNotFound
 from core.requests.clip import Clip, ClipRequest
 from core.storage import artifact_key, input_key
 from core.task import Claim
 from harness.pictures import CAT, png
-from harness.servers import wait_until
-from tests.app.conftest import VIDEO, noted_slots, upload
+from tests.app.conftest import VIDEO, upload
 from tests.conftest import artifacts_at
 
 TEXT = base64.b64encode(CAT).decode()
@@ -234,40 +230,13 @@ def test_json_that_asks_for_nothing_sensible_is_refused(
         '["a",' + "1," * 100_000 + '"a"]',
         '{"a":"' + "x y" * 100_000 + '"}',
         '["' + '","'.join(["A" * 400] * 1000) + '"]',
-        '"' * 200_000,
-        '" ' * 200_000,
+        '"a' * 9_999 + "a" * 100_000,
     ],
 )
 def test_json_is_small_but_for_its_pictures(client: TestClient, body: str) -> None:
     """Reading a million lists would take seconds, and gigabytes."""
     answer = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "upload_too_large"), answer.text
-
-
-def test_only_so_much_json_is_held_at_once(client: TestClient, services: Services) -> None:
-    assert services.texts.slots // 2 >= largest_upload(services.settings.max_upload_mb), "of one key too"
-    assert client.post("/generate", json={"image": TEXT}).status_code == 202
-    assert services.texts.free == services.texts.slots
-    with services.texts.slot("", services.texts.slots):
-        answer = client.post("/generate", json={"image": TEXT})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
-
-
-def test_json_of_unknown_length_holds_no_more_than_it_has_while_somebody_waits(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(video_content, "SYNC_SECONDS", 60.0)
-    body = json.dumps({"image_url": DATA_URL, "model": "svd-xt"}).encode()
-    ask = partial(client.post, "/v1/videos/sync", headers={"Content-Type": "application/json"})
-    waiting = [threading.Thread(target=lambda: ask(content=iter([body]))) for _ in range(6)]
-    for thread in waiting:
-        thread.start()
-    wait_until(lambda: len(client.get("/tasks").json()["tasks"]) == len(waiting), what="the tasks")
-    assert client.post("/generate", json={"image": TEXT}).status_code == 202
-    for task in client.get("/tasks").json()["tasks"]:
-        client.post(f"/cancel/{task['task_id']}")
-    for thread in waiting:
-        thread.join()
 
 
 @pytest.mark.parametrize("kind", ["application/json, text/plain", "application/jsonx", "text/plain", None])
@@ -496,11 +465,3 @@ def test_a_list_may_begin_with_the_oldest(services: Services, client: TestClient
     first = services.ledger.tasks(limit=2, oldest_first=True)
     rest = services.ledger.tasks(limit=2, oldest_first=True, after=first[-1].task_id)
     assert [task.task_id for task in first + rest] == made
-
-
-def test_what_json_is_held_counts_for_its_own_key(client: TestClient, services: Services) -> None:
-    held = noted_slots(services.texts)
-    key, text = services.ledger.keys.create("ann")
-    answer = client.post("/generate", json={"image": TEXT}, headers={"X-API-Key": text})
-    assert answer.status_code == 202
-    assert [owner for owner, _ in held] == [key.key_id] * 2, "as it comes in, and while it is worked on"

@@ -3,4 +3,4 @@
 from app.dialects.base import HttpDialect
 from app.dialects.mcp import server
 
-DIALECT = HttpDialect(routers=(server.router,), uploads="/mcp")
+DIALECT = HttpDialect(routers=(server.router,), uploads="/mcp", pictures=("picture",))

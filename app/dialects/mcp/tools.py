@@ -19,12 +19,12 @@ from starlette.concurrency import run_in_threadpool
 from app.errors import code_and_message
 from app.intake.accept import accept
 from app.intake.source import read_text
-from app.intake.strict_json import read_json
 from app.intake.submission import Submission
 from app.routes import engines, status
 from app.routes.engines import EngineList
 from app.routes.status import TaskPage, TaskStatus
 from app.services import Caller, Links, Services, links_of
+from app.strict_json import read_json
 from app.tasks import follow, require_result
 from app.upload_size import largest_upload
 from app.validation import invalid_parameter
@@ -91,7 +91,7 @@ class Tools(MCPServer):
 
     async def _check(self, name: str, arguments: dict[str, Any], request: Request) -> None:
         """Raises InvalidParameter for an argument that is there twice, or that the tool does not know."""
-        await run_in_threadpool(read_json, await request.body())  # with a picture it is long
+        read_json(await request.body())
         known = next((tool.input_schema["properties"] for tool in await self.list_tools() if tool.name == name), None)
         for argument in arguments:
             if known is not None and argument not in known:
@@ -119,7 +119,7 @@ def make_video(
     """Make a short video out of a picture. Answers at once; wait_for_task tells when it is done."""
     asked = RequestContext(context)
     with refusals():
-        source = read_text(picture.encode(errors="replace"), asked.services.settings, "picture")
+        source = read_text(asked.request.state.file_of(picture), asked.services.settings, "picture")
         submission = Submission(source, clip or ClipRequest(), dialect=Dialect.MCP)
         task_id = accept(asked.services, asked.caller, submission)
         return status.status(task_id, asked.services, asked.caller, asked.links)

@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 from app.intake.accept import accept
 from app.intake.form import PictureText, alias_of, exactly_one, fields_of, without_null
 from app.intake.source import Extension, PictureUrl, SentPicture, Source, uploaded
-from app.intake.strict_json import read_json
 from app.intake.submission import Submission
 from app.services import Caller, Services
+from app.strict_json import read_json
 from core.callbacks.endpoints import FINAL_EVENTS
 from core.config.settings import Settings
 from core.engines.known import known_engines

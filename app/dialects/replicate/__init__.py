@@ -13,6 +13,7 @@ def error_fields(status: int, code: str, message: str) -> dict[str, Any]:
 DIALECT = HttpDialect(
     routers=(predictions.router, models.router, files.router),
     uploads="/v1/files|/v1/predictions|/v1/models/[^/]+/[^/]+/predictions",
+    pictures=predictions.PICTURES,
     paths=tuple(
         f"/v1/{name}"
         for name in (

@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from app.base64_json import json_with_base64
 from app.errors import documented
 from app.intake.form import FormRoute
-from app.intake.strict_json import read_json
 from app.router import create_router
 from app.services import ServicesDep
+from app.strict_json import read_json
 from core import errors
 from core.errors import FileMissing, InvalidParameter, UploadTooLarge
 from core.ids import new_id

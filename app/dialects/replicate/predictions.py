@@ -1,10 +1,10 @@
 """Replicate's HTTP API, as far as its clients need it to run a model that makes a video out of a picture."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 from fastapi import Header, Query, Request
 from fastapi.responses import StreamingResponse
@@ -209,7 +209,7 @@ def create(
     if asked.stream:
         raise InvalidParameter("stream must be false: no model here gives its output piece by piece", param="stream")
     engine, given, seconds = engine_of(ref, services), dict(asked.input), seconds_to_wait(prefer)
-    picture = picture_in(given, services.settings)
+    picture = picture_in(given, request.state.file_of, services.settings)
     names = {ours: theirs for theirs, ours in NAMES.items() if theirs in given}
     clip, sizing = request_of(given, engine)
     submission = Submission(
@@ -326,8 +326,10 @@ def chosen(value: Any, choices: tuple[str, ...], name: str) -> str | None:
     raise InvalidParameter(f"{name} must be one of {', '.join(choices)}; got {shown(value)}", param=name)
 
 
-def picture_in(given: dict[str, Any], settings: Settings) -> SentPicture | PictureUrl:
-    """Raises FileMissing, UploadTooLarge, InvalidParameter."""
+def picture_in(
+    given: dict[str, Any], file_of: Callable[[str], BinaryIO], settings: Settings
+) -> SentPicture | PictureUrl:
+    """`file_of`: what gives a text as a file. Raises FileMissing, UploadTooLarge, InvalidParameter."""
     named = [name for name in PICTURES if given.get(name) is not None]
     if not named:
         raise FileMissing("give one picture, as input_image or as image", param=PICTURES[0])
@@ -336,7 +338,7 @@ def picture_in(given: dict[str, Any], settings: Settings) -> SentPicture | Pictu
     text = given[named[0]]
     if not isinstance(text, str):
         raise InvalidParameter(f"{named[0]} must be a picture as text; {TEXT_RULE}", param=named[0])
-    return read_text(text.encode(errors="replace"), settings, named[0])  # JSON can hold half a character
+    return read_text(file_of(text), settings, named[0])
 
 
 def with_size(request: ClipRequest, sizing: str, size: tuple[int, int]) -> ClipRequest:

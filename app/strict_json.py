@@ -17,6 +17,8 @@ LONGEST_NUMBER = 4300  # digits; Python reads no more
 # Beyond these, reading a small body and refusing each part of it takes far longer than receiving it. A prompt may have
 # thousands of quotes.
 MAX_QUOTES, MAX_OBJECTS, MAX_NAMES = 10_000, 5_000, 200
+TOO_MANY_PARTS = f"the body may have at most {MAX_QUOTES} quotes and {MAX_OBJECTS} braces"
+NO_JSON = "the body is no JSON"
 
 
 def read_json(text: str | bytes) -> Any:
@@ -24,11 +26,11 @@ def read_json(text: str | bytes) -> Any:
     for what is no JSON or has very many parts. A whole number that is too long for Python stays text."""
     quote, brace = ('"', "{") if isinstance(text, str) else (b'"', b"{")
     if text.count(quote) > MAX_QUOTES or text.count(brace) > MAX_OBJECTS:  # type: ignore[arg-type]  # of the same kind
-        raise HTTPException(400, f"the body may have at most {MAX_QUOTES} quotes and {MAX_OBJECTS} braces")
+        raise HTTPException(400, TOO_MANY_PARTS)
     try:
         return json.loads(text, object_pairs_hook=each_once, parse_int=whole_number)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, "the body is no JSON") from error
+        raise HTTPException(400, NO_JSON) from error
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""The texts of pictures in JSON, taken out of it into files while it comes in.
+
+A picture in base64 has up to 31 MB, and whatever is done with so much at once, nobody else is answered meanwhile. So it
+is never in memory as a whole: here it goes into a file in pieces, and app/intake/picture_text.py decodes it there.
+"""
+
+import codecs
+import json
+import re
+import secrets
+from collections.abc import Collection
+from io import BytesIO
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, cast
+
+from starlette.exceptions import HTTPException
+
+from app.strict_json import MAX_QUOTES, NO_JSON, TOO_MANY_PARTS
+from app.upload_size import FORM_BYTES
+from core.errors import UploadTooLarge
+
+IN_MEMORY = 1 << 20  # bytes of one text; a longer one is on disk, as Starlette has it with a form's files
+LONGEST_ESCAPE = 6  # \u003d
+
+
+class JsonPictures:
+    """Takes JSON piece by piece. Of a text that an object has under one of `names` only what stands for it is left in
+    `rest`; the text itself is what `file_of` gives for that."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.rest = bytearray()
+        self.unwritten_bytes = 0
+        self._texts: dict[str, PictureText] = {}
+        self._unwritten: list[PictureText] = []
+        self._named = re.compile(rb'(?<!\\)"(?:%s)"\s{0,20}:\s{0,20}"$' % b"|".join(map(str.encode, names)))
+        self._longest = max(map(len, names)) + 50
+        self._quotes = 0
+        self._in_text = self._escaped = False
+        self._picture: PictureText | None = None
+        """Whose text goes on."""
+
+    def add(self, piece: bytes) -> None:
+        """Raises UploadTooLarge and HTTPException for what has more beside its pictures than a request may have."""
+        parts = piece.split(b'"')
+        self._quotes += len(parts) - 1
+        if self._quotes > MAX_QUOTES:
+            raise HTTPException(400, TOO_MANY_PARTS)
+        for number, part in enumerate(parts):
+            if number:
+                self._add_quote()
+            self._add_text(part)
+        if len(self.rest) > FORM_BYTES:
+            raise UploadTooLarge(f"without its pictures the request may have at most {FORM_BYTES // 1024} KiB")
+
+    def write(self) -> None:
+        """Write what has come of the texts. Raises HTTPException for what JSON does not allow in one."""
+        while self._unwritten:
+            self._unwritten.pop().write()
+        self.unwritten_bytes = 0
+
+    def file_of(self, text: str) -> BinaryIO:
+        """Return a file of the text that `text` stands for, or of `text`."""
+        taken = self._texts.get(text)
+        return cast(BinaryIO, taken.file) if taken else file_of_text(text)
+
+    def close(self) -> None:
+        for text in self._texts.values():
+            text.file.close()
+
+    def _add_quote(self) -> None:
+        if self._in_text and self._escaped:
+            self._add_text(b'"')
+            return
+        self.rest += b'"'
+        self._in_text = not self._in_text
+        if self._picture:
+            self._picture.is_whole, self._picture = True, None
+        elif self._in_text and self._named.search(self.rest[-self._longest :]):
+            stands_for_it = secrets.token_hex(16)
+            self._picture = self._texts[stands_for_it] = PictureText()
+            self.rest += stands_for_it.encode()
+
+    def _add_text(self, part: bytes) -> None:
+        if not part:
+            return
+        if self._in_text:
+            backslashes = len(part) - len(part.rstrip(b"\\"))
+            self._escaped = (backslashes + (self._escaped and backslashes == len(part))) % 2 == 1
+        if not self._picture:
+            self.rest += part
+            return
+        if not self._picture.unwritten:
+            self._unwritten.append(self._picture)
+        self._picture.unwritten += part
+        self.unwritten_bytes += len(part)
+
+
+class PictureText:
+    """One text, as JSON has it between two quotes; in its file it stands as it is meant."""
+
+    def __init__(self) -> None:
+        self.file = SpooledTemporaryFile[bytes](IN_MEMORY)
+        self.unwritten = bytearray()
+        self.is_whole = False
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._left = ""
+        """What may be half an escape."""
+
+    def write(self) -> None:
+        """Raises HTTPException for what JSON does not allow."""
+        try:
+            text = self._left + self._utf8.decode(bytes(self.unwritten), final=self.is_whole)
+            end = len(text) if self.is_whole else whole_escapes(text)
+            self.file.write(json.loads(f'"{text[:end]}"').encode(errors="replace"))
+        except ValueError as error:
+            raise HTTPException(400, NO_JSON) from error
+        self._left = text[end:]
+        self.unwritten.clear()
+
+
+def file_of_text(text: str) -> BinaryIO:
+    return BytesIO(text.encode(errors="replace"))  # JSON can hold half a character
+
+
+def whole_escapes(text: str) -> int:
+    """Return where `text` ends before an escape of JSON that may be unfinished."""
+    last = text.rfind("\\", max(0, len(text) - LONGEST_ESCAPE))
+    if last < 0:
+        return len(text)
+    backslashes = last + 1 - len(text[: last + 1].rstrip("\\"))
+    return last if backslashes % 2 else len(text)

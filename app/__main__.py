@@ -14,7 +14,6 @@ from app.middleware.slow_clients import KEEP_ALIVE_SECONDS, BoundedHttp
 from core.config.settings import Settings, read_settings
 from core.errors import InvalidParameter, LedgerUnavailable, Unusable
 from core.ledger.moves import Ledger
-from core.process.memory import give_memory_back
 from core.process.no_proxy import reach_loopback_directly
 from core.process.private_files import keep_files_private
 from core.process.scratch import scratch_folder
@@ -28,7 +27,6 @@ MAX_CONNECTIONS = 1000  # of one process; whoever comes then and finds no idle o
 @ends_if_unusable()
 def main() -> None:
     keep_files_private()
-    give_memory_back()
     settings = read_settings()
     reach_loopback_directly()
     try:

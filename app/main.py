@@ -37,6 +37,7 @@ from core.ledger.moves import Ledger
 from core.ledger.startup import wait_for_ledger
 from core.live_previews import LivePreviews
 from core.process.logs import set_up_logs
+from core.process.memory import giving_memory_back
 from core.process.private_files import warn_of_open_places
 from core.process.unusable import EXIT_UNUSABLE
 from core.queue import StepQueue
@@ -126,8 +127,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         waiting.result()  # raises what waiting cannot mend: tables that are newer than this code, say
     warn_of_open_places(settings.local_places)
     app.state.mcp = McpServer(settings)
+    giving_back = asyncio.create_task(giving_memory_back())
     async with app.state.mcp.run():
         yield
+    giving_back.cancel()
     ended.set()
     await waiting
     if decoder is not app.state.shared_decoder:

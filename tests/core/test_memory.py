@@ -1,45 +1,69 @@
 """Memory that is given back to the system once it is free."""
 
+import asyncio
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
-from harness.servers import free_port
+from app import main
+from app.main import create_app
+from core.config.settings import Settings
 from harness.stack import ROOT
 
 # The first large free raises glibc's own bound; then what is small and lives on lies above what is large.
 MEASURE = """
-import psutil
-from core.process.memory import give_memory_back
-{first}
-process, size = psutil.Process(), 20_000_000
-del_soon = b"x" * size
-del del_soon
-before = process.memory_info().rss
-large = [b"x" * size for _ in range(3)]
-small = [bytes(1000) for _ in range(100)]
-del large
-print(process.memory_info().rss - before)
+import asyncio, psutil, time
+from core.process import memory
+
+async def measure():
+    memory.GIVE_BACK_SECONDS = 0.01
+    giving = asyncio.create_task(memory.giving_memory_back()) if {gives} else None
+    await asyncio.sleep(0)
+    process = psutil.Process()
+    del_soon = b"x" * {size}
+    del del_soon
+    before = process.memory_info().rss
+    large, small = zip(*[(b"x" * {size}, bytes(5000)) for _ in range(60_000_000 // {size})])
+    del large
+    given_up = time.monotonic() + (20 if giving else 0)
+    while (left := process.memory_info().rss - before) > 3_000_000 and time.monotonic() < given_up:
+        await asyncio.sleep(0.01)
+    print(left)
+
+asyncio.run(measure())
 """
 
 
-def left(program: str, **settings: str) -> int:
-    """Bytes that are still there after large ones were freed."""
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT, env=settings)
+def left(size: int, gives: bool) -> int:
+    """Bytes that are still there after 60 MB were freed, in blocks of `size`."""
+    command = [sys.executable, "-c", MEASURE.format(size=size, gives=gives)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT)
     return int(done.stdout)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-def test_what_is_large_goes_back_to_the_system_when_it_is_free() -> None:
-    assert left(MEASURE.format(first="")) > 10_000_000, "the C library does so by itself: core/process/memory.py can go"
-    assert left(MEASURE.format(first="give_memory_back()")) < 2_000_000
+@pytest.mark.parametrize("size", [200_000, 20_000_000])
+def test_what_is_free_goes_back_to_the_system(size: int) -> None:
+    assert left(size, gives=False) > 10_000_000, "the C library does so by itself: core/process/memory.py can go"
+    assert left(size, gives=True) <= 3_000_000
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-def test_the_api_server_does_so(tmp_path: Path) -> None:
-    measure = f"lambda *_, **__: exec({MEASURE.format(first='')!r}, {{}})"
-    program = f"import uvicorn, app.__main__; uvicorn.run = {measure}; app.__main__.main()"
-    assert left(program, DATA_DIR=str(tmp_path), API_PORT=str(free_port())) < 2_000_000
+def test_the_api_server_gives_it_back_from_its_start_to_its_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = []
+
+    async def giving() -> None:
+        noted.append("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            noted.append("ended")
+
+    monkeypatch.setattr(main, "giving_memory_back", giving)
+    with TestClient(create_app(settings)) as client:
+        client.get("/health/live")
+        assert noted == ["begun"]
+    assert noted == ["begun", "ended"]

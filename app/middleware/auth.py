@@ -12,6 +12,7 @@ from app.errors import refusal
 from app.middleware.base import Middleware
 from app.middleware.browser_guard import check_browser
 from app.middleware.failed_keys import FailedKeys
+from app.middleware.key_rates import KeyRate
 from app.middleware.key_turns import KeyTurns
 from app.middleware.limiter import Allowance, Limiter
 from app.route_path import route_path
@@ -45,6 +46,7 @@ class Authentication(Middleware):
         self.limiter = limiter
         self.failed_keys = FailedKeys()
         self.turns = KeyTurns()
+        self.rate = KeyRate()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = route_path(scope)
@@ -62,9 +64,11 @@ class Authentication(Middleware):
         try:
             request.state.caller = await self.failed_keys.look_up(key_in(request), self._admit, request)
         except KinoraError as error:
-            await refusal(request, error)(scope, receive, send)
+            await refusal(request, error)(scope, self.rate.receiving(STRANGER.owner, receive), send)
             return
         structlog.contextvars.bind_contextvars(key=request.state.caller.name)
+        if owner := request.state.caller.owner:
+            receive, send = self.rate.receiving(owner, receive), self.rate.sending(owner, send)
         await self.app(scope, receive, send)
 
     def _admit(self, request: Request) -> Caller:

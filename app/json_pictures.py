@@ -21,6 +21,7 @@ from core.errors import UploadTooLarge
 
 IN_MEMORY = 1 << 20  # bytes of one text; a longer one is on disk, as Starlette has it with a form's files
 LONGEST_ESCAPE = 6  # \u003d
+AS_IT_IS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_"  # stands in JSON what is base64
 
 
 class JsonPictures:
@@ -102,20 +103,22 @@ class PictureText:
         self.file = SpooledTemporaryFile[bytes](IN_MEMORY)
         self.unwritten = bytearray()
         self.is_whole = False
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()
-        self._left = ""
-        """What may be half an escape."""
+        self._left = b""
+        """What may be half an escape, or half a character."""
 
     def write(self) -> None:
         """Raises HTTPException for what JSON does not allow."""
-        try:
-            text = self._left + self._utf8.decode(bytes(self.unwritten), final=self.is_whole)
-            end = len(text) if self.is_whole else whole_escapes(text)
-            self.file.write(json.loads(f'"{text[:end]}"').encode(errors="replace"))
-        except ValueError as error:
-            raise HTTPException(400, NO_JSON) from error
-        self._left = text[end:]
+        data, self._left = self._left + bytes(self.unwritten), b""
         self.unwritten.clear()
+        if data.translate(None, AS_IT_IS):
+            try:
+                text, length = codecs.utf_8_decode(data, "strict", self.is_whole)
+                end = len(text) if self.is_whole else whole_escapes(text)
+                self._left = text[end:].encode() + data[length:]
+                data = json.loads(f'"{text[:end]}"').encode(errors="replace")
+            except ValueError as error:
+                raise HTTPException(400, NO_JSON) from error
+        self.file.write(data)
 
 
 def file_of_text(text: str) -> BinaryIO:

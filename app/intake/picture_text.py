@@ -5,10 +5,12 @@ import io
 import re
 from typing import BinaryIO
 
+from pybase64 import b64decode
+
 from core.errors import InvalidParameter
 from core.outbound import check_length
 
-PIECE_BYTES = 1 << 16  # whoever decodes one keeps others from their turn for a third of a millisecond
+PIECE_BYTES = 1 << 18  # a quarter of a millisecond; binascii would hold Python's lock for three times as long
 EDGE_BYTES = 1000  # of the beginning and of the end, in which what stands around a picture is looked for
 WEB_URL = re.compile(rb"https?://", re.IGNORECASE)
 DATA_URL = re.compile(rb"data:([^,]{0,200}; *base64 *,)?", re.IGNORECASE)
@@ -105,7 +107,7 @@ def decode(text: Span) -> None:
             raise binascii.Error("it goes on behind its end")
         is_padded = is_padded or piece.endswith(b"=")
         whole = len(packed) // 4 * 4 if text.begin < text.end else len(packed)
-        content = binascii.a2b_base64(packed[:whole] + b"=" * (-whole % 4), strict_mode=True)
+        content = b64decode(packed[:whole] + b"=" * (-whole % 4), validate=True)
         packed = packed[whole:]
         text.file.seek(written)
         written += text.file.write(content)

@@ -23,6 +23,7 @@ from core.task import Task, whole_percent
 RETRY_SECONDS = (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 # A try that nobody reported on was lost with its keeper; a try takes at most 15 s.
 TRY_SECONDS = 30.0
+SCHEDULE_SECONDS = 1.1 * sum(RETRY_SECONDS) + (len(RETRY_SECONDS) + 1) * TRY_SECONDS  # at most, while a keeper runs
 FORGOTTEN_SECONDS = 30 * 24 * 3600.0
 
 WANTED = sa.select(endpoints.c.endpoint_id, endpoints.c.url, endpoints.c.events).where(

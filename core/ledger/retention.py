@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from core.callbacks.deliveries import DeliveryStatus
+from core.callbacks.deliveries import SCHEDULE_SECONDS, DeliveryStatus
 from core.db.tables import deliveries, now, tasks
 from core.status import Status
 
@@ -15,11 +15,12 @@ KEPT_SECONDS = 24 * 3600.0
 SURPLUS_AT_ONCE = 20_000  # of each owner and hour
 
 OWNER: sa.BindParameter[str] = sa.bindparam("owner")
-# What is told once more, which can be asked for again and again, holds no task.
+# What is told once more, which can be asked for again and again, holds no task for longer than its first schedule.
+IN_FIRST_SCHEDULE = sa.or_(
+    deliveries.c.redelivered_at.is_(None), deliveries.c.created_at > now() - sa.literal(SCHEDULE_SECONDS)
+)
 TOLD = ~sa.exists().where(
-    deliveries.c.task_id == tasks.c.task_id,
-    deliveries.c.status == DeliveryStatus.PENDING,
-    deliveries.c.redelivered_at.is_(None),
+    deliveries.c.task_id == tasks.c.task_id, deliveries.c.status == DeliveryStatus.PENDING, IN_FIRST_SCHEDULE
 )
 OLD = (
     sa.select(tasks.c.task_id)

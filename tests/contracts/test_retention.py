@@ -46,12 +46,14 @@ def finished(ledger: Ledger, owner: str, days_ago: float = 0.0) -> str:
 
 
 def later(ledger: Ledger, task_id: str, days: float) -> None:
-    """Let time go by for one task, and for its idempotency keys."""
+    """Let time go by for one task, for its idempotency keys and its callbacks."""
     times = {column: tasks.c[column] - days * DAY for column in ("created_at", "finished_at", "expired_at")}
     key = idempotency_keys.update().where(idempotency_keys.c.task_id == task_id)
     with ledger.database.begin() as tx:
         tx.execute(tasks.update().where(tasks.c.task_id == task_id).values(times))
         tx.execute(key.values(created_at=idempotency_keys.c.created_at - days * DAY))
+        its = deliveries.update().where(deliveries.c.task_id == task_id)
+        tx.execute(its.values(created_at=deliveries.c.created_at - days * DAY))
 
 
 def is_there(ledger: Ledger, task_id: str) -> bool:
@@ -120,9 +122,12 @@ def test_a_task_is_kept_until_its_callbacks_are_told_or_given_up(ledger: Ledger,
 
 
 def test_whoever_has_a_callback_told_again_and_again_does_not_keep_its_task(ledger: Ledger, owner: str) -> None:
-    task_id = canceled(ledger, owner, 2, callback=Callback("https://told.example/", ["task.canceled"]))
+    task_id = canceled(ledger, owner, 3, callback=Callback("https://told.example/", ["task.canceled"]))
     (delivery,) = ledger.deliveries.page(owner, status=None, task_id=task_id, after=None, limit=9)
-    end_deliveries(ledger)
+    for _ in range(2):
+        assert ledger.deliveries.redeliver(owner, delivery.delivery_id).status == DeliveryStatus.PENDING
+        assert surplus(ledger, 0) == [], "its first schedule takes three days and a half"
+    later(ledger, task_id, 1)
     assert ledger.deliveries.redeliver(owner, delivery.delivery_id).status == DeliveryStatus.PENDING
     assert surplus(ledger, 0) == [task_id]
     assert ledger.forget([task_id]) == 1

@@ -17,7 +17,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from app.json_pictures import file_of_text
+from app.json_pictures import IN_MEMORY, file_of_text, full_is_told
 from app.strict_json import JsonRoute, StrictJson, check_each_once
 from core.errors import InvalidParameter, KinoraError
 from core.text import check_name, check_text
@@ -108,7 +108,8 @@ class BoundedForm(StrictJson):
     async def _multipart(self) -> FormData:
         parser = PictureParser(self.headers, self.stream(), max_files=MAX_FILES, max_fields=MAX_FIELDS)
         try:
-            form = await parser.parse()
+            with full_is_told():
+                form = await parser.parse()
         except MultiPartException as error:
             raise HTTPException(400, error.message) from error
         try:
@@ -128,6 +129,7 @@ class BoundedForm(StrictJson):
 
 
 class PictureParser(MultiPartParser):
+    spool_max_size = IN_MEMORY
     is_whole = False
 
     def on_end(self) -> None:

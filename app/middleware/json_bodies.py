@@ -18,7 +18,7 @@ from app.errors import refusal
 from app.json_pictures import JsonPictures
 from app.middleware.base import Middleware
 from app.route_path import route_path
-from core.errors import UploadTooLarge
+from core.errors import KinoraError
 
 WRITE_BYTES = 1 << 18  # at a time: a quarter of a millisecond
 
@@ -37,7 +37,7 @@ class JsonBodies(Middleware):
         with closing(JsonPictures(self.pictures)) as pictures:
             try:
                 is_whole = await take(receive, pictures)
-            except (UploadTooLarge, HTTPException) as error:
+            except (KinoraError, HTTPException) as error:
                 await refusal(request, error)(scope, receive, send)
                 return
             if is_whole:
@@ -51,7 +51,7 @@ def is_form(request: Request) -> bool:
 
 
 async def take(receive: Receive, pictures: JsonPictures) -> bool:
-    """Read a body into `pictures`. False: the client has left. Raises UploadTooLarge, HTTPException."""
+    """Read a body into `pictures`. False: the client has left. Raises what `pictures` does."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -1,19 +1,26 @@
 """JSON whose pictures are taken out of it while it comes in, however it is cut into pieces."""
 
+import asyncio
+import base64
+import errno
 import json
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette import formparsers
 from starlette.exceptions import HTTPException
 
 from app import json_pictures
-from app.json_pictures import JsonPictures
+from app.intake.form import MAX_FILES
+from app.json_pictures import MAX_TEXTS, JsonPictures
+from app.middleware.json_bodies import take
 from core.errors import UploadTooLarge
 from harness.pictures import CAT
 from tests.app.test_source import TEXT
@@ -125,10 +132,51 @@ def test_what_stands_for_a_picture_can_not_be_guessed() -> None:
         assert one.rest != other.rest
 
 
-def test_a_picture_may_come_in_pieces_of_any_length(client: TestClient) -> None:
-    body = json.dumps({"image": "data:image/jpeg;base64," + TEXT.replace("/", "\\/")}).replace("\\\\/", "\\/").encode()
-    for length in (1, 1000, len(body)):
-        pieces = iter([body[at : at + length] for at in range(0, len(body), length)])
-        answer = client.post("/generate", content=pieces, headers={"Content-Type": "application/json"})
-        assert answer.status_code == 202, answer.text
-    assert len(CAT) > 1000
+@pytest.mark.parametrize("end", ["\\/M=", "\\n", "\\u003d", "é", "\\\\"])
+def test_the_end_of_a_text_is_there_though_its_quote_comes_later(end: str) -> None:
+    """As PHP writes a slash."""
+    with taken(f'{{"image": "AAAA{end}'.encode(), []) as pictures:
+        pictures.add(b'"}')
+        pictures.write()
+        assert text_of(pictures, json.loads(bytes(pictures.rest))["image"]) == json.loads(f'"AAAA{end}"')
+
+
+@pytest.mark.parametrize("length", [1, 1000, 1 << 18])
+def test_a_picture_may_come_in_pieces_of_any_length(length: int) -> None:
+    body = ('{"image": "' + TEXT.replace("/", "\\/") * 3 + '"}').encode()
+    pieces = [body[at : at + length] for at in range(0, len(body), length)]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+    with closing(JsonPictures(NAMES)) as pictures:
+        assert asyncio.run(take(receive, pictures))
+        assert text_of(pictures, json.loads(bytes(pictures.rest))["image"]) == TEXT * 3
+
+
+def test_a_body_has_as_many_pictures_as_a_form_may_have_files() -> None:
+    assert MAX_TEXTS == MAX_FILES
+    many = b"[" + b",".join([b'{"image": "A"}'] * (MAX_TEXTS + 1)) + b"]"
+    with pytest.raises(HTTPException, match="at most 9 pictures"), taken(many, []):
+        pass
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"input_reference[image_url]": TEXT}, {"image_url[]": TEXT}, {"image_url": TEXT}, {"input_reference": TEXT}],
+)
+def test_a_large_picture_is_taken_by_each_of_its_names(client: TestClient, body: dict[str, str]) -> None:
+    large = {name: base64.b64encode(CAT + bytes(200_000)).decode() for name in body}
+    assert client.post("/v1/videos", json=large | {"model": "preview"}).status_code == 200
+
+
+def test_no_room_in_the_temporary_folder_is_told(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullFile(SpooledTemporaryFile[bytes]):
+        def write(self, _: object) -> int:  # type: ignore[override]  # of what there is here
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(json_pictures, "SpooledTemporaryFile", FullFile)
+    monkeypatch.setattr(formparsers, "SpooledTemporaryFile", FullFile)
+    for body in ({"json": {"image": TEXT}}, {"files": {"image": CAT}}):
+        answer = client.post("/generate", **body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (507, "storage_full"), answer.text

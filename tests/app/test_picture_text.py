@@ -54,15 +54,48 @@ def test_what_is_no_base64_is_left(monkeypatch: pytest.MonkeyPatch, text: bytes,
     monkeypatch.setattr(picture_text, "PIECE_BYTES", piece_bytes)
     with pytest.raises(InvalidParameter, match="image holds a data: URL whose base64 is broken"):
         decode_text(io.BytesIO(b"data:image/png;base64," + text), "image")
+    file = io.BytesIO(text)
     if piece_bytes > len(text):
-        file = io.BytesIO(text)
         assert decode_text(file, "image") is None
         assert file.getvalue() == text
 
 
-def test_a_url_is_found_in_any_dress() -> None:
-    for text in ("https://a.example/b.png", " 'https://a.example/b.png' ", '{"image_url":"https://a.example/b.png"}'):
-        assert decode_text(io.BytesIO(text.encode()), "image") == "https://a.example/b.png"
+def test_base64_that_breaks_off_is_no_picture_with_something_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_text, "PIECE_BYTES", 4)
+    with pytest.raises(InvalidParameter, match="image holds base64 that is broken"):
+        decode_text(io.BytesIO(b"QUJDQUJD!QUJD"), "image")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://a.example/b.png",
+        " 'https://a.example/b.png' ",
+        '{"image_url":"https://a.example/b.png"}',
+        r'{"image_url":"https:\/\/a.example\/b.png"}',
+    ],
+)
+def test_a_url_is_found_in_any_dress(text: str) -> None:
+    assert decode_text(io.BytesIO(text.encode()), "image") == "https://a.example/b.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"https://a.example/\xff", "UTF-8"),
+        (b"https://a.example/\0", "NUL"),
+        (b"https://a/" + b"b" * 9000, "at most 2000"),
+    ],
+)
+def test_a_url_that_is_none_is_refused(text: bytes, why: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"^image .*{why}"):
+        decode_text(io.BytesIO(text), "image")
+
+
+def test_an_object_that_holds_more_than_a_url_is_none() -> None:
+    text = b'{"image_url":"https://a.example/b.png","detail":"high"}'
+    assert decode_text(file := io.BytesIO(text), "image") is None
+    assert file.getvalue() == text
 
 
 def test_a_large_text_is_decoded_in_little_memory() -> None:

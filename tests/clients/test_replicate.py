@@ -301,14 +301,13 @@ def test_the_clip_gets_the_size_that_the_models_gave_it(
 
 
 def test_half_a_character_is_refused_and_breaks_nothing(service: Service) -> None:
-    inputs = {"image_unsupported": {"image": "\ud800"}, "invalid_parameter": {"image": "x", "\ud800": 1}}
-    for code, given in inputs.items():
+    for given in ({"image": "\ud800"}, {"image": "x", "\ud800": 1}):
         answer = httpx2.post(
             f"{service.url}/v1/predictions",
             content=json.dumps({"version": "preview", "input": given}).encode(),
             headers={"X-API-Key": service.ann, "Content-Type": "application/json"},
         )
-        assert answer.json()["title"] == code, answer.text
+        assert answer.json()["title"] == "invalid_parameter", answer.text
 
 
 def test_prefer_says_how_long_to_wait() -> None:

@@ -24,6 +24,7 @@ KEEP_ALIVE_SECONDS = 75  # longer than the pools of clients and proxies keep one
 HEAD_SECONDS = 15.0
 MAX_HEAD_BYTES = 64 * 1024  # beside what comes in one read, at most 256 KB
 MAX_HEADERS = 100
+MANY_PIECES, LEAST_PIECE_BYTES = 5000, 16  # chunks of a byte take as long as pieces of 64 KB
 MAX_PIPELINED = 100  # requests that wait for the answer to the one before them
 WINDOW_SECONDS, LEAST_BYTES = 30.0, 64 * 1024  # of waiting: in each so much of a body comes, or its end
 BODY_SECONDS = 600.0
@@ -36,6 +37,7 @@ class BoundedHttp(HttpToolsProtocol):
     _head_clock: asyncio.TimerHandle | None = None
     _read_clock: asyncio.TimerHandle | None = None
     _head_bytes = 0  # since a request began, or a piece of its body came: head, trailers, a line without end
+    _pieces = _piece_bytes = 0  # of the body that comes
     _answering: RequestResponseCycle | None = None
     _quiet_since = 0.0  # since its last answer ended, or its next request began to come
 
@@ -56,7 +58,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._refuse(431, "the head of a request may have at most 64 KiB, and few requests may wait")
 
     def on_message_begin(self) -> None:
-        self._head_bytes = 0
+        self._head_bytes = self._pieces = self._piece_bytes = 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -76,7 +78,11 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
-        super().on_body(body)
+        self._pieces, self._piece_bytes = self._pieces + 1, self._piece_bytes + len(body)
+        if self._pieces > MANY_PIECES and self._piece_bytes < self._pieces * LEAST_PIECE_BYTES:
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            super().on_body(body)
 
     def pause_writing(self) -> None:
         # Closing would wait for the client to read what is left; aborting does not.

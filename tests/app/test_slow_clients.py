@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.main import create_app
 from app.middleware import slow_clients
-from app.middleware.slow_clients import KEEP_ALIVE_SECONDS, BoundedHttp, SlowClients
+from app.middleware.slow_clients import KEEP_ALIVE_SECONDS, MANY_PIECES, BoundedHttp, SlowClients
 from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from harness.pictures import SAMPLES
@@ -224,6 +224,19 @@ def test_a_body_that_comes_too_slowly_is_given_up(
             connection.sendall(b" ")
             threading.Event().wait(SOON / 4)
     assert all_of(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_in_thousands_of_chunks_of_a_byte_is_given_up(connect: Callable[[], socket.socket]) -> None:
+    """Each takes as long as a chunk of 64 KB. Lines of base64 are not as short."""
+    head = UPLOAD.replace(b"multipart/form-data; boundary=x", b"application/json\r\nTransfer-Encoding: chunked\r\n")
+    for length, is_answered in ((1, False), (76, True)):
+        connection = connect()
+        chunk = b"%x\r\n%b\r\n" % (length, b"a" * length)
+        connection.sendall(head)
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(chunk * (MANY_PIECES // 2))
+            connection.sendall(chunk * (MANY_PIECES // 2 + 1) + b"0\r\n\r\n")
+        assert (b"HTTP/1.1 413" in all_of(connection)) == is_answered
 
 
 def test_a_server_that_is_slow_itself_blames_no_client(monkeypatch: pytest.MonkeyPatch) -> None:

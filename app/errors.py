@@ -14,6 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.key_rates import KeyRate
 from app.route_path import route_path
 from app.validation import invalid_parameter
 from core import errors
@@ -23,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 5
 LINGER_SECONDS = 2.0
+DISCARDED = KeyRate()  # for all together: whoever has no key can send what nobody reads
 MOST_SAID = 1000  # characters of a message, which may name what was sent, and of the field's name
 
 # What Starlette and FastAPI refuse by themselves.
@@ -166,8 +168,8 @@ class ClosingResponse:
 async def discard(receive: Receive) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(LINGER_SECONDS):
-            while (await receive()).get("more_body"):
-                pass
+            while (message := await receive()).get("more_body"):
+                await DISCARDED.pay("", message)
 
 
 def kinora_response(request: Request, error: KinoraError) -> JSONResponse:

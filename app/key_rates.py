@@ -16,10 +16,12 @@ class KeyRate:
         """When what has come of each key is paid for, by the event loop's clock."""
 
     async def pay(self, key: str, message: Message) -> None:
-        """Wait until what is in `message` may be worked on."""
+        """Wait until the body in `message`, if there is any, may be worked on."""
+        if not message.get("body"):
+            return
         now = asyncio.get_running_loop().time()
         begun = max(self._until[key], now - AT_ONCE_SECONDS)
-        self._until[key] = begun + len(message.get("body", b"")) / BYTES_PER_SECOND
+        self._until[key] = begun + len(message["body"]) / BYTES_PER_SECOND
         if self._until[key] > now:
             await asyncio.sleep(self._until[key] - now)
 

@@ -60,6 +60,13 @@ class Caller:
     admin: bool
     shown: str = ""
     """The SHA-256 of the key's text; empty if no key was asked for."""
+    link_owner: str = ""
+    """Who made what a signed link opens: the link is theirs, whoever follows it."""
+
+    @property
+    def account(self) -> str:
+        """Whose turns and bytes these are; empty: nobody's, as without keys."""
+        return self.owner or self.link_owner
 
     @property
     def sees(self) -> str | None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -9,16 +10,16 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import refusal
+from app.key_rates import KeyRate
 from app.middleware.base import Middleware
 from app.middleware.browser_guard import check_browser
 from app.middleware.failed_keys import FailedKeys
-from app.middleware.key_rates import KeyRate
 from app.middleware.key_turns import KeyTurns
 from app.middleware.limiter import Allowance, Limiter
 from app.route_path import route_path
 from app.services import Caller, Services
 from core.config.settings import Settings
-from core.errors import KinoraError, LedgerUnavailable, RateLimited, Unauthorized, UntrustedHost
+from core.errors import KinoraError, LedgerUnavailable, RateLimited, TaskNotFound, Unauthorized, UntrustedHost
 from core.ledger.keys import digest
 from core.links import opens
 
@@ -57,18 +58,21 @@ class Authentication(Middleware):
         async with AsyncExitStack() as turn:
             if request.method in READING and (text := key_in(request)):
                 await turn.enter_async_context(self.turns.of(text))
-            await self._let_in(request, receive, partial(self._tell_allowance, request, turn, send))
+            await self._let_in(request, turn, receive, partial(self._tell_allowance, request, turn, send))
 
-    async def _let_in(self, request: Request, receive: Receive, send: Send) -> None:
+    async def _let_in(self, request: Request, turn: AsyncExitStack, receive: Receive, send: Send) -> None:
         scope = request.scope
         try:
             request.state.caller = await self.failed_keys.look_up(key_in(request), self._admit, request)
         except KinoraError as error:
-            await refusal(request, error)(scope, self.rate.receiving(STRANGER.owner, receive), send)
+            await refusal(request, error)(scope, receive, send)
             return
-        structlog.contextvars.bind_contextvars(key=request.state.caller.name)
-        if owner := request.state.caller.owner:
-            receive, send = self.rate.receiving(owner, receive), self.rate.sending(owner, send)
+        caller: Caller = request.state.caller
+        structlog.contextvars.bind_contextvars(key=caller.name)
+        if caller.link_owner:
+            await turn.enter_async_context(self.turns.of(caller.link_owner))
+        if caller.account:
+            receive, send = self.rate.receiving(caller.account, receive), self.rate.sending(caller.account, send)
         await self.app(scope, receive, send)
 
     def _admit(self, request: Request) -> Caller:
@@ -109,8 +113,16 @@ def identify(services: Services, request: Request) -> Caller:
     if text is None and path.startswith(LINKED) and request.method in READING:
         expires, signature = (request.query_params.get(name, "") for name in ("expires", "signature"))
         if signature and opens(path, expires, signature, services.ledger.keys.link_secret):
-            return ANYONE  # of this one path
+            return by_link(services, path)
     raise Unauthorized("an API key is needed, as Authorization: Bearer … or X-API-Key" if not text else "no such key")
+
+
+def by_link(services: Services, path: str) -> Caller:
+    """The caller of a signed link to `path`, and of nothing else."""
+    try:
+        return replace(ANYONE, link_owner=services.ledger.task(path.split("/")[2]).owner)
+    except TaskNotFound:
+        return ANYONE
 
 
 def without_key(request: Request, settings: Settings) -> Caller:

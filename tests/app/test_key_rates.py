@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.middleware import key_rates
-from app.middleware.key_rates import AT_ONCE_SECONDS, BYTES_PER_SECOND, KeyRate
+from app import errors, key_rates
+from app.key_rates import AT_ONCE_SECONDS, BYTES_PER_SECOND, KeyRate
+from app.middleware.key_turns import KeyTurns
 from app.services import Services
+from core.ids import new_id
 from harness.pictures import CAT
+from tests.app.conftest import VIDEO
+from tests.conftest import artifacts_at
 
 
 class Clock:
@@ -69,8 +73,46 @@ def test_what_comes_and_goes_is_paid_for_by_its_key(
     answer = client.post("/generate", files={"file": CAT}, headers={"X-API-Key": text})
     assert answer.status_code == 202
     assert paid == {key.key_id: int(answer.request.headers["Content-Length"]) + len(answer.content)}
-    refused = client.post("/generate", content=iter([b"a" * 1000, b"b" * 1000]), headers={"X-API-Key": "kinora_no"})
-    assert (refused.status_code, paid[""]) == (401, 2000), "of all who have no key together"
+
+
+def test_a_signed_link_is_paid_for_by_who_made_it(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, text = services.ledger.keys.create("ann")
+    task_id = client.post("/generate", files={"file": CAT}, headers={"X-API-Key": text}).json()["task_id"]
+    while claim := services.ledger.claim_next("cpu", "w", 60):
+        services.storage.put("k", VIDEO)
+        services.ledger.finish(claim, artifacts_at(video="k"), {}, {})
+    link = client.get(f"/status/{task_id}", headers={"X-API-Key": text}).json()["result_url"]
+    paid, turns = Counter[str](), []
+
+    async def pay(_self: KeyRate, key: str, message: dict[str, Any]) -> None:
+        paid[key] += len(message.get("body", b""))
+
+    def turn_of(self: KeyTurns, key: str) -> asyncio.Semaphore:
+        turns.append(key)
+        return asyncio.Semaphore(1)
+
+    monkeypatch.setattr(KeyRate, "pay", pay)
+    monkeypatch.setattr(KeyTurns, "of", turn_of)
+    answer = client.get(link)
+    assert (answer.content, paid, turns) == (VIDEO, {key.key_id: len(VIDEO)}, [key.key_id])
+    gone = client.get(link.replace(task_id, new_id()))
+    assert gone.status_code == 401
+
+
+def test_what_nobody_reads_is_paid_for_by_all_who_send_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    paid, pieces = [], [b"a" * 10, b"b" * 20, b"c"]
+
+    async def pay(key: str, message: dict[str, Any]) -> None:
+        paid.append((key, len(message["body"])))
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+    monkeypatch.setattr(errors.DISCARDED, "pay", pay)
+    asyncio.run(errors.discard(receive))
+    assert paid == [("", 10), ("", 20)]
 
 
 def test_without_keys_nobody_waits(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Attacks by one caller on the whole service as it runs: what does another caller notice, and what is left of it?
 
-    scripts/attack [SCENARIO...] [--seconds 20] [--settle 60] [--postgres] [--times]
+    scripts/attack [SCENARIO...] [--seconds 20] [--settle 60] [--servers] [--times]
 
 Each attack has a service of its own, on loopback and with the limits as they come; no other can be named. Prints a
 table, writes bench/results/attack.json, and ends with 1 where the other caller was refused, a process grew by more than
@@ -25,14 +25,14 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument("--seconds", type=float, default=Size.seconds, help="how long each attack goes on")
     parser.add_argument("--settle", type=float, default=Size.settle, help="after which all must be as before")
-    parser.add_argument("--postgres", action="store_true", help="PostgreSQL instead of SQLite")
+    parser.add_argument("--servers", action="store_true", help="PostgreSQL and S3 instead of SQLite and a folder")
     parser.add_argument("--times", action="store_true", help="the bounds of time count too: for an idle machine")
     given = parser.parse_args()
     unknown = set(given.scenarios) - set(SCENARIOS)
     if unknown:
         parser.error(f"no scenario is called {', '.join(sorted(unknown))}: there are {', '.join(SCENARIOS)}")
     size = Size(given.seconds, given.settle)
-    trials, broken = make_all(given.scenarios or list(SCENARIOS), size, given.postgres)
+    trials, broken = make_all(given.scenarios or list(SCENARIOS), size, given.servers)
     if given.times:
         broken += [line for trial in trials for line in trial.late]
     if trials:
@@ -42,12 +42,12 @@ def main() -> None:
         "machine": machine("fastapi", "uvicorn", "sqlalchemy"),
         "trials": [each.figures() for each in trials],
     }
-    print(f"\nwritten to {write('attack-postgresql' if given.postgres else 'attack', figures)}")
+    print(f"\nwritten to {write('attack-servers' if given.servers else 'attack', figures)}")
     print(*broken, sep="\n", file=sys.stderr)
     sys.exit(bool(broken))
 
 
-def make_all(scenarios: list[str], size: Size, postgres: bool) -> tuple[list[Trial], list[str]]:
+def make_all(scenarios: list[str], size: Size, on_servers: bool) -> tuple[list[Trial], list[str]]:
     """Return what came of each, and which bounds do not hold."""
     trials: list[Trial] = []
     broken: list[str] = []
@@ -56,7 +56,7 @@ def make_all(scenarios: list[str], size: Size, postgres: bool) -> tuple[list[Tri
         try:
             with (
                 tempfile.TemporaryDirectory(prefix="kinora-attack-") as folder,
-                service(Path(folder), postgres) as stack,
+                service(Path(folder), on_servers) as stack,
             ):
                 trials.append(try_out(stack, scenario, size))
                 broken += trials[-1].broken

@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +22,7 @@ from attack.target import LOOPBACK, Target
 from core.config.settings import Settings
 from core.ledger.moves import Ledger
 from harness.report import spread
-from harness.servers import PostgresServer, RedisServer
+from harness.servers import PostgresServer, RedisServer, s3_server
 from harness.stack import Stack
 
 STEADY_SECONDS = 2.0  # between two pictures of those that still wait a decoder holds nothing
@@ -127,27 +127,33 @@ def left(before: Holdings, now: Holdings) -> list[str]:
 
 
 @contextmanager
-def service(folder: Path, postgres: bool = False) -> Iterator[Stack]:
+def service(folder: Path, on_servers: bool = False) -> Iterator[Stack]:
     """The whole service on loopback, with the limits as they come. Raises AssertionError for a crash."""
     settings = {"AUTH": "keys", "API_HOST": LOOPBACK, "WORKER_METRICS_HOST": LOOPBACK, "LEASE_SECONDS": "10"}
-    with RedisServer() as redis, database(postgres) as url:
-        if url:
-            settings["DATABASE_URL"] = url
-        with Stack(folder, redis, **settings) as stack:
-            stack.announced.add(JUNK_IN_REDIS)
-            with ledger_of(stack) as ledger:
-                ledger.migrate()
-                ledger.keys.create("operator")  # without one the API server does not start
-            yield stack.start_all()
+    with (
+        RedisServer() as redis,
+        servers() if on_servers else nullcontext({}) as stores,
+        Stack(folder, redis, **settings, **stores) as stack,
+    ):
+        stack.announced.add(JUNK_IN_REDIS)
+        with ledger_of(stack) as ledger:
+            ledger.migrate()
+            ledger.keys.create("operator")  # without one the API server does not start
+        yield stack.start_all()
 
 
 @contextmanager
-def database(postgres: bool) -> Iterator[str | None]:
-    if not postgres:
-        yield None
-        return
-    with PostgresServer() as server:
-        yield server.url
+def servers() -> Iterator[dict[str, str]]:
+    """Yield the settings of a ledger in PostgreSQL and a storage in an S3 server."""
+    import boto3  # takes a second, and only this needs it
+
+    with PostgresServer() as postgres, s3_server() as endpoint:
+        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+        client = boto3.client("s3", "us-east-1", endpoint_url=endpoint, **keys)
+        client.create_bucket(Bucket="kinora")
+        stores = {"DATABASE_URL": postgres.url, "STORAGE_URL": "s3://kinora/attacked"}
+        reached = {"AWS_ENDPOINT": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+        yield reached | {name.upper(): value for name, value in keys.items()} | stores
 
 
 @contextmanager

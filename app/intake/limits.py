@@ -20,7 +20,10 @@ def limits(settings: Settings) -> tuple[Bounds, Quota]:
 
 
 def require_disk_space(settings: Settings) -> None:
-    """Raises StorageFull. Only this machine's disk is looked at: an object store has none that could be asked."""
+    """Raises StorageFull. Only this machine's disk is looked at: an object store has none that could be asked. Without
+    DATA_DIR nothing is kept here, neither the ledger nor the storage."""
+    if not settings.data_dir.is_dir():
+        return
     free = shutil.disk_usage(settings.data_dir).free / 1e6
     if free < settings.min_free_disk_mb:
         raise StorageFull(f"only {free:.0f} MB of disk space are free; {settings.min_free_disk_mb} MB must be left")

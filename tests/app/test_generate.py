@@ -313,6 +313,14 @@ def test_whoever_is_told_to_come_back_is_told_when_by_what_was_measured(
     assert client.post("/generate", files={"file": CAT}).headers["retry-after"] == "20", "40 s, two workers"
 
 
+def test_where_nothing_is_kept_on_this_machine_its_disk_is_not_asked(
+    client: TestClient, services: Services, tmp_path: Path
+) -> None:
+    """With PostgreSQL and an object store there need be no DATA_DIR."""
+    bounded(client, services, data_dir=tmp_path / "none")
+    assert client.post("/generate", files={"file": CAT}).status_code == 202
+
+
 def test_an_upload_is_refused_while_the_disk_is_nearly_full(client: TestClient, services: Services) -> None:
     bounded(client, services, min_free_disk_mb=10**9)
     status, error = refusal(client)
